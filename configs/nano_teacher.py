@@ -1,0 +1,34 @@
+"""The embedded teacher "nano": a complete miniature of SD3.5, trained from scratch on a CPU.
+
+    flashjax teach --config configs/nano_teacher.py --workdir runs/nano_teacher
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.simulate_devices = 1
+    config.mesh = dict(branch=1, data=1, fsdp=1, context=1, tensor=1)
+    config.data = dict(seed=0, train=24_000, validation=2_000)
+
+    config.reader = dict(steps=1700, batch=64)
+
+    config.vae = dict(
+        kl_weight=1e-3,
+        job=dict(steps=1100, batch_size=24, log_steps=25, checkpoint_steps=250),
+        optimiser=dict(learning_rate=3e-3, warmup_steps=50, decay_steps=900),
+    )
+
+    config.flow = dict(
+        job=dict(steps=6000, batch_size=64, log_steps=50, checkpoint_steps=500),
+        optimiser=dict(learning_rate=1e-3, warmup_steps=200, decay_steps=1500, beta2=0.99),
+        teach=dict(
+            density=dict(mean=0.0, std=1.2, shift=2.0),
+            drop_caption=0.1,
+            drop_encoder=(0.05, 0.05, 0.15),
+            ema_decay=0.998,
+        ),
+    )
+    return config

@@ -1,0 +1,7 @@
+"""`python -m flashjax` is the console script."""
+
+import sys
+
+from flashjax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,131 @@
+"""State to disk and back with Orbax: asynchronous, atomic, onto any mesh.
+
+`Checkpoints` holds the running state of a stage and the position of its data; `save_params` and
+`load_params` hold the plain parameter tree that a stage hands on.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+
+from flashjax import trees
+from flashjax.types import InputError, Params
+
+# What Orbax raises for files that are absent, cut short or not its own.
+_BROKEN = (ValueError, KeyError, OSError, json.JSONDecodeError)
+
+
+class Checkpoints:
+    """The last `keep` checkpoints of a folder; unfinished saves are invisible and swept away."""
+
+    def __init__(self, folder: Path | str, *, keep: int = 2) -> None:
+        _quieten()
+        self._folder = Path(folder).absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        # Without its handlers a fresh manager cannot tell the shapes that a checkpoint holds.
+        handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+
+    def save(
+        self, step: int, state: Any, data_state: dict[str, Any], *, wait: bool = False
+    ) -> None:
+        """Write the state and the (JSON) position of the data in the background, or now if `wait`.
+
+        A step that is already there is not written again.
+        """
+        if step not in self._manager.all_steps():
+            items = ocp.args.Composite(
+                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
+            )
+            self._manager.save(step, args=items, force=True)
+        if wait:
+            self._manager.wait_until_finished()
+
+    def latest_step(self) -> int | None:
+        """The newest finished step, or None."""
+        return self._manager.latest_step()
+
+    def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+        """The state of `step`, laid out as `abstract` says (ShapeDtypeStructs with shardings).
+
+        The mesh may differ from the one that saved. InputError if the files are broken or the
+        shapes are not those of `abstract`.
+        """
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+        )
+        try:
+            saved = _tree(self._manager.item_metadata(step)["state"])
+            trees.check_same(abstract, saved, where=f"{self._folder}/{step}")
+            restored = self._manager.restore(step, args=items)
+        except InputError:
+            raise
+        except _BROKEN as error:
+            raise _broken(self._folder / str(step), error) from error
+        return restored["state"], restored["data"]
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def save_params(folder: Path | str, params: Params) -> None:
+    """Write a parameter tree; the folder appears once it is complete and replaces an older."""
+    _quieten()
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(folder).absolute(), params, force=True)
+
+
+def load_params(folder: Path | str, abstract: Any | None = None) -> Params:
+    """Read a parameter tree, laid out as `abstract` says, or onto the first device without it.
+
+    InputError if the folder is missing or broken, or its shapes are not those of `abstract`.
+    """
+    _quieten()
+    folder = Path(folder).absolute()
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist: it should hold the parameters of a stage")
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            saved = _tree(checkpointer.metadata(folder).item_metadata)
+            if abstract is None:
+                abstract = _on_first_device(saved)
+            trees.check_same(abstract, saved, where=str(folder))
+            return checkpointer.restore(folder, abstract)
+    except InputError:
+        raise
+    except _BROKEN as error:
+        raise _broken(folder, error) from error
+
+
+def _tree(metadata: Any) -> Any:
+    """The saved tree's shapes and dtypes; Orbax says None where it cannot read them."""
+    if metadata is None:
+        raise ValueError("its metadata cannot be read")
+    return metadata.tree
+
+
+def _on_first_device(saved: Any) -> Any:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def abstract_leaf(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+
+    return jax.tree.map(abstract_leaf, saved)
+
+
+def _broken(folder: Path, error: Exception) -> InputError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(f"{folder} is no complete checkpoint, delete it: {reason[:200]}")
+
+
+def _quieten() -> None:
+    """Orbax reports every file at INFO, and its threads warn about defaults."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("orbax").setLevel(logging.ERROR)

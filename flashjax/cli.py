@@ -1,0 +1,61 @@
+"""The command line: `flashjax VERB --config FILE --workdir DIR [--config.a.b=v]`."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flashjax import config as configs
+from flashjax.parallel.mesh import simulate_devices
+from flashjax.train.loop import Interrupted
+from flashjax.types import InputError
+
+VERBS = {
+    "teach": "train a complete small teacher from data",
+    "run": "all stages of a config, in order",
+}
+
+WRONG_INPUT, INTERRUPTED = 2, 75
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb. Returns the exit code: 0 done, 2 wrong input, 75 interrupted and saved."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    overrides = [a.removeprefix("--config.") for a in arguments if a.startswith("--config.")]
+    rest = [a for a in arguments if not a.startswith("--config.")]
+    options = parser().parse_args(rest)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    try:
+        config = configs.load(options.config, overrides)
+        if options.dry_run:
+            print(configs.to_json(config))
+            return 0
+        simulate_devices(config.simulate_devices)
+        stage = importlib.import_module(f"flashjax.stages.{options.verb}")
+        stage.run(config, Path(options.workdir))
+    except InputError as error:
+        print(f"flashjax {options.verb}: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except Interrupted as error:
+        print(f"flashjax {options.verb}: {error}", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The verbs and the flags that they share."""
+    top = argparse.ArgumentParser(prog="flashjax", description=__doc__)
+    verbs = top.add_subparsers(dest="verb", required=True)
+    for name, text in VERBS.items():
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument("--config", required=True, metavar="FILE", help="a configs/*.py file")
+        verb.add_argument("--workdir", required=True, metavar="DIR", help="where results go")
+        verb.add_argument("--dry_run", action="store_true", help="print the resolved config")
+    return top
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""MMDiT-X between flashjax, Stability AI's ("SAI") names and diffusers'.
+
+Source: keys of Stability-AI/sd3.5 `mmditx.py` and diffusers `SD3Transformer2DModel`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flashjax import trees
+from flashjax.convert.table import (
+    Layout,
+    Row,
+    Shape,
+    conv,
+    from_tensors,
+    linear,
+    reshaped,
+    split_path,
+    to_tensors,
+    vector,
+)
+from flashjax.convert.tensors import Tensors
+from flashjax.models.mmdit import MMDiT, MMDiTConfig
+from flashjax.types import Cond, Params
+
+# flashjax module, SAI key, diffusers keys (several: the parts of a fused projection)
+EDGES = (
+    ("position", "pos_embed", "pos_embed.pos_embed"),
+    ("patch_embed", "x_embedder.proj", "pos_embed.proj"),
+    ("time_1", "t_embedder.mlp.0", "time_text_embed.timestep_embedder.linear_1"),
+    ("time_2", "t_embedder.mlp.2", "time_text_embed.timestep_embedder.linear_2"),
+    ("pooled_1", "y_embedder.mlp.0", "time_text_embed.text_embedder.linear_1"),
+    ("pooled_2", "y_embedder.mlp.2", "time_text_embed.text_embedder.linear_2"),
+    ("context_embed", "context_embedder", "context_embedder"),
+    ("final_modulation", "final_layer.adaLN_modulation.1", "norm_out.linear"),
+    ("final", "final_layer.linear", "proj_out"),
+)
+BLOCK = (
+    ("image/modulation", "x_block.adaLN_modulation.1", "norm1.linear"),
+    ("image/qkv", "x_block.attn.qkv", "attn.to_q attn.to_k attn.to_v"),
+    ("image/q_norm", "x_block.attn.ln_q", "attn.norm_q"),
+    ("image/k_norm", "x_block.attn.ln_k", "attn.norm_k"),
+    ("image/proj", "x_block.attn.proj", "attn.to_out.0"),
+    ("image/qkv2", "x_block.attn2.qkv", "attn2.to_q attn2.to_k attn2.to_v"),
+    ("image/q_norm2", "x_block.attn2.ln_q", "attn2.norm_q"),
+    ("image/k_norm2", "x_block.attn2.ln_k", "attn2.norm_k"),
+    ("image/proj2", "x_block.attn2.proj", "attn2.to_out.0"),
+    ("image/fc1", "x_block.mlp.fc1", "ff.net.0.proj"),
+    ("image/fc2", "x_block.mlp.fc2", "ff.net.2"),
+    ("text/modulation", "context_block.adaLN_modulation.1", "norm1_context.linear"),
+    ("text/qkv", "context_block.attn.qkv", "attn.add_q_proj attn.add_k_proj attn.add_v_proj"),
+    ("text/q_norm", "context_block.attn.ln_q", "attn.norm_added_q"),
+    ("text/k_norm", "context_block.attn.ln_k", "attn.norm_added_k"),
+    ("text/proj", "context_block.attn.proj", "attn.to_add_out"),
+    ("text/fc1", "context_block.mlp.fc1", "ff_context.net.0.proj"),
+    ("text/fc2", "context_block.mlp.fc2", "ff_context.net.2"),
+)
+BLOCK_PREFIX = {"sai": "joint_blocks.{}.", "diffusers": "transformer_blocks.{}."}
+
+# flashjax and SAI keep (shift, scale) here; diffusers' AdaLayerNormContinuous keeps (scale, shift).
+SWAPPED = {"sai": (), "diffusers": ("final_modulation", "last/text/modulation")}
+
+
+def transformer_from_diffusers(tensors: Tensors, config: MMDiTConfig) -> Params:
+    """The parameter tree of diffusers' tensors. InputError if they are not exactly `config`'s."""
+    return from_tensors(transformer_rows(config, "diffusers"), tensors)
+
+
+def transformer_to_diffusers(params: Params, config: MMDiTConfig) -> dict[str, np.ndarray]:
+    """The tensors of diffusers' `SD3Transformer2DModel`."""
+    return to_tensors(transformer_rows(config, "diffusers"), params)
+
+
+def transformer_from_sai(tensors: Tensors, config: MMDiTConfig) -> Params:
+    """The parameter tree of SAI's tensors, without prefix. InputError if not exactly `config`'s."""
+    return from_tensors(transformer_rows(config, "sai"), tensors)
+
+
+def transformer_to_sai(
+    params: Params, config: MMDiTConfig, *, prefix: str = ""
+) -> dict[str, np.ndarray]:
+    """SAI's tensors; single files want the prefix "model.diffusion_model."."""
+    tensors = to_tensors(transformer_rows(config, "sai"), params)
+    return {prefix + key: array for key, array in tensors.items()}
+
+
+def transformer_rows(config: MMDiTConfig, naming: str) -> list[Row]:
+    """Where every leaf lies under `naming`, "sai" or "diffusers"."""
+    leaves = trees.flatten(abstract_transformer(config))
+    return [
+        row for path, leaf in leaves.items() for row in _leaf_rows(path, leaf.shape, config, naming)
+    ]
+
+
+def abstract_transformer(config: MMDiTConfig) -> Params:
+    """The shapes of the parameter tree; nothing is computed."""
+    cond = Cond(jnp.zeros((1, 1, config.text_width)), jnp.zeros((1, config.pooled_width)))
+    latents = jnp.zeros((1, config.patch, config.patch, config.channels))
+    model = MMDiT(config)
+    return jax.eval_shape(model.init, jax.random.key(0), latents, jnp.ones((1,)), cond)["params"]
+
+
+def _leaf_rows(path: str, shape: Shape, config: MMDiTConfig, naming: str) -> list[Row]:
+    """One row; one for every layer of a scanned group."""
+    module, suffix = split_path(path)
+    swap = module in SWAPPED[naming]
+    group, _, inner = module.partition("/")
+    first_block = {"dual": 0, "joint": config.dual, "last": config.depth - 1}
+    if group not in first_block:
+        keys = _keys(EDGES, module, naming)
+        return [Row(path, _with("", keys, suffix), _layout(path, shape, config), swap=swap)]
+    keys, first = _keys(BLOCK, inner, naming), first_block[group]
+    prefix = BLOCK_PREFIX[naming]
+    if group == "last":
+        layout = _layout(path, shape, config)
+        return [Row(path, _with(prefix.format(first), keys, suffix), layout, swap=swap)]
+    layout = _layout(path, shape[1:], config)
+    return [
+        Row(path, _with(prefix.format(first + layer), keys, suffix), layout, layer, swap)
+        for layer in range(shape[0])
+    ]
+
+
+def _keys(table: tuple[tuple[str, str, str], ...], module: str, naming: str) -> list[str]:
+    keys = {path: {"sai": sai, "diffusers": diffusers} for path, sai, diffusers in table}
+    return keys[module][naming].split()
+
+
+def _with(prefix: str, keys: list[str], suffix: str) -> tuple[str, ...]:
+    return tuple(prefix + key + suffix for key in keys)
+
+
+def _layout(path: str, leaf: Shape, config: MMDiTConfig) -> Layout:
+    if path == "position":
+        return reshaped(leaf, (1, leaf[0] * leaf[1], leaf[2]))
+    if path == "patch_embed/kernel":
+        return conv(leaf, split=(config.patch, config.patch, config.channels, config.width))
+    if path.endswith(("/proj/kernel", "/proj2/kernel")):
+        return linear(leaf, inputs=2)
+    return linear(leaf) if path.endswith("/kernel") else vector(leaf)

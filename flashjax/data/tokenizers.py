@@ -1,0 +1,211 @@
+"""Tokenizers: the three of an SD3.5 folder, loaded as diffusers loads them, and small real ones.
+
+Letters: b batch, m text tokens. `transformers` takes seconds to import, so functions import it.
+"""
+
+import itertools
+import json
+import logging
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flashjax.types import InputError, Tokens
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer, T5TokenizerFast
+
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+_WORD_END = "</w>"
+_T5_SPECIAL = ("<pad>", "</s>", "<unk>")
+_T5_SPACE = "\u2581"
+_T5_LENGTH = 256  # what SD3.5 was trained with; its tokenizer itself would allow 512
+_VOCABULARIES = {  # a folder holds tokenizer.json, or else these
+    "tokenizer": ("vocab.json", "merges.txt"),
+    "tokenizer_2": ("vocab.json", "merges.txt"),
+    "tokenizer_3": ("spiece.model",),
+}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The three tokenizers of a pipeline and the lengths they pad and cut to."""
+
+    clip_l: "CLIPTokenizer"
+    clip_g: "CLIPTokenizer"
+    t5: "T5TokenizerFast"
+    clip_length: int
+    t5_length: int
+
+    def __call__(self, prompts: list[str]) -> Tokens:
+        """The ids of `prompts`, numpy int32: CLIP-L and CLIP-G "b clip_length", T5 "b t5_length".
+
+        Logs one warning for each prompt that was cut.
+        Source: `_get_clip_prompt_embeds` and `_get_t5_prompt_embeds` of diffusers'
+        `StableDiffusion3Pipeline`.
+        """
+        clip_l, cut_l = _encode(self.clip_l, prompts, length=self.clip_length)
+        clip_g, cut_g = _encode(self.clip_g, prompts, length=self.clip_length)
+        t5, cut_t5 = _encode(self.t5, prompts, length=self.t5_length)
+        for prompt, *cuts in zip(prompts, cut_l, cut_g, cut_t5, strict=True):
+            if any(cuts):
+                names = [n for n, cut in zip(("CLIP-L", "CLIP-G", "T5"), cuts, strict=True) if cut]
+                _log.warning("prompt %r: too long for %s, its end is cut", prompt, ", ".join(names))
+        return Tokens(clip_l=clip_l, clip_g=clip_g, t5=t5)
+
+
+def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Tokenizer:
+    """The tokenizers of `folder`, any pipeline in SD3.5's diffusers layout; never uses the network.
+
+    Both CLIPs take the length of `tokenizer/`, as in diffusers. `t5_length` is by default that of
+    `tokenizer_3/`, at most 256. Raises InputError for a missing file or a missing CLIP length.
+    """
+    folder = Path(folder)
+    for name in _VOCABULARIES:
+        _check_files(folder / name)
+    config = folder / "tokenizer" / "tokenizer_config.json"
+    if "model_max_length" not in json.loads(config.read_text(encoding="utf-8")):
+        raise InputError(f"{config}: no model_max_length; set it (77 for SD3.5)")
+
+    from transformers import CLIPTokenizer, T5TokenizerFast
+
+    clip_l = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    t5 = T5TokenizerFast.from_pretrained(folder / "tokenizer_3", local_files_only=True)
+    return Tokenizer(
+        clip_l=clip_l,
+        clip_g=CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
+        t5=t5,
+        clip_length=clip_l.model_max_length,
+        t5_length=min(t5.model_max_length, _T5_LENGTH) if t5_length is None else t5_length,
+    )
+
+
+def build_tokenizers(
+    folder: str | Path, words: Sequence[str], *, clip_length: int = 12, t5_length: int = 12
+) -> None:
+    """Write `tokenizer`, `tokenizer_2` and `tokenizer_3` under `folder`: each word is one token.
+
+    Any other text still has tokens: bytes for CLIP, characters or <unk> for T5. The lengths are in
+    tokens, with begin and end. Raises InputError for a word that is not lower-case ASCII letters.
+    """
+    words = list(dict.fromkeys(words))
+    for word in words:
+        if not word or set(word) - set(string.ascii_lowercase):
+            raise InputError(f"word {word!r}: not one word; use lower-case letters a-z only")
+    folder = Path(folder)
+    _write_clip(folder / "tokenizer", words, length=clip_length, pad=EOS)
+    _write_clip(folder / "tokenizer_2", words, length=clip_length, pad="!")
+    _write_t5(folder / "tokenizer_3", words, length=t5_length)
+
+
+def _encode(
+    tokenizer: "CLIPTokenizer | T5TokenizerFast", prompts: list[str], *, length: int
+) -> tuple[np.ndarray, list[bool]]:
+    """Ids "b m" int32 padded and cut to `length`, and which prompts were cut."""
+    encoded = tokenizer(prompts, padding="max_length", max_length=length, truncation=True)
+    cut = [bool(encoding.overflowing) for encoding in encoded.encodings]
+    return np.asarray(encoded["input_ids"], np.int32), cut
+
+
+def _check_files(folder: Path) -> None:
+    needed = ["tokenizer_config.json"]
+    if not (folder / "tokenizer.json").is_file():
+        needed += _VOCABULARIES[folder.name]
+    for name in needed:
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: no such file; give a folder in SD3.5's layout")
+
+
+def _write_clip(folder: Path, words: Iterable[str], *, length: int, pad: str) -> None:
+    """The files of a CLIPTokenizer: 256 bytes, the same ending a word, merges, BOS, EOS."""
+    symbols = _byte_symbols()
+    merges = _merges(words)
+    tokens = [*symbols, *(s + _WORD_END for s in symbols), *map("".join, merges), BOS, EOS]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    special = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": pad}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, **special}
+    lines = ["#version: 0.2", *map(" ".join, merges)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write_json(folder / "vocab.json", vocabulary)
+    _write_json(folder / "special_tokens_map.json", special)
+    _write_json(folder / "tokenizer_config.json", config)
+
+
+def _byte_symbols() -> list[str]:
+    """The printable character of every byte, in CLIP's order (so that "!" is 0).
+
+    Source: `bytes_to_unicode` of the GPT-2 and CLIP encoders.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return [*map(chr, printable), *(chr(0x100 + i) for i in range(256 - len(printable)))]
+
+
+def _merges(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Merges, most urgent first, that make each word one token.
+
+    Each word is first encoded with the merges so far, as those act before the new ones.
+    """
+    ranks: dict[tuple[str, str], int] = {}
+    for word in words:
+        pieces = _merge([*word[:-1], word[-1] + _WORD_END], ranks)
+        while len(pieces) > 1:
+            ranks[pieces[0], pieces[1]] = len(ranks)
+            pieces = _merge(pieces, ranks)
+    return list(ranks)
+
+
+def _merge(pieces: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
+    """Byte-pair encoding: the pieces after every merge of `ranks` that applies."""
+    while True:
+        pairs = [pair for pair in itertools.pairwise(pieces) if pair in ranks]
+        if not pairs:
+            return pieces
+        best = min(pairs, key=ranks.__getitem__)
+        at = next(i for i in range(len(pieces)) if tuple(pieces[i : i + 2]) == best)
+        pieces = [*pieces[:at], "".join(best), *pieces[at + 2 :]]
+
+
+def _write_t5(folder: Path, words: Iterable[str], *, length: int) -> None:
+    """The files of a T5 tokenizer, a unigram model: <pad>, </s>, <unk>, words, characters."""
+    from transformers import T5TokenizerFast
+
+    characters = [_T5_SPACE, *sorted(set(string.printable) - set(string.whitespace))]
+    pieces = [(token, 0.0) for token in _T5_SPECIAL]
+    pieces += [(_T5_SPACE + word, -1.0) for word in words]
+    known = {piece for piece, _ in pieces}
+    pieces += [(character, -10.0) for character in characters if character not in known]
+    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=length)
+    tokenizer.save_pretrained(folder)
+    pad, eos, unk = _T5_SPECIAL
+    _write_json(
+        folder / "special_tokens_map.json", {"eos_token": eos, "unk_token": unk, "pad_token": pad}
+    )
+    (folder / "spiece.model").write_bytes(_sentencepiece(pieces))
+
+
+def _sentencepiece(pieces: list[tuple[str, float]]) -> bytes:
+    """The same unigram model as a SentencePiece file, for readers that know no tokenizer.json."""
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    kinds = {"<pad>": ModelProto.SentencePiece.CONTROL, "</s>": ModelProto.SentencePiece.CONTROL}
+    kinds["<unk>"] = ModelProto.SentencePiece.UNKNOWN
+    model = ModelProto()
+    for piece, score in pieces:
+        kind = kinds.get(piece, ModelProto.SentencePiece.NORMAL)
+        model.pieces.add(piece=piece, score=score, type=kind)
+    model.trainer_spec.vocab_size = len(pieces)
+    model.trainer_spec.pad_id, model.trainer_spec.eos_id, model.trainer_spec.unk_id = 0, 1, 2
+    model.trainer_spec.bos_id = -1
+    model.normalizer_spec.name = "identity"
+    return model.SerializeToString(deterministic=True)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

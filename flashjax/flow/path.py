@@ -1,0 +1,43 @@
+"""The straight path between data and noise, and what a velocity on it says about its ends.
+
+    x = (1 - sigma) x0 + sigma noise,   velocity = dx/dsigma = noise - x0
+
+Source: Liu et al. 2022, arXiv:2209.03003; Esser et al. 2024, arXiv:2403.03206, section 2.
+Letters: b batch; every `sigma` is "b" in [0, 1], 0 = data, 1 = noise.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def along(sigma: Array, x: Array) -> Array:
+    """`sigma` "b" shaped to broadcast over `x` "b ..."."""
+    return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))
+
+
+def add_noise(x0: Array, noise: Array, sigma: Array) -> Array:
+    """The point of the path at `sigma`."""
+    sigma = along(sigma, x0)
+    return (1.0 - sigma) * x0 + sigma * noise
+
+
+def to_x0(velocity: Array, x: Array, sigma: Array) -> Array:
+    """The clean end of the line through `x` along `velocity`."""
+    return x - along(sigma, x) * velocity
+
+
+def to_noise(velocity: Array, x: Array, sigma: Array) -> Array:
+    """The noisy end of the line through `x` along `velocity`."""
+    return x + (1.0 - along(sigma, x)) * velocity
+
+
+def matching_noise(student_noise: Array, fresh: Array, eta: Array | float) -> Array:
+    """The noise of the matching point: `cos(eta pi/2) student_noise + sin(eta pi/2) fresh`.
+
+    eta = 0 shares the student's own noise, so that the point lies on its trajectory (timestep
+    sharing, SD3.5-Flash, arXiv:2509.21318); eta = 1 is the standard re-noising of DMD
+    (arXiv:2311.18828). The dial between them keeps unit variance.
+    """
+    angle = 0.5 * jnp.pi * jnp.asarray(eta)
+    angle = along(angle, student_noise) if angle.ndim else angle
+    return jnp.cos(angle) * student_noise + jnp.sin(angle) * fresh

@@ -1,0 +1,80 @@
+"""The CLIP text encoders of SD3.5 (L and bigG): penultimate hidden states and a pooled vector.
+
+Source: Radford et al. 2021, arXiv:2103.00020; transformers `CLIPTextModelWithProjection`.
+Letters: b batch, m tokens, d width, p pooled.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from flashjax.models.layers import Dense
+
+ACTIVATIONS = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig:
+    """Sizes of one text encoder; `projection` 0 pools without a projection, as SD3 does for L."""
+
+    vocabulary: int
+    length: int
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    activation: str  # "quick_gelu" for L, "gelu" for bigG
+    projection: int = 0
+
+
+class CLIPBlock(nn.Module):
+    """Pre-norm causal attention and MLP."""
+
+    config: CLIPConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        config = self.config
+        heads = (3, config.heads, config.width // config.heads)
+        normed = nn.LayerNorm(epsilon=1e-5, name="norm1")(x)
+        qkv = Dense(heads, (None, "heads", None), name="qkv")(normed)
+        q, k, v = jnp.moveaxis(qkv, 2, 0)
+        attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        x = x + Dense((config.width,), ("width",), contract=2, name="proj")(attended)
+        normed = nn.LayerNorm(epsilon=1e-5, name="norm2")(x)
+        hidden = Dense((config.hidden,), ("hidden",), name="fc1")(normed)
+        hidden = ACTIVATIONS[config.activation](hidden)
+        return x + Dense((config.width,), ("width",), name="fc2")(hidden)
+
+
+class CLIPText(nn.Module):
+    """Token ids "b m" to (penultimate hidden states "b m d" without the final norm, pooled "b p").
+
+    The pooled vector is read at the end-of-text token, the largest id of the vocabulary, at its
+    first place: padding may repeat it.
+    """
+
+    config: CLIPConfig
+
+    @nn.compact
+    def __call__(self, ids: Array) -> tuple[Array, Array]:
+        config = self.config
+        normal = nn.initializers.normal(0.02)
+        table = self.param("tokens", normal, (config.vocabulary, config.width))
+        positions = self.param("positions", normal, (config.length, config.width))
+        x = penultimate = table[ids] + positions[None, : ids.shape[1]]
+        for layer in range(config.depth):
+            penultimate = x
+            x = CLIPBlock(config, name=f"block_{layer}")(x)
+        x = nn.LayerNorm(epsilon=1e-5, name="norm")(x)
+        pooled = x[jnp.arange(ids.shape[0]), jnp.argmax(ids, axis=1)]
+        if config.projection:
+            projection = Dense((config.projection,), ("width",), use_bias=False, name="projection")
+            pooled = projection(pooled)
+        return penultimate, pooled

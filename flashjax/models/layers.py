@@ -1,0 +1,113 @@
+"""Layers shared by the transformer and the text encoders: projections, norms, attention, embeddings.
+
+Letters: b batch, n tokens, d width, h heads, k head width, f frequencies.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.initializers import Initializer
+from jax import Array
+
+from flashjax.types import Constrain, unconstrained
+
+zeros = nn.initializers.zeros_init()
+fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+class Dense(nn.Module):
+    """A linear map whose output dims are named, so that a fused projection keeps its own dims.
+
+    `shape` (3, h, k) turns "b n d" into "b n 3 h k"; `names` are the dims given to `constrain`
+    after "batch" and "tokens". `contract` counts the input dims that are summed over.
+    """
+
+    shape: tuple[int, ...]
+    names: tuple[str | None, ...]
+    contract: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer = fan_in
+    dtype: jnp.dtype = jnp.float32
+    constrain: Constrain = unconstrained
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        inputs = x.shape[x.ndim - self.contract :]
+        lead = x.shape[: x.ndim - self.contract]
+        flat = math.prod(inputs), math.prod(self.shape)
+
+        def init_kernel(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+            return self.kernel_init(key, flat, dtype).reshape(shape)
+
+        kernel = self.param("kernel", init_kernel, (*inputs, *self.shape), jnp.float32)
+        y = x.reshape(*lead, flat[0]) @ kernel.reshape(flat).astype(self.dtype)
+        y = y.reshape(*lead, *self.shape)
+        if self.use_bias:
+            bias = self.param("bias", zeros, self.shape, jnp.float32)
+            y = y + bias.astype(self.dtype)
+        leading = ("batch", "tokens")[: len(lead)]
+        return self.constrain(y, *leading, *self.names)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last dim, with the variance in fp32."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],), jnp.float32)
+        x32 = x.astype(jnp.float32)
+        variance = jnp.mean(x32 * x32, axis=-1, keepdims=True)
+        return (x32 * jax.lax.rsqrt(variance + self.epsilon) * scale).astype(x.dtype)
+
+
+def layer_norm(x: Array, epsilon: float = 1e-6) -> Array:
+    """Layer norm without parameters, statistics in fp32."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    variance = jnp.mean(x32 * x32, axis=-1, keepdims=True)
+    return (x32 * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
+
+
+def modulate(x: Array, shift: Array, scale: Array) -> Array:
+    """Adaptive layer norm: `x` is "b n d", `shift` and `scale` are "b d"."""
+    return x * (1.0 + scale[:, None, :]) + shift[:, None, :]
+
+
+def attend(q: Array, k: Array, v: Array) -> Array:
+    """Softmax attention without mask over "b n h k", scaled by 1/sqrt(k); softmax in fp32."""
+    return jax.nn.dot_product_attention(q, k, v)
+
+
+def timestep_embedding(timestep: Array, width: int = 256) -> Array:
+    """Sinusoids of `timestep` "b" as "b width", laid out [cos, sin].
+
+    Source: Stability-AI/sd3.5 `TimestepEmbedder`; frequencies 10000^(-i / half).
+    """
+    half = width // 2
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = timestep.astype(jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def position_table(size: int, width: int) -> Array:
+    """The fixed 2-D sin-cos table "size size width" of a new model: columns first, then rows.
+
+    Released checkpoints bring their own table; it is loaded, never recomputed.
+    Source: diffusers `get_2d_sincos_pos_embed`, base size = table size, scale 1.
+    """
+    omega = 10000.0 ** (-jnp.arange(width // 4, dtype=jnp.float32) / (width / 4))
+    angles = jnp.arange(size, dtype=jnp.float32)[:, None] * omega[None, :]
+    axis = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    columns = jnp.broadcast_to(axis[None, :, :], (size, size, width // 2))
+    rows = jnp.broadcast_to(axis[:, None, :], (size, size, width // 2))
+    return jnp.concatenate([columns, rows], axis=-1)
+
+
+def centre_crop(table: Array, height: int, width: int) -> Array:
+    """The centre "height width d" of a square position table."""
+    top, left = (table.shape[0] - height) // 2, (table.shape[1] - width) // 2
+    return table[top : top + height, left : left + width]

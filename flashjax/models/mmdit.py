@@ -1,0 +1,249 @@
+"""MMDiT-X, the velocity model of SD3 and SD3.5.
+
+Source: Esser et al. 2024, arXiv:2403.03206, section 4; Stability-AI/sd3.5 `mmditx.py`.
+Letters: b batch, h w latent grid, c channels, n image tokens, m text tokens, d width, p pooled.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from flashjax.models import layers
+from flashjax.models.layers import Dense, RMSNorm, layer_norm, modulate
+from flashjax.types import Cond, Constrain, Params, unconstrained
+
+
+@dataclasses.dataclass(frozen=True)
+class MMDiTConfig:
+    """Sizes of one MMDiT-X; `dual` counts the leading blocks with a second image attention."""
+
+    depth: int
+    heads: int
+    dual: int
+    position_size: int  # side of the stored square position table, in patches
+    text_width: int
+    pooled_width: int
+    head_width: int = 64
+    channels: int = 16
+    patch: int = 2
+    mlp_ratio: int = 4
+    qk_norm: bool = True
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dual < self.depth:
+            raise ValueError(
+                f"dual={self.dual} blocks do not fit depth={self.depth}: the last block has no "
+                "dual attention; set model.dual below model.depth"
+            )
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_width
+
+
+class Stream(nn.Module):
+    """One modality's half of a joint block: its own projections around a shared attention."""
+
+    config: MMDiTConfig
+    constrain: Constrain
+    dual: bool = False  # a second self-attention over this stream alone
+    only_context: bool = False  # the last block's text: read by attention, never written
+
+    def setup(self) -> None:
+        config, width = self.config, self.config.width
+        chunks = 2 if self.only_context else 9 if self.dual else 6
+        heads = (3, config.heads, config.head_width)
+        head_names = (None, "heads", None)
+        self.modulation = self.dense((chunks, width), (None, "width"), kernel_init=layers.zeros)
+        self.qkv = self.dense(heads, head_names)
+        if config.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(), RMSNorm()
+        if self.dual:
+            self.qkv2 = self.dense(heads, head_names)
+            self.proj2 = self.dense((width,), ("width",), contract=2)
+            if config.qk_norm:
+                self.q_norm2, self.k_norm2 = RMSNorm(), RMSNorm()
+        if not self.only_context:
+            self.proj = self.dense((width,), ("width",), contract=2)
+            self.fc1 = self.dense((config.mlp_ratio * width,), ("hidden",))
+            self.fc2 = self.dense((width,), ("width",))
+
+    def dense(self, shape: tuple[int, ...], names: tuple[str | None, ...], **kwargs) -> Dense:
+        """A projection in this stream's dtype and layout."""
+        return Dense(shape, names, dtype=self.config.dtype, constrain=self.constrain, **kwargs)
+
+    def project(self, x: Array, c: Array) -> tuple[tuple[Array, Array, Array], Array, Array]:
+        """`q, k, v` of "b n d", the modulation chunks "b k d" and the normed input."""
+        mod = self.modulation(jax.nn.silu(c))
+        normed = layer_norm(x)
+        q, k, v = jnp.moveaxis(self.qkv(modulate(normed, mod[:, 0], mod[:, 1])), 2, 0)
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return (q, k, v), mod, normed
+
+    def second_attention(self, mod: Array, normed: Array) -> Array:
+        """Self-attention of a dual block over the same normed input, gated."""
+        q, k, v = jnp.moveaxis(self.qkv2(modulate(normed, mod[:, 6], mod[:, 7])), 2, 0)
+        if self.config.qk_norm:
+            q, k = self.q_norm2(q), self.k_norm2(k)
+        return mod[:, 8][:, None] * self.proj2(layers.attend(q, k, v))
+
+    def mix(self, x: Array, attended: Array, mod: Array, normed: Array) -> Array:
+        """Adds the gated attention, second attention and MLP to the stream."""
+        x = x + mod[:, 2][:, None] * self.proj(attended)
+        if self.dual:
+            x = x + self.second_attention(mod, normed)
+        hidden = jax.nn.gelu(self.fc1(modulate(layer_norm(x), mod[:, 3], mod[:, 4])))
+        x = x + mod[:, 5][:, None] * self.fc2(hidden)
+        return self.constrain(x, "batch", "tokens", "width")
+
+
+class JointBlock(nn.Module):
+    """Image and text keep their own weights and attend jointly, text first."""
+
+    config: MMDiTConfig
+    constrain: Constrain
+    dual: bool = False
+    last: bool = False
+
+    @nn.compact
+    def __call__(self, streams: tuple[Array, Array], c: Array) -> tuple[tuple[Array, Array], Array]:
+        image, text = streams
+        image_stream = Stream(self.config, self.constrain, dual=self.dual, name="image")
+        text_stream = Stream(self.config, self.constrain, only_context=self.last, name="text")
+        image_qkv, image_mod, image_normed = image_stream.project(image, c)
+        text_qkv, text_mod, text_normed = text_stream.project(text, c)
+        q, k, v = (
+            self.constrain(jnp.concatenate(pair, axis=1), "batch", "tokens", "heads", None)
+            for pair in zip(text_qkv, image_qkv, strict=True)
+        )
+        attended = self.constrain(layers.attend(q, k, v), "batch", "tokens", "heads", None)
+        split = text.shape[1]
+        image = image_stream.mix(image, attended[:, split:], image_mod, image_normed)
+        if not self.last:
+            text = text_stream.mix(text, attended[:, :split], text_mod, text_normed)
+        return (image, text), image
+
+
+class MMDiT(nn.Module):
+    """Velocity of noisy latents. Equal blocks are scanned: groups `dual`, `joint`, `last`."""
+
+    config: MMDiTConfig
+    constrain: Constrain = unconstrained
+
+    @nn.compact
+    def __call__(self, x: Array, sigma: Array, cond: Cond) -> tuple[Array, Array]:
+        """Returns the velocity "b h w c" and the image tokens "depth b n d" after every block."""
+        config = self.config
+        image = self.embed_patches(x.astype(config.dtype))
+        c = self.embed_condition(1000.0 * sigma, cond.pooled.astype(config.dtype))
+        text = self.dense((config.width,), ("width",), "context_embed")(
+            cond.text.astype(config.dtype)
+        )
+        streams, taps = (image, text), []
+        for name, length, dual in self.groups():
+            streams, tap = self.group(name, length, dual)(streams, c)
+            taps.append(tap)
+        _, image = JointBlock(config, self.constrain, last=True, name="last")(streams, c)
+        taps.append(image[None])
+        return self.unpatchify(self.final(image, c), x.shape), jnp.concatenate(taps)
+
+    def groups(self) -> list[tuple[str, int, bool]]:
+        """The scanned runs of equal blocks before the last one: (name, length, dual)."""
+        plain = self.config.depth - 1 - self.config.dual
+        runs = [("dual", self.config.dual, True), ("joint", plain, False)]
+        return [run for run in runs if run[1]]
+
+    def group(self, name: str, length: int, dual: bool) -> Callable:
+        """`length` equal blocks as one scan; their parameters gain a leading depth dim."""
+        block = nn.remat(JointBlock, prevent_cse=False) if self.config.remat else JointBlock
+        scanned = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=length,
+        )
+        return scanned(self.config, self.constrain, dual=dual, name=name)
+
+    def dense(self, shape: tuple[int, ...], names: tuple, name: str, **kwargs) -> Dense:
+        """A named projection in the model's dtype and layout."""
+        return Dense(
+            shape, names, dtype=self.config.dtype, constrain=self.constrain, name=name, **kwargs
+        )
+
+    def embed_patches(self, x: Array) -> Array:
+        """Latents "b h w c" to tokens "b n d" with the centre of the position table added."""
+        config = self.config
+        batch, height, width, _ = x.shape
+        rows, columns = height // config.patch, width // config.patch
+        if height % config.patch or width % config.patch or max(rows, columns) > config.position_size:
+            raise ValueError(
+                f"latents of {height}x{width} do not fit: sides must be multiples of "
+                f"{config.patch} and at most {config.patch * config.position_size}"
+            )
+        patches = x.reshape(batch, rows, config.patch, columns, config.patch, config.channels)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+        tokens = self.dense((config.width,), ("width",), "patch_embed")(patches)
+        table = self.param(
+            "position",
+            lambda _: layers.position_table(config.position_size, config.width),
+        )
+        crop = layers.centre_crop(table, rows, columns).reshape(1, -1, config.width)
+        return self.constrain(tokens + crop.astype(config.dtype), "batch", "tokens", "width")
+
+    def embed_condition(self, timestep: Array, pooled: Array) -> Array:
+        """The vector "b d" that modulates every block."""
+        width = self.config.width
+
+        def mlp(name: str, x: Array) -> Array:
+            hidden = jax.nn.silu(self.dense((width,), ("width",), f"{name}_1")(x))
+            return self.dense((width,), ("width",), f"{name}_2")(hidden)
+
+        embedding = layers.timestep_embedding(timestep).astype(self.config.dtype)
+        return mlp("time", embedding) + mlp("pooled", pooled)
+
+    def final(self, image: Array, c: Array) -> Array:
+        """Tokens "b n d" to patches "b n (patch patch c)"."""
+        config = self.config
+        mod = self.dense((2, config.width), (None, "width"), "final_modulation",
+                         kernel_init=layers.zeros)(jax.nn.silu(c))
+        patch = config.patch * config.patch * config.channels
+        image = modulate(layer_norm(image), mod[:, 0], mod[:, 1])
+        return self.dense((patch,), (None,), "final", kernel_init=layers.zeros)(image)
+
+    def unpatchify(self, patches: Array, shape: tuple[int, ...]) -> Array:
+        """Patches "b n (patch patch c)" back to latents "b h w c" in fp32."""
+        batch, height, width, channels = shape
+        patch = self.config.patch
+        grid = patches.reshape(
+            batch, height // patch, width // patch, patch, patch, channels
+        ).transpose(0, 1, 3, 2, 4, 5)
+        return grid.reshape(shape).astype(jnp.float32)
+
+
+def velocity_of(model: MMDiT) -> Callable[[Params, Array, Array, Cond], Array]:
+    """`velocity(params, x, sigma, cond)`: the one seam between models and the rest."""
+
+    def velocity(params: Params, x: Array, sigma: Array, cond: Cond) -> Array:
+        return model.apply({"params": params}, x, sigma, cond)[0]
+
+    return velocity
+
+
+def features_of(
+    model: MMDiT, taps: tuple[int, ...]
+) -> Callable[[Params, Array, Array, Cond], tuple[Array, Array]]:
+    """`features(params, x, sigma, cond) -> (velocity, image tokens "taps b n d")`."""
+
+    def features(params: Params, x: Array, sigma: Array, cond: Cond) -> tuple[Array, Array]:
+        velocity, tokens = model.apply({"params": params}, x, sigma, cond)
+        return velocity, tokens[jnp.array(taps)]
+
+    return features

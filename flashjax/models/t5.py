@@ -1,0 +1,79 @@
+"""The T5 v1.1 encoder.
+
+Source: Raffel et al. 2020, arXiv:1910.10683; transformers `T5EncoderModel`.
+Letters: b batch, m tokens, d width, h heads, k head width.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from flashjax.models.layers import Dense, RMSNorm
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Sizes of one T5 v1.1 encoder (gated GELU)."""
+
+    vocabulary: int
+    width: int
+    depth: int
+    heads: int
+    head_width: int
+    hidden: int
+    buckets: int = 32
+    max_distance: int = 128
+
+
+def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
+    """Bucket of every (query, key) pair, "m m": exact nearby, logarithmic far away, by sign."""
+    distance = np.arange(length)[None, :] - np.arange(length)[:, None]
+    half, exact = buckets // 2, buckets // 4
+    near = np.abs(distance)
+    scaled = np.log(np.maximum(near, 1) / exact) / math.log(max_distance / exact)
+    far = np.minimum(exact + (scaled * (half - exact)).astype(np.int64), half - 1)
+    return np.where(distance > 0, half, 0) + np.where(near < exact, near, far)
+
+
+class T5Block(nn.Module):
+    """Pre-norm attention with an additive position bias and no scaling, then a gated MLP."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x: Array, bias: Array) -> Array:
+        config = self.config
+        heads = (3, config.heads, config.head_width)
+        normed = RMSNorm(name="norm1")(x)
+        qkv = Dense(heads, (None, "heads", None), use_bias=False, name="qkv")(normed)
+        q, k, v = jnp.moveaxis(qkv, 2, 0)
+        attended = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0)
+        proj = Dense((config.width,), ("width",), contract=2, use_bias=False, name="proj")
+        x = x + proj(attended)
+        normed = RMSNorm(name="norm2")(x)
+        gates = Dense((2, config.hidden), (None, "hidden"), use_bias=False, name="gates")(normed)
+        hidden = jax.nn.gelu(gates[:, :, 0]) * gates[:, :, 1]
+        return x + Dense((config.width,), ("width",), use_bias=False, name="out")(hidden)
+
+
+class T5Encoder(nn.Module):
+    """Token ids "b m" to hidden states "b m d" after the final norm."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, ids: Array) -> Array:
+        config = self.config
+        normal = nn.initializers.normal(1.0)
+        x = self.param("tokens", normal, (config.vocabulary, config.width))[ids]
+        table = self.param("position_bias", normal, (config.buckets, config.heads))
+        index = relative_buckets(ids.shape[1], config.buckets, config.max_distance)
+        bias = table[index].transpose(2, 0, 1)[None]
+        for layer in range(config.depth):
+            x = T5Block(config, name=f"block_{layer}")(x, bias)
+        return RMSNorm(name="norm")(x)

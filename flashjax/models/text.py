@@ -1,0 +1,48 @@
+"""The three text encoders together: prompts' tokens to what the transformer is conditioned on.
+
+Source: Stability-AI/sd3.5 `sd3_infer.py`; formats differ between runtimes only where T5 is absent.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from flashjax.models.clip import CLIPConfig, CLIPText
+from flashjax.models.t5 import T5Config, T5Encoder
+from flashjax.types import Cond, Params, Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The sizes of CLIP-L, CLIP-bigG and T5."""
+
+    clip_l: CLIPConfig
+    clip_g: CLIPConfig
+    t5: T5Config
+
+    @property
+    def pooled_width(self) -> int:
+        return self.clip_l.width + self.clip_g.projection
+
+
+def encode_text(config: TextConfig, params: Params, tokens: Tokens, *, drop=None) -> Cond:
+    """Both CLIPs side by side in the channels, padded to T5's width, then T5 along the sequence.
+
+    Args:
+      config: sizes of the encoders.
+      params: {"clip_l", "clip_g", "t5"} parameter trees.
+      tokens: ids "b m" for each encoder.
+      drop: bool "b 3", True where an encoder (L, G, T5) is absent: its features are zeros.
+    """
+    kept = jnp.ones((tokens.t5.shape[0], 3)) if drop is None else 1.0 - drop.astype(jnp.float32)
+    hidden_l, pooled_l = CLIPText(config.clip_l).apply({"params": params["clip_l"]}, tokens.clip_l)
+    hidden_g, pooled_g = CLIPText(config.clip_g).apply({"params": params["clip_g"]}, tokens.clip_g)
+    t5 = T5Encoder(config.t5).apply({"params": params["t5"]}, tokens.t5)
+    clip = jnp.concatenate(
+        [hidden_l * kept[:, 0, None, None], hidden_g * kept[:, 1, None, None]], axis=-1
+    )
+    clip = jnp.pad(clip, ((0, 0), (0, 0), (0, t5.shape[-1] - clip.shape[-1])))
+    return Cond(
+        text=jnp.concatenate([clip, t5 * kept[:, 2, None, None]], axis=1),
+        pooled=jnp.concatenate([pooled_l * kept[:, :1], pooled_g * kept[:, 1:2]], axis=-1),
+    )

@@ -1,0 +1,45 @@
+"""The layout of every role: which dims of parameters and activations lie on which mesh axes.
+
+The two large dims of a projection lie on `fsdp` (its input) and `tensor` (heads, hidden), so that
+the heavy matrix products are split and everything else is gathered. Scanned groups carry a leading
+depth dim. Small vectors are replicated.
+"""
+
+from jax.sharding import PartitionSpec as P
+
+from flashjax.parallel.sharding import Rules
+
+ACTIVATIONS = {
+    "batch": ("data", "fsdp"),
+    "tokens": "context",
+    "heads": "tensor",
+    "hidden": "tensor",
+    "width": None,
+}
+
+_GROUP = r"(dual|joint)/(image|text)"
+_LAST = r"last/(image|text)"
+
+MMDIT = Rules(
+    params=(
+        (rf"{_GROUP}/qkv2?/kernel", P(None, "fsdp", None, "tensor", None)),
+        (rf"{_GROUP}/proj2?/kernel", P(None, "tensor", None, "fsdp")),
+        (rf"{_GROUP}/fc1/kernel", P(None, "fsdp", "tensor")),
+        (rf"{_GROUP}/fc2/kernel", P(None, "tensor", "fsdp")),
+        (rf"{_GROUP}/modulation/kernel", P(None, "fsdp", None, None)),
+        (rf"{_LAST}/qkv2?/kernel", P("fsdp", None, "tensor", None)),
+        (rf"{_LAST}/proj2?/kernel", P("tensor", None, "fsdp")),
+        (rf"{_LAST}/fc1/kernel", P("fsdp", "tensor")),
+        (rf"{_LAST}/fc2/kernel", P("tensor", "fsdp")),
+        (rf"{_LAST}/modulation/kernel", P("fsdp", None, None)),
+        (r"(time|pooled)_[12]/kernel", P("fsdp", None)),
+        (r"(context_embed|patch_embed)/kernel", P(None, "fsdp")),
+        (r"final_modulation/kernel", P("fsdp", None, None)),
+        (r"final/kernel", P("fsdp", None)),
+        (r"position", P()),
+        (r".*/(bias|scale)", P()),
+    ),
+    activations=ACTIVATIONS,
+)
+
+REPLICATED = Rules(params=((r".*", P()),), activations=ACTIVATIONS)

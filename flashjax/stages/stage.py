@@ -1,0 +1,160 @@
+"""The stage runner: a stage is a folder with stage.json, run once, resumed, or refused.
+
+stage.json says what was asked (config and inputs, each with a digest), with what (versions), and
+what came of it (status, seconds, results). It is written whole or not at all.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from flashjax import config as configs
+from flashjax.types import InputError
+
+# Does the work in the stage's folder, from its own checkpoints if there are any, and returns the
+# figures worth keeping, as JSON.
+Body: TypeAlias = Callable[[Path], dict[str, Any]]
+
+PACKAGES = ("flashjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+log = logging.getLogger(__name__)
+
+
+def run_stage(
+    name: str,
+    section: Mapping[str, Any],
+    workdir: Path | str,
+    body: Body,
+    *,
+    inputs: Mapping[str, Path | str],
+    seed: int,
+) -> dict[str, Any]:
+    """Run `body` in workdir/name unless it is done; return its results.
+
+    `section` is all that the stage depends on, as plain values; `inputs` are the stage folders or
+    files that it reads. A folder of another config or of changed inputs is an InputError.
+    """
+    folder = Path(workdir) / name
+    asked = {
+        "stage": name,
+        "seed": seed,
+        "section": configs.to_dict(section),
+        "config_digest": configs.digest(section),
+        "inputs": {key: _describe_input(Path(path), key) for key, path in inputs.items()},
+    }
+    before = read_stage(folder)
+    if before is not None:
+        _check_unchanged(folder, before, asked)
+        if before["status"] == "done":
+            log.info("%s skipped: already done", name)
+            return before["results"]
+        log.info("%s was interrupted: it goes on", name)
+    seconds_before = 0.0 if before is None else before["seconds"]
+    record = asked | {"versions": _versions(), "status": "running", "seconds": seconds_before}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "stage.json", record)
+    started = time.monotonic()
+    try:
+        results = body(folder)
+        record |= {"status": "done", "results": results}
+    finally:
+        record["seconds"] = round(seconds_before + time.monotonic() - started, 3)
+        write_json(folder / "stage.json", record)
+    log.info("%s done in %.0f s", name, record["seconds"])
+    return results
+
+
+def read_stage(folder: Path | str) -> dict[str, Any] | None:
+    """The stage.json of a folder, or None if there is none."""
+    path = Path(folder) / "stage.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is no JSON: delete {path.parent} to run it anew") from error
+
+
+def stage_results(folder: Path | str) -> dict[str, Any]:
+    """The results of a finished stage. InputError if it is not finished."""
+    record = read_stage(folder)
+    if record is None or record["status"] != "done":
+        raise InputError(f"{folder} is not a finished stage: run it first")
+    return record["results"]
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write JSON whole or not at all."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    draft.write_text(json.dumps(record, indent=2) + "\n")
+    draft.replace(path)
+
+
+def write_config(workdir: Path | str, config: Any) -> None:
+    """The resolved config of a run as workdir/config.json."""
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    write_json(Path(workdir) / "config.json", configs.to_dict(config))
+
+
+def _check_unchanged(folder: Path, before: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """InputError if the folder's stage was asked for something else."""
+    advice = f"use another --workdir or delete {folder}"
+    was, now = ({"seed": r["seed"], **_leaves(r["section"])} for r in (before, asked))
+    for key in sorted(was.keys() | now.keys()):
+        if was.get(key) != now.get(key):
+            change = f"{key}: {was.get(key)} -> {now.get(key)}"
+            raise InputError(
+                f"workdir {folder.parent} holds stage {folder.name!r} of another config "
+                f"(differs in {change}): {advice}"
+            )
+    for key in sorted(before["inputs"].keys() | asked["inputs"].keys()):
+        pair = before["inputs"].get(key), asked["inputs"].get(key)
+        if None in pair or pair[0]["digest"] != pair[1]["digest"]:
+            raise InputError(
+                f"workdir {folder.parent} holds stage {folder.name!r} of another input "
+                f"({key} has changed): {advice}"
+            )
+
+
+def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
+    """Values of nested dicts by dotted path."""
+    if not isinstance(tree, dict):
+        return {path: tree}
+    prefix = f"{path}." if path else ""
+    return {
+        name: leaf
+        for key, value in tree.items()
+        for name, leaf in _leaves(value, f"{prefix}{key}").items()
+    }
+
+
+def _describe_input(path: Path, name: str) -> dict[str, str]:
+    """Path and digest of an input: its stage.json if it is a stage, else all its bytes."""
+    if not path.exists():
+        raise InputError(f"input {name} is missing: {path} does not exist, run its stage first")
+    stage = read_stage(path)
+    if stage is not None and stage["status"] != "done":
+        raise InputError(f"input {name} is unfinished: run the stage of {path} to its end first")
+    return {"path": str(path), "digest": _digest(path if stage is None else path / "stage.json")}
+
+
+def _digest(path: Path) -> str:
+    """The first 12 hex digits of the SHA-256 of a file, or of a folder's names and files."""
+    if path.is_dir():
+        files = sorted(child for child in path.rglob("*") if child.is_file())
+        lines = [f"{child.relative_to(path)} {_digest(child)}" for child in files]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what the numbers depend on; flashjax's own only where it is installed."""
+    installed = {dist.name for dist in importlib.metadata.distributions()}
+    return {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}

@@ -1,0 +1,230 @@
+"""`teach`: trains a complete small teacher from data: tokenizers, reader, autoencoder, flow.
+
+Each part is a stage of its own in the workdir: `reader`, `vae`, `latents`, `flow`, `teacher`.
+"""
+
+import dataclasses
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from flashjax import config as configs
+from flashjax.checkpoint import load_params, save_params
+from flashjax.data.digit_scenes import open_scenes
+from flashjax.data.latents import load_latents
+from flashjax.data.pipeline import batches, stack, to_mesh
+from flashjax.data.scenes import SIDE, vocabulary
+from flashjax.data.tokenizers import Tokenizer, build_tokenizers, load_tokenizers
+from flashjax.evaluate.reading import teach_reader
+from flashjax.models import variants
+from flashjax.models.clip import CLIPText
+from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
+from flashjax.models.t5 import T5Encoder
+from flashjax.models.text import TextConfig
+from flashjax.models.vae import VAE, VAEConfig
+from flashjax.parallel.layout import MMDIT, REPLICATED
+from flashjax.parallel.mesh import make_mesh
+from flashjax.parallel.sharding import Rules, constrain_on, state_shardings
+from flashjax.stages.prepare import encode_images, prepare_split, to_unit
+from flashjax.stages.stage import run_stage, stage_results
+from flashjax.stages.training import JobConfig, run_job, show_parameters
+from flashjax.train.autoencode import make_autoencoder_step
+from flashjax.train.optim import OptimiserConfig, make_optimiser
+from flashjax.train.state import init_state
+from flashjax.train.teach import TeachConfig, make_teach_step
+from flashjax.types import Cond, Metrics, Params
+
+log = logging.getLogger(__name__)
+
+COMMAND = "flashjax teach --config configs/nano_teacher.py"
+MEASURED = 2048  # training pictures whose latents set the autoencoder's scale and shift
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains every part that is not yet there; returns the figures of all parts."""
+    scenes = open_scenes(workdir / "data", **config.data)
+    tokenizers = workdir / "tokenizers"
+    if not tokenizers.exists():
+        build_tokenizers(
+            tokenizers,
+            vocabulary(),
+            clip_length=variants.NANO_LENGTH,
+            t5_length=variants.NANO_LENGTH,
+        )
+    stage = functools.partial(run_stage, workdir=workdir, seed=config.seed)
+    data = config.data.to_dict()
+
+    results = {}
+    results["vae"] = stage(
+        "vae",
+        {"data": data, **config.vae},
+        body=functools.partial(teach_vae, config, scenes["train"]),
+        inputs={},
+    )
+    results["latents"] = stage(
+        "latents",
+        {"data": data},
+        body=functools.partial(cache_latents, workdir, scenes, tokenizers),
+        inputs={"vae": workdir / "vae"},
+    )
+    results["flow"] = stage(
+        "flow",
+        {**config.flow, "mesh": config.mesh},
+        body=functools.partial(teach_flow, config, workdir, tokenizers),
+        inputs={"latents": workdir / "latents"},
+    )
+    results["reader"] = stage(
+        "reader",
+        config.reader,
+        body=functools.partial(
+            teach_reader,
+            **config.reader,
+            seed=config.seed,
+            command=COMMAND,
+            log=log_reader,
+        ),
+        inputs={},
+    )
+    return results
+
+
+def log_reader(step: int, metrics: Metrics) -> None:
+    """Logs the reader's loss now and then."""
+    if step % 100 == 0:
+        log.info("reader %d  loss %.4f", step, float(metrics["reader/loss"]))
+
+
+def vocabulary_sizes(tokenizer: Tokenizer) -> tuple[int, int]:
+    """Tokens that CLIP and T5 know."""
+    return len(tokenizer.clip_l), len(tokenizer.t5)
+
+
+def teach_vae(config: ConfigDict, source: Any, folder: Path) -> dict[str, float]:
+    """Trains the autoencoder; its latents are scaled to mean 0 and deviation 1 afterwards."""
+    job = configs.section(config, "vae.job", JobConfig)
+    optimiser = configs.section(config, "vae.optimiser", OptimiserConfig)
+    model = VAE(variants.NANO_VAE)
+    tx = make_optimiser(optimiser, job.steps)
+    images = stack(source, "image")
+    key = jax.random.key(config.seed)
+
+    def init() -> Any:
+        params = jax.jit(model.init)(key, jnp.zeros((1, SIDE, SIDE, 3)))["params"]
+        show_parameters(params)
+        return init_state(params, tx)
+
+    advance = jax.jit(
+        make_autoencoder_step(variants.NANO_VAE, tx, kl_weight=config.vae.kl_weight),
+        donate_argnums=0,
+    )
+    state = run_job(
+        "vae",
+        folder,
+        job,
+        step=lambda state, batch: advance(state, to_unit(batch), key),
+        init=init,
+        abstract=jax.eval_shape(init),
+        data=batches(images, batch_size=job.batch_size, seed=config.seed),
+    )
+    save_params(folder / "params", state.learner.ema)
+    raw = dataclasses.replace(variants.NANO_VAE, scaling_factor=1.0, shift_factor=0.0)
+    latents = encode_images(raw, state.learner.ema, images[:MEASURED])
+    return {
+        "shift_factor": float(np.mean(latents)),
+        "scaling_factor": float(1.0 / np.std(latents)),
+    }
+
+
+def vae_config(results: dict[str, float]) -> VAEConfig:
+    """Nano's autoencoder with the scale and shift that were measured after its training."""
+    return dataclasses.replace(variants.NANO_VAE, **results)
+
+
+def cache_latents(
+    workdir: Path, scenes: dict[str, Any], tokenizers: Path, folder: Path
+) -> dict[str, Any]:
+    """Writes the latents and tokens of both splits."""
+    results = stage_results(workdir / "vae")
+    params = load_params(workdir / "vae" / "params")
+    tokenizer = load_tokenizers(tokenizers)
+    for split, source in scenes.items():
+        prepare_split(
+            source,
+            folder / f"{split}.safetensors",
+            tokenizer=tokenizer,
+            config=vae_config(results),
+            params=params,
+        )
+    return {split: len(source) for split, source in scenes.items()}
+
+
+def init_text(config: TextConfig, key: jax.Array) -> Params:
+    """Fresh parameters of the three text encoders."""
+    ids = jnp.zeros((1, variants.NANO_LENGTH), jnp.int32)
+    modules = {
+        "clip_l": CLIPText(config.clip_l),
+        "clip_g": CLIPText(config.clip_g),
+        "t5": T5Encoder(config.t5),
+    }
+    keys = jax.random.split(key, len(modules))
+    return {
+        name: module.init(key, ids)["params"]
+        for (name, module), key in zip(modules.items(), keys, strict=True)
+    }
+
+
+def teacher_rules() -> Rules:
+    """The transformer's layout below "transformer/"; the small text encoders are replicated."""
+    transformer = tuple((rf"transformer/{regex}", spec) for regex, spec in MMDIT.params)
+    text = tuple((rf"text/{regex}", spec) for regex, spec in REPLICATED.params)
+    return Rules(params=transformer + text, activations=MMDIT.activations)
+
+
+def teach_flow(config: ConfigDict, workdir: Path, tokenizers: Path, folder: Path) -> dict[str, Any]:
+    """Trains the transformer and the text encoders by flow matching."""
+    job = configs.section(config, "flow.job", JobConfig)
+    tx = make_optimiser(configs.section(config, "flow.optimiser", OptimiserConfig), job.steps)
+    samples = load_latents(workdir / "latents" / "train.safetensors")
+    tokenizer = load_tokenizers(tokenizers)
+    empty = tokenizer([""])
+    text = variants.nano_text(*vocabulary_sizes(tokenizer))
+    mesh, rules = make_mesh(config.mesh), teacher_rules()
+    sizes: MMDiTConfig = variants.MMDIT["nano"]
+    model = MMDiT(sizes, constrain=constrain_on(mesh, rules))
+    key = jax.random.key(config.seed)
+
+    def init() -> Any:
+        text_key, model_key = jax.random.split(key)
+        cond = Cond(jnp.zeros((1, 2, sizes.text_width)), jnp.zeros((1, sizes.pooled_width)))
+        latents = jnp.zeros((1, *samples.latents.shape[1:]))
+        transformer = MMDiT(sizes).init(model_key, latents, jnp.ones((1,)), cond)["params"]
+        return init_state({"transformer": transformer, "text": init_text(text, text_key)}, tx)
+
+    abstract = jax.eval_shape(init)
+    shardings = state_shardings(abstract, rules, mesh)
+    step = make_teach_step(
+        velocity_of(model), text, tx, configs.section(config, "flow.teach", TeachConfig)
+    )
+    advance = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    show_parameters(abstract.learner.params)
+    state = run_job(
+        "flow",
+        folder,
+        job,
+        step=lambda state, batch: advance(state, empty, to_mesh(batch, mesh), key),
+        init=jax.jit(init, out_shardings=shardings),
+        abstract=jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            abstract,
+            shardings,
+        ),
+        data=batches(samples, batch_size=job.batch_size, seed=config.seed),
+    )
+    save_params(folder / "params", state.learner.ema)
+    return {"steps": job.steps, "samples": job.steps * job.batch_size}

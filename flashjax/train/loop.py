@@ -1,0 +1,162 @@
+"""The one training loop: steps, hooks, and a clean stop when the machine is wanted back.
+
+A step number counts finished steps: hooks see 1 after the first step, and a run that saved at step
+n goes on with `start=n`. The loop knows no checkpoints, writers or evaluators; they are hooks.
+"""
+
+import contextlib
+import datetime
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flashjax.types import InputError, Metrics
+
+State: TypeAlias = Any
+Step: TypeAlias = Callable[[State, Any], tuple[State, Metrics]]
+Hook: TypeAlias = Callable[[int, State, Metrics], None]
+Save: TypeAlias = Callable[[int, State], None]
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; everything up to `step` is saved (exit code 75)."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"interrupted after step {step}; all is saved, run the same command again")
+        self.step = step
+
+
+def loop(
+    step: Step,
+    state: State,
+    batches: Iterator[Any],
+    *,
+    start: int,
+    stop: int,
+    hooks: Sequence[Hook] = (),
+    save: Save | None = None,
+) -> State:
+    """Run `step(state, batch) -> (state, metrics)` for steps start+1 .. stop.
+
+    On SIGTERM or SIGINT the step in flight ends, `save(step, state)` is called (it must not return
+    before the state is on disk) and Interrupted is raised; a second signal acts at once.
+    """
+    with _stop_signals() as stopping:
+        for number in range(start + 1, stop + 1):
+            batch = next(batches, None)
+            if batch is None:
+                raise InputError(f"the data ended before step {number} of {stop}: repeat it")
+            state, metrics = step(state, batch)
+            for hook in hooks:
+                hook(number, state, metrics)
+            if stopping.is_set():
+                if save is not None:
+                    save(number, state)
+                raise Interrupted(number)
+    return state
+
+
+def every(steps: int, hook: Hook, *, stop: int | None = None) -> Hook:
+    """The hook at every `steps`-th step only, and at the step `stop`."""
+
+    def sometimes(step: int, state: State, metrics: Metrics) -> None:
+        if step % steps == 0 or step == stop:
+            hook(step, state, metrics)
+
+    return sometimes
+
+
+@contextlib.contextmanager
+def progress(name: str, *, start: int, stop: int, log_seconds: float = 15.0) -> Iterator[Hook]:
+    """A hook that shows step time and remaining time: a bar on a terminal, else a log line.
+
+    The first step is not timed: it compiles.
+    """
+    bar = _bar()
+    task = bar.add_task(name, total=stop, completed=start, pace="")
+    timer = _Timer()
+    next_log = time.monotonic() + log_seconds
+
+    def hook(step: int, state: State, metrics: Metrics) -> None:
+        nonlocal next_log
+        seconds = timer.seconds_per_step(step)
+        bar.update(task, completed=step, pace=f"{seconds:.3g} s/step")
+        if not bar.disable or (time.monotonic() < next_log and step != stop):
+            return
+        next_log = time.monotonic() + log_seconds
+        left = datetime.timedelta(seconds=round(seconds * (stop - step)))
+        log.info(
+            "%s %d/%d  %.3g s/step  %s left%s", name, step, stop, seconds, left, _losses(metrics)
+        )
+
+    with bar:
+        yield hook
+
+
+class _Timer:
+    """Mean time of the steps after the first one it sees."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+
+    def seconds_per_step(self, step: int) -> float:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (step, now)
+        first_step, first_time = self._first
+        return (now - first_time) / max(1, step - first_step)
+
+
+def _bar() -> Progress:
+    """The progress bar; disabled where stderr is no terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def _losses(metrics: Metrics) -> str:
+    """The losses among the metrics, fetched from the device."""
+    losses = jax.device_get({name: x for name, x in metrics.items() if name.endswith("loss")})
+    return "".join(f"  {name} {float(value):.4g}" for name, value in losses.items())
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM or SIGINT sets, once; only the main thread may listen to signals."""
+    stopping = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def ask_to_stop(number: int, frame: Any) -> None:
+        stopping.set()
+        restore()
+        log.warning("%s: stopping after this step", signal.Signals(number).name)
+
+    for number in previous:
+        signal.signal(number, ask_to_stop)
+    try:
+        yield stopping
+    finally:
+        restore()

@@ -1,0 +1,180 @@
+"""Metrics to disk: TensorBoard event files and JSON lines, behind the interface of clu's writers.
+
+The methods are those of `clu.metric_writers.MetricWriter`, so a clu writer can take their place;
+clu's own package is not imported because it imports TensorFlow.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import tensorboardX
+
+from flashjax.types import Metrics
+
+
+class MetricWriter(Protocol):
+    """What the stages need of `clu.metric_writers.MetricWriter`."""
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Scalars by name."""
+
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+        """Images by name: "n h w c" or "h w c", uint8 or floats in [0, 1]."""
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Texts by name."""
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """The configuration, once."""
+
+    def flush(self) -> None:
+        """Put what was written on disk."""
+
+    def close(self) -> None:
+        """Flush and end."""
+
+
+class EventWriter:
+    """TensorBoard event files in `folder`, without TensorFlow."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self._writer = tensorboardX.SummaryWriter(str(folder))
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, float(value), step)
+
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+        for name, image in images.items():
+            batch = np.asarray(image)
+            batch = batch if batch.ndim == 4 else batch[None]
+            self._writer.add_images(name, batch, step, dataformats="NHWC")
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        for name, text in texts.items():
+            self._writer.add_text(name, text, step)
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        self._writer.add_text("hparams", f"    {json.dumps(dict(hparams))}", 0)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class JsonlWriter:
+    """One JSON object per call, appended to `path`; images are left to TensorBoard."""
+
+    def __init__(self, path: Path | str) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a", encoding="utf-8")
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        self._write(step=step, **{name: float(value) for name, value in scalars.items()})
+
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+        del step, images
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        self._write(step=step, **texts)
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        self._write(hparams=dict(hparams))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, **record: Any) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+
+class MultiWriter:
+    """Several writers as one."""
+
+    def __init__(self, writers: Sequence[MetricWriter]) -> None:
+        self._writers = tuple(writers)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        for writer in self._writers:
+            writer.write_scalars(step, scalars)
+
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+        for writer in self._writers:
+            writer.write_images(step, images)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        for writer in self._writers:
+            writer.write_texts(step, texts)
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        for writer in self._writers:
+            writer.write_hparams(hparams)
+
+    def flush(self) -> None:
+        for writer in self._writers:
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+def make_writer(folder: Path | str) -> MultiWriter:
+    """TensorBoard events and `metrics.jsonl` in `folder`."""
+    return MultiWriter([EventWriter(folder), JsonlWriter(Path(folder) / "metrics.jsonl")])
+
+
+class MetricsHook:
+    """A loop hook: every `steps` steps it writes the means since the last time.
+
+    Sums stay on the device; only then are they fetched and checked. The step time is added as
+    "time/step_seconds".
+    """
+
+    def __init__(self, writer: MetricWriter, *, steps: int) -> None:
+        self._writer = writer
+        self._steps = steps
+        self._reset()
+
+    def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            total, number = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, number + 1)
+        self._seen += 1
+        if step % self._steps == 0:
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        sums = jax.device_get(self._sums)
+        means = {name: float(total) / number for name, (total, number) in sums.items()}
+        check_finite(means, step)
+        seconds = (time.monotonic() - self._since) / self._seen
+        self._writer.write_scalars(step, means | {"time/step_seconds": seconds})
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: dict[str, tuple[Any, int]] = {}
+        self._seen = 0
+        self._since = time.monotonic()
+
+
+def check_finite(metrics: Mapping[str, Any], step: int) -> None:
+    """Raise FloatingPointError that names every metric that is NaN or infinite."""
+    broken = [f"{name} = {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if broken:
+        raise FloatingPointError(
+            f"training broke at or before step {step}: {', '.join(broken)}; "
+            "restart from the last checkpoint with a lower learning rate"
+        )

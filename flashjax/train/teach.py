@@ -1,0 +1,72 @@
+"""The step that trains a teacher by flow matching, its text encoders with it.
+
+Source: Esser et al. 2024, arXiv:2403.03206, section 3 (logit-normal noise levels) and section 5.3.1
+(every text encoder is dropped on its own, so that any subset of them works at inference).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from flashjax.flow.guidance import Velocity
+from flashjax.flow.path import add_noise
+from flashjax.flow.schedule import SigmaDensity, draw_sigma
+from flashjax.losses.flow_matching import flow_matching_loss
+from flashjax.models.text import TextConfig, encode_text
+from flashjax.train.state import TrainState, descend
+from flashjax.types import Batch, Metrics, Params, Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class TeachConfig:
+    """Noise levels and dropout of the teacher's conditioning."""
+
+    density: SigmaDensity
+    drop_caption: float  # share of samples trained on the empty caption, for guidance
+    drop_encoder: tuple[float, float, float]  # shares of samples without L, G, T5
+    ema_decay: float
+
+
+def drop_captions(key: Array, tokens: Tokens, empty: Tokens, share: float) -> Tokens:
+    """A `share` of the captions replaced by the empty caption, in all encoders at once."""
+    dropped = jax.random.bernoulli(key, share, tokens.t5.shape[:1])[:, None]
+    return jax.tree.map(lambda ids, none: jnp.where(dropped, none, ids), tokens, empty)
+
+
+def make_teach_step(
+    velocity: Velocity, text: TextConfig, tx: optax.GradientTransformation, config: TeachConfig
+) -> Callable[[TrainState, Tokens, Batch, Array], tuple[TrainState, Metrics]]:
+    """Builds `step(state, empty, batch, key) -> (state, metrics)`.
+
+    The parameters are {"transformer", "text"}; `empty` holds the tokens "1 m" of the empty caption.
+    """
+
+    def loss_fn(params: Params, empty: Tokens, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        caption_key, encoder_key, sigma_key, noise_key = jax.random.split(key, 4)
+        size = batch.latents.shape[0]
+        tokens = drop_captions(caption_key, batch.tokens, empty, config.drop_caption)
+        shares = jnp.array(config.drop_encoder)
+        drop = jax.random.uniform(encoder_key, (size, 3)) < shares[None, :]
+        cond = encode_text(text, params["text"], tokens, drop=drop)
+
+        sigma = draw_sigma(sigma_key, size, config.density)
+        noise = jax.random.normal(noise_key, batch.latents.shape)
+        x = add_noise(batch.latents, noise, sigma)
+        predicted = velocity(params["transformer"], x, sigma, cond)
+        loss = jnp.mean(flow_matching_loss(predicted, batch.latents, noise))
+        return loss, {"teacher/loss": loss}
+
+    def step(
+        state: TrainState, empty: Tokens, batch: Batch, key: Array
+    ) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(key, state.step)
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.learner.params, empty, batch, key)
+        metrics["teacher/grad_norm"] = optax.tree.norm(grads)
+        learner = descend(state.learner, grads, tx, ema_decay=config.ema_decay)
+        return TrainState(step=state.step + 1, learner=learner), metrics
+
+    return step

@@ -1,0 +1,77 @@
+"""Parameter trees by name: every leaf has a path such as "blocks/attention/kernel"."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flashjax.types import InputError
+
+_SHOWN = 12  # problems that one error line lists before it counts the rest
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Leaves of any pytree by their "a/b/c" path, in tree order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def unflatten(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Nested dicts from "a/b/c" paths: the inverse of `flatten` for trees of dicts."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return tree
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """The tree with its floating leaves in `dtype`; integers, booleans and keys stay."""
+
+    def cast_leaf(leaf: Any) -> Any:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast_leaf, tree)
+
+
+def count(tree: Any) -> int:
+    """Number of scalars in the tree; abstract leaves count too."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def check_same(want: Any, got: Any, *, where: str) -> None:
+    """Raise InputError unless `got` (from `where`) has the paths and shapes of `want`."""
+    wanted = {path: tuple(leaf.shape) for path, leaf in flatten(want).items()}
+    given = {path: tuple(leaf.shape) for path, leaf in flatten(got).items()}
+    problems = [f"missing {path} {wanted[path]}" for path in wanted.keys() - given.keys()]
+    problems += [f"unexpected {path}" for path in given.keys() - wanted.keys()]
+    problems += [
+        f"{path} has shape {given[path]}, not {wanted[path]}"
+        for path in wanted.keys() & given.keys()
+        if given[path] != wanted[path]
+    ]
+    if problems:
+        raise InputError(f"{where} does not fit the model: {in_one_line(sorted(problems))}")
+
+
+def in_one_line(problems: Sequence[str]) -> str:
+    """The first dozen problems, and how many more there are."""
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return "; ".join(problems[:_SHOWN]) + more
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 (hex) of every leaf's path, dtype, shape and bytes: equal trees, equal digests."""
+    total = hashlib.sha256()
+    for path, leaf in sorted(flatten(tree).items()):
+        array = np.asarray(leaf)
+        total.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()

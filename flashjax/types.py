@@ -1,0 +1,49 @@
+"""The few types that every floor shares: batches, conditioning, and the error a user can mend.
+
+Letters: b batch, h w c latent grid and channels, m text tokens, d text width, p pooled width.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import flax.struct
+import jax
+
+Params: TypeAlias = Any  # a nested dict of arrays
+Metrics: TypeAlias = dict[str, jax.Array]  # "network/quantity" -> float32 scalar
+Constrain: TypeAlias = Callable[..., jax.Array]
+
+
+class InputError(ValueError):
+    """Something the user can mend: one line that says what, where, and what to do (exit code 2)."""
+
+
+@flax.struct.dataclass
+class Tokens:
+    """Token ids of one prompt batch for the three text encoders, int32 "b m" each."""
+
+    clip_l: jax.Array
+    clip_g: jax.Array
+    t5: jax.Array
+
+
+@flax.struct.dataclass
+class Cond:
+    """What the transformer is conditioned on: `text` is "b m d", `pooled` is "b p"."""
+
+    text: jax.Array
+    pooled: jax.Array
+
+
+@flax.struct.dataclass
+class Batch:
+    """One training batch: clean latents "b h w c" (model space) and the tokens of their captions."""
+
+    latents: jax.Array
+    tokens: Tokens
+
+
+def unconstrained(x: jax.Array, *names: str | None) -> jax.Array:
+    """The identity `constrain`: models that run on one device use it."""
+    del names
+    return x

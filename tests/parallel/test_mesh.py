@@ -1,0 +1,58 @@
+"""Meshes: sizes, the free axis, and errors that say what to do."""
+
+import subprocess
+import sys
+
+import jax
+import pytest
+from jax.sharding import AxisType
+
+from flashjax.parallel.mesh import AXES, make_mesh, simulate_devices
+from flashjax.types import InputError
+
+
+def test_mesh_has_all_axes_and_auto_types():
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    assert mesh.axis_names == AXES and mesh.axis_types == (AxisType.Auto,) * 5
+    assert dict(mesh.shape) == {"branch": 1, "data": 2, "fsdp": 2, "context": 1, "tensor": 2}
+
+
+def test_free_axis_takes_the_rest():
+    assert make_mesh({"branch": 2, "fsdp": -1}).shape["fsdp"] == 4
+
+
+def test_mesh_uses_the_first_devices():
+    mesh = make_mesh({"data": 2}, jax.devices()[4:])
+    assert {device.id for device in mesh.devices.flat} == {4, 5}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"data": 16}, "data=16 .* 8 device.*--devices 16"),
+        ({"data": 3, "fsdp": -1}, "8 is not a multiple of 3"),
+        ({"data": -1, "fsdp": -1}, "at most one is -1"),
+        ({"data": 0}, "at least 1"),
+        ({"dta": 2}, "no axis dta.*branch, data"),
+    ],
+)
+def test_wrong_sizes_are_named(sizes, message):
+    with pytest.raises(InputError, match=message):
+        make_mesh(sizes)
+
+
+def test_simulation_too_late_is_an_error():
+    jax.devices()
+    with pytest.raises(RuntimeError, match="before JAX touches"):
+        simulate_devices(4)
+    simulate_devices(1)
+
+
+def test_simulation_splits_the_cpu():
+    code = (
+        "from flashjax.parallel.mesh import simulate_devices; simulate_devices(3);"
+        "import jax; print(jax.device_count())"
+    )
+    env = {"PYTHONPATH": ":".join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    assert run.stdout.strip() == b"3"

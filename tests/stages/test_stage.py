@@ -1,0 +1,102 @@
+"""The stage runner: once, resumed, refused."""
+
+import json
+
+import pytest
+
+from flashjax.stages.stage import read_stage, run_stage, write_config
+from flashjax.train.loop import Interrupted
+from flashjax.types import InputError
+
+SECTION = {"steps": 4, "optimiser": {"rate": 0.1}, "sigmas": (1.0, 0.5)}
+
+
+class Body:
+    """Counts its runs; the first `interruptions` of them are interrupted."""
+
+    def __init__(self, interruptions=0):
+        self.runs = 0
+        self.interruptions = interruptions
+
+    def __call__(self, folder):
+        self.runs += 1
+        (folder / f"checkpoint{self.runs}").touch()
+        if self.runs <= self.interruptions:
+            raise Interrupted(self.runs)
+        return {"loss": 0.5, "runs": self.runs}
+
+
+def _run(workdir, body, section=SECTION, name="match", inputs=None, seed=0):
+    return run_stage(name, section, workdir, body, inputs=inputs or {}, seed=seed)
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path):
+    body = Body()
+    assert _run(tmp_path, body) == _run(tmp_path, body) == {"loss": 0.5, "runs": 1}
+    record = json.loads((tmp_path / "match" / "stage.json").read_text())
+    assert record["status"] == "done" and record["seconds"] >= 0 and record["seed"] == 0
+    assert record["versions"]["jax"] and record["section"]["sigmas"] == [1.0, 0.5]
+    assert [path.name for path in tmp_path.rglob("*.tmp")] == []
+
+
+def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):
+    body = Body(interruptions=1)
+    with pytest.raises(Interrupted):
+        _run(tmp_path, body)
+    assert read_stage(tmp_path / "match")["status"] == "running"
+    assert _run(tmp_path, body)["runs"] == 2
+    assert (tmp_path / "match" / "checkpoint1").exists()
+
+
+@pytest.mark.parametrize("interruptions", [0, 1])
+@pytest.mark.parametrize(
+    ("change", "seed", "message"),
+    [
+        ({"optimiser": {"rate": 0.2}}, 0, r"differs in optimiser\.rate: 0\.1 -> 0\.2"),
+        ({"steps": 5}, 0, "differs in steps: 4 -> 5"),
+        ({"new": 1}, 0, "differs in new: None -> 1"),
+        ({}, 1, "differs in seed: 0 -> 1"),
+    ],
+)
+def test_another_config_is_refused(tmp_path, change, seed, message, interruptions):
+    body = Body(interruptions)
+    if interruptions:
+        with pytest.raises(Interrupted):
+            _run(tmp_path, body)
+    else:
+        _run(tmp_path, body)
+    with pytest.raises(InputError, match=message) as caught:
+        _run(tmp_path, body, section=SECTION | change, seed=seed)
+    assert body.runs == 1 and f"delete {tmp_path / 'match'}" in str(caught.value)
+
+
+def test_changed_inputs_are_refused(tmp_path):
+    weights = tmp_path / "nano"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"one")
+    inputs = {"teacher": weights}
+    _run(tmp_path, Body(), name="import", inputs=inputs)
+    parent = {"import": tmp_path / "import"}
+    _run(tmp_path, Body(), inputs=parent)
+    assert _run(tmp_path, Body(), inputs=parent)["runs"] == 1
+    (weights / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(InputError, match="teacher has changed"):
+        _run(tmp_path, Body(), name="import", inputs=inputs)
+    stage = tmp_path / "import" / "stage.json"
+    stage.write_text(stage.read_text().replace('"loss": 0.5', '"loss": 0.4'))
+    with pytest.raises(InputError, match="import has changed"):
+        _run(tmp_path, Body(), inputs=parent)
+
+
+def test_missing_or_unfinished_inputs_are_named(tmp_path):
+    with pytest.raises(InputError, match="input guide is missing"):
+        _run(tmp_path, Body(), inputs={"guide": tmp_path / "guide"})
+    with pytest.raises(Interrupted):
+        _run(tmp_path, Body(interruptions=1), name="guide")
+    with pytest.raises(InputError, match="input guide is unfinished"):
+        _run(tmp_path, Body(), inputs={"guide": tmp_path / "guide"})
+
+
+def test_config_is_written_whole(tmp_path):
+    write_config(tmp_path / "run", SECTION)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["sigmas"] == [1.0, 0.5]

@@ -1,0 +1,147 @@
+"""Checkpoints: onto another mesh, asynchronous under donation, deaf to unfinished saves."""
+
+import subprocess
+import sys
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from flashjax.checkpoint import Checkpoints, load_params, save_params
+from flashjax.parallel.mesh import make_mesh
+from flashjax.parallel.sharding import Rules, state_shardings
+from flashjax.types import InputError
+
+RULES = Rules(params=((".*kernel", P("fsdp", "tensor")), (".*", P())), activations={})
+
+
+@flax.struct.dataclass
+class State:
+    params: dict
+    opt: optax.OptState
+    step: jax.Array
+
+
+def _state(key):
+    params = {"up": {"kernel": jax.random.normal(key, (8, 4)), "bias": jnp.ones(4, jnp.bfloat16)}}
+    return State(params, optax.adam(1e-3).init(params), jnp.int32(3))
+
+
+def _abstract(state, sizes):
+    shapes = jax.eval_shape(lambda: state)
+    shardings = state_shardings(shapes, RULES, make_mesh(sizes))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def test_state_comes_back_on_another_mesh(key, tmp_path):
+    state = _state(key)
+    on_two = jax.tree.map(lambda a: a.sharding, _abstract(state, {"fsdp": 2}))
+    first = Checkpoints(tmp_path)
+    first.save(3, jax.device_put(state, on_two), {"next_index": 7})
+    first.close()
+    second = Checkpoints(tmp_path)
+    assert second.latest_step() == 3
+    got, data_state = second.restore(3, _abstract(state, {"fsdp": 4, "tensor": 2}))
+    assert data_state == {"next_index": 7}
+    assert got.opt[0].mu["up"]["kernel"].sharding.spec == P("fsdp", "tensor")
+    jax.tree.map(np.testing.assert_array_equal, got, state)
+    assert jax.tree.structure(got) == jax.tree.structure(state)
+    assert jax.tree.map(lambda a: a.dtype, got) == jax.tree.map(lambda a: a.dtype, state)
+    second.close()
+
+
+def test_only_the_last_ones_stay_and_a_step_is_saved_once(key, tmp_path):
+    state = _state(key)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3, 3):
+        checkpoints.save(step, state, {}, wait=True)
+    checkpoints.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "3"}
+
+
+def test_donation_does_not_reach_a_save_in_flight(tmp_path):
+    state = {"w": jnp.zeros(2_000_000)}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, {})
+    grow = jax.jit(lambda tree: jax.tree.map(lambda w: w + 1, tree), donate_argnums=0)
+    abstract = jax.eval_shape(lambda: state)
+    for _ in range(3):
+        state = grow(state)
+    jax.block_until_ready(state)
+    checkpoints.close()
+    got, _ = Checkpoints(tmp_path).restore(1, abstract)
+    assert float(jnp.abs(got["w"]).max()) == 0
+
+
+def test_a_save_cut_by_kill_is_ignored(tmp_path):
+    code = (
+        "import os, jax.numpy as jnp; from flashjax.checkpoint import Checkpoints\n"
+        f"checkpoints = Checkpoints({str(tmp_path)!r})\n"
+        "checkpoints.save(1, {'w': jnp.ones(3)}, {}, wait=True)\n"
+        "checkpoints.save(2, {'w': jnp.ones(20_000_000)}, {})\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    env = {"PYTHONPATH": ":".join(sys.path), "JAX_PLATFORMS": "cpu"}
+    killed = subprocess.run([sys.executable, "-c", code], env=env, check=False, capture_output=True)
+    assert killed.returncode == -9 and any("tmp" in path.name for path in tmp_path.iterdir())
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest_step() == 1
+    got, _ = checkpoints.restore(1, {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})
+    np.testing.assert_array_equal(got["w"], np.ones(3))
+    assert {path.name for path in tmp_path.iterdir()} == {"1"}
+
+
+def test_params_come_back_with_and_without_a_layout(key, tmp_path):
+    params = _state(key).params
+    save_params(tmp_path / "params", jax.tree.map(jnp.zeros_like, params))
+    save_params(tmp_path / "params", params)
+    plain = load_params(tmp_path / "params")
+    laid_out = load_params(tmp_path / "params", _abstract(params, {"fsdp": 8}))
+    assert laid_out["up"]["kernel"].sharding.spec == P("fsdp", "tensor")
+    assert plain["up"]["bias"].dtype == jnp.bfloat16
+    for got in (plain, laid_out):
+        jax.tree.map(np.testing.assert_array_equal, got, params)
+
+
+def _truncate(folder):
+    for path in (*folder.glob("d/*"), *folder.glob("ocdbt.process_0/d/*")):
+        path.write_bytes(path.read_bytes()[:10])
+
+
+def _cut_metadata(folder):
+    (folder / "_METADATA").write_text("{")
+
+
+def _remove_manifest(folder):
+    (folder / "manifest.ocdbt").unlink()
+
+
+@pytest.mark.parametrize("damage", [_truncate, _cut_metadata, _remove_manifest])
+def test_damage_names_the_folder(damage, key, tmp_path):
+    state = {"w": jax.random.normal(key, (64,))}
+    abstract = jax.eval_shape(lambda: state)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, state, {}, wait=True)
+    save_params(tmp_path / "params", state)
+    damage(tmp_path / "checkpoints" / "1" / "state")
+    damage(tmp_path / "params")
+    with pytest.raises(InputError, match=r"checkpoints/1 is no complete checkpoint"):
+        checkpoints.restore(1, abstract)
+    with pytest.raises(InputError, match=r"params is no complete checkpoint"):
+        load_params(tmp_path / "params", abstract)
+
+
+def test_another_shape_or_a_missing_folder_is_named(tmp_path):
+    save_params(tmp_path / "params", {"w": jnp.ones(3)})
+    with pytest.raises(InputError, match=r"params does not fit.* w has shape \(3,\), not \(4,\)"):
+        load_params(tmp_path / "params", {"w": jax.ShapeDtypeStruct((4,), jnp.float32)})
+    with pytest.raises(InputError, match=r"absent does not exist"):
+        load_params(tmp_path / "absent")

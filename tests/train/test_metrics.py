@@ -1,0 +1,80 @@
+"""Metric writers: readable files, clu's interface, and a guard against NaN."""
+
+import ast
+import importlib.util
+import inspect
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from flashjax.train import metrics
+
+
+def _events(folder):
+    """Events of the files in `folder`, by the record format: length u64, crc, data, crc."""
+    for path in Path(folder).glob("events.*"):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+
+
+def test_scalars_and_images_reach_both_files(tmp_path):
+    writer = metrics.make_writer(tmp_path)
+    writer.write_hparams({"seed": 1})
+    writer.write_scalars(5, {"student/loss": jnp.float32(0.5)})
+    writer.write_images(5, {"grid": np.zeros((4, 6, 3), np.uint8)})
+    writer.close()
+    values = {v.tag: (e.step, v) for e in _events(tmp_path) for v in e.summary.value}
+    step, value = values["student/loss"]
+    assert (step, value.simple_value) == (5, 0.5)
+    assert (values["grid"][1].image.height, values["grid"][1].image.width) == (4, 6)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"hparams": {"seed": 1}}, {"step": 5, "student/loss": 0.5}]
+
+
+def test_methods_are_those_of_clu():
+    """Read as source: importing clu's writers would import TensorFlow."""
+    folder = importlib.util.find_spec("clu").submodule_search_locations[0]
+    tree = ast.parse((Path(folder) / "metric_writers" / "interface.py").read_text())
+    theirs = {
+        n.name: [a.arg for a in n.args.args]
+        for n in ast.walk(tree)
+        if hasattr(n, "args") and isinstance(n, ast.FunctionDef)
+    }
+    for writer in (metrics.EventWriter, metrics.JsonlWriter, metrics.MultiWriter):
+        for name in (
+            "write_scalars",
+            "write_images",
+            "write_texts",
+            "write_hparams",
+            "flush",
+            "close",
+        ):
+            assert list(inspect.signature(getattr(writer, name)).parameters) == theirs[name]
+
+
+def test_hook_writes_means_of_the_steps_that_had_the_metric(tmp_path):
+    writer = metrics.JsonlWriter(tmp_path / "m.jsonl")
+    hook = metrics.MetricsHook(writer, steps=4)
+    for step in range(1, 9):
+        extra = {"fake/loss": jnp.float32(step)} if step % 2 else {}
+        hook(step, None, {"student/loss": jnp.float32(step), **extra})
+    writer.close()
+    first, second = map(json.loads, (tmp_path / "m.jsonl").read_text().splitlines())
+    assert (first["step"], first["student/loss"], first["fake/loss"]) == (4, 2.5, 2.0)
+    assert (second["step"], second["student/loss"], second["fake/loss"]) == (8, 6.5, 6.0)
+    assert first["time/step_seconds"] > 0
+
+
+def test_one_nan_in_the_window_stops_the_run(tmp_path):
+    hook = metrics.MetricsHook(metrics.JsonlWriter(tmp_path / "m.jsonl"), steps=3)
+    hook(1, None, {"student/loss": jnp.float32(1), "fake/loss": jnp.float32("nan")})
+    hook(2, None, {"student/loss": jnp.float32(1), "fake/loss": jnp.float32(1)})
+    with pytest.raises(FloatingPointError, match="step 3: fake/loss = nan"):
+        hook(3, None, {"student/loss": jnp.float32(1), "fake/loss": jnp.float32(1)})
