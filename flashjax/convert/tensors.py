@@ -113,7 +113,7 @@ def write_safetensors(
         header[name] = entry
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+    with replacing(Path(path)) as new, new.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, array in tensors.items():
             file.write(_as(dtype, array, f"{path}: tensor {name}").tobytes())
@@ -135,12 +135,14 @@ def read_json(path: Path | str) -> dict[str, Any]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well."""
+    """A path for a new file or folder; it takes the place of `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        new = Path(scratch) / path.name
+        yield new
+        if path.is_dir():  # a folder that is not empty cannot be replaced in one step
+            os.replace(path, Path(scratch) / "old")
+        os.replace(new, path)
 
 
 def _as(dtype: np.dtype, array: np.ndarray, what: str) -> np.ndarray:

@@ -58,6 +58,11 @@ BLOCK = (
 )
 BLOCK_PREFIX = {"sai": "joint_blocks.{}.", "diffusers": "transformer_blocks.{}."}
 
+_KEYS = {
+    "sai": {module: sai for module, sai, _ in EDGES + BLOCK},
+    "diffusers": {module: diffusers for module, _, diffusers in EDGES + BLOCK},
+}
+
 # flashjax and SAI keep (shift, scale) here; diffusers' AdaLayerNormContinuous keeps (scale, shift).
 SWAPPED = {"sai": (), "diffusers": ("final_modulation", "last/text/modulation")}
 
@@ -104,31 +109,25 @@ def abstract_transformer(config: MMDiTConfig) -> Params:
 def _leaf_rows(path: str, shape: Shape, config: MMDiTConfig, naming: str) -> list[Row]:
     """One row; one for every layer of a scanned group."""
     module, suffix = split_path(path)
-    swap = module in SWAPPED[naming]
     group, _, inner = module.partition("/")
-    first_block = {"dual": 0, "joint": config.dual, "last": config.depth - 1}
-    if group not in first_block:
-        keys = _keys(EDGES, module, naming)
-        return [Row(path, _with("", keys, suffix), _layout(path, shape, config), swap=swap)]
-    keys, first = _keys(BLOCK, inner, naming), first_block[group]
-    prefix = BLOCK_PREFIX[naming]
-    if group == "last":
-        layout = _layout(path, shape, config)
-        return [Row(path, _with(prefix.format(first), keys, suffix), layout, swap=swap)]
-    layout = _layout(path, shape[1:], config)
-    return [
-        Row(path, _with(prefix.format(first + layer), keys, suffix), layout, layer, swap)
-        for layer in range(shape[0])
-    ]
+    first_blocks = {"dual": 0, "joint": config.dual}
+    if group in first_blocks:
+        layout, first = _layout(path, shape[1:], config), first_blocks[group]
+        return [
+            Row(path, _keys(inner, suffix, naming, block=first + layer), layout, layer)
+            for layer in range(shape[0])
+        ]
+    keys = (
+        _keys(inner, suffix, naming, block=config.depth - 1)
+        if group == "last"
+        else _keys(module, suffix, naming)
+    )
+    return [Row(path, keys, _layout(path, shape, config), swap=module in SWAPPED[naming])]
 
 
-def _keys(table: tuple[tuple[str, str, str], ...], module: str, naming: str) -> list[str]:
-    keys = {path: {"sai": sai, "diffusers": diffusers} for path, sai, diffusers in table}
-    return keys[module][naming].split()
-
-
-def _with(prefix: str, keys: list[str], suffix: str) -> tuple[str, ...]:
-    return tuple(prefix + key + suffix for key in keys)
+def _keys(module: str, suffix: str, naming: str, *, block: int | None = None) -> tuple[str, ...]:
+    prefix = "" if block is None else BLOCK_PREFIX[naming].format(block)
+    return tuple(prefix + key + suffix for key in _KEYS[naming][module].split())
 
 
 def _layout(path: str, leaf: Shape, config: MMDiTConfig) -> Layout:

@@ -5,7 +5,9 @@ Source: Stability-AI/sd3.5 `sd3_infer.py`; formats differ between runtimes only 
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+from jax import Array
 
 from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.t5 import T5Config, T5Encoder
@@ -25,7 +27,9 @@ class TextConfig:
         return self.clip_l.width + self.clip_g.projection
 
 
-def encode_text(config: TextConfig, params: Params, tokens: Tokens, *, drop=None) -> Cond:
+def encode_text(
+    config: TextConfig, params: Params, tokens: Tokens, *, drop: Array | None = None
+) -> Cond:
     """Both CLIPs side by side in the channels, padded to T5's width, then T5 along the sequence.
 
     Args:
@@ -46,3 +50,24 @@ def encode_text(config: TextConfig, params: Params, tokens: Tokens, *, drop=None
         text=jnp.concatenate([clip, t5 * kept[:, 2, None, None]], axis=1),
         pooled=jnp.concatenate([pooled_l * kept[:, :1], pooled_g * kept[:, 1:2]], axis=-1),
     )
+
+
+def encode_pair(
+    config: TextConfig, params: Params, tokens: Tokens, empty: Tokens, *, drop: Array
+) -> tuple[Cond, Cond]:
+    """The conditioning of the captions and, one for each, of the empty caption "1 m".
+
+    An encoder that is dropped for a sample is dropped from both.
+    """
+    size = tokens.t5.shape[0]
+    repeated = jax.tree.map(lambda ids: jnp.broadcast_to(ids, (size, ids.shape[1])), empty)
+    return (
+        encode_text(config, params, tokens, drop=drop),
+        encode_text(config, params, repeated, drop=drop),
+    )
+
+
+def draw_t5_drop(key: Array, size: int, share: float) -> Array:
+    """Which encoders are absent, bool "b 3": T5 for a random `share` of the samples."""
+    absent = jax.random.bernoulli(key, share, (size,))
+    return jnp.stack([jnp.zeros_like(absent), jnp.zeros_like(absent), absent], axis=1)

@@ -24,7 +24,7 @@ ALL_ZERO = 1e-15  # ggml's GROUP_MAX_EPS: a group below this magnitude is stored
 # ggml fits a scale to max/32 first, then tries 18 slightly coarser and finer ones.
 Q6_TRIALS = np.float32(0.1) * np.array([*range(-9, 0), *range(1, 10)], np.float32) + Q6_LEVELS
 
-Trial: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
+Triple: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,13 @@ def _fit_groups(groups: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     columns, largest = list(groups.T), _signed_max(groups)
 
-    def project(levels: jax.Array) -> Trial:
+    def project(levels: jax.Array) -> Triple:
         inverse = _divide(-levels, largest)
         pairs = [(x, _round_codes(x * inverse)) for x in columns]
         along = _sum(x * x * x * code for x, code in pairs)
         return inverse, along, _sum(x * x * code * code for x, code in pairs)
 
-    def keep_better(best: Trial, levels: jax.Array) -> tuple[Trial, None]:
+    def keep_better(best: Triple, levels: jax.Array) -> tuple[Triple, None]:
         _, energy, _ = best
         inverse, along, norm = project(levels)
         fitted = _divide(along, norm)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from flashjax.types import Params
+from flashjax.types import Params, Tokens
 
 
 @flax.struct.dataclass
@@ -37,6 +37,21 @@ class MatchState:
     student: Learner
     fake: Learner
     heads: Learner
+
+
+@flax.struct.dataclass
+class Frozen:
+    """What a distillation step reads and never changes.
+
+    `student` and `span` matter where one branch learns only some steps: the steps before the span
+    are taken by the frozen `student`. `span` is int32 (first step, number of steps).
+    """
+
+    teacher: Params
+    student: Params
+    text: Params
+    empty: Tokens
+    span: Array
 
 
 def init_learner(params: Params, tx: optax.GradientTransformation) -> Learner:

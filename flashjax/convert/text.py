@@ -1,0 +1,128 @@
+"""The text encoders between flashjax's names and transformers'.
+
+Source: keys of transformers `CLIPTextModelWithProjection` and `T5EncoderModel`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flashjax import trees
+from flashjax.convert.table import (
+    Layout,
+    Row,
+    Shape,
+    from_tensors,
+    linear,
+    reshaped,
+    split_path,
+    to_tensors,
+    vector,
+)
+from flashjax.convert.tensors import Tensors
+from flashjax.models.clip import CLIPConfig, CLIPText
+from flashjax.models.t5 import T5Config, T5Encoder
+from flashjax.types import InputError, Params
+
+# flashjax module, transformers keys (several: the parts of a fused projection); {} is the block.
+CLIP = {
+    "tokens": "text_model.embeddings.token_embedding.weight",
+    "positions": "text_model.embeddings.position_embedding.weight",
+    "norm": "text_model.final_layer_norm",
+    "projection": "text_projection",
+    "block/norm1": "text_model.encoder.layers.{}.layer_norm1",
+    "block/qkv": "text_model.encoder.layers.{0}.self_attn.q_proj "
+    "text_model.encoder.layers.{0}.self_attn.k_proj "
+    "text_model.encoder.layers.{0}.self_attn.v_proj",
+    "block/proj": "text_model.encoder.layers.{}.self_attn.out_proj",
+    "block/norm2": "text_model.encoder.layers.{}.layer_norm2",
+    "block/fc1": "text_model.encoder.layers.{}.mlp.fc1",
+    "block/fc2": "text_model.encoder.layers.{}.mlp.fc2",
+}
+T5 = {
+    "tokens": "shared.weight",
+    "position_bias": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    "norm": "encoder.final_layer_norm",
+    "block/norm1": "encoder.block.{}.layer.0.layer_norm",
+    "block/qkv": "encoder.block.{0}.layer.0.SelfAttention.q "
+    "encoder.block.{0}.layer.0.SelfAttention.k "
+    "encoder.block.{0}.layer.0.SelfAttention.v",
+    "block/proj": "encoder.block.{}.layer.0.SelfAttention.o",
+    "block/norm2": "encoder.block.{}.layer.1.layer_norm",
+    "block/gates": "encoder.block.{0}.layer.1.DenseReluDense.wi_0 "
+    "encoder.block.{0}.layer.1.DenseReluDense.wi_1",
+    "block/out": "encoder.block.{}.layer.1.DenseReluDense.wo",
+}
+_PROJECTION = "text_projection.weight"
+_TWIN = "encoder.embed_tokens.weight"  # the token table of T5 once more
+
+
+def clip_is_projected(tensors: Tensors) -> bool:
+    """False where `text_projection` is the identity, which is how files say "no projection"."""
+    if _PROJECTION not in tensors.shapes:
+        raise InputError(f"{tensors.where} lacks {_PROJECTION}: give a CLIPTextModelWithProjection")
+    projection = tensors.read(_PROJECTION)
+    return not np.array_equal(projection, np.eye(*projection.shape))
+
+
+def clip_from_transformers(tensors: Tensors, config: CLIPConfig) -> Params:
+    """The parameter tree of `CLIPTextModelWithProjection`. InputError if not exactly `config`'s."""
+    if not config.projection:
+        if clip_is_projected(tensors):
+            raise InputError(f"{tensors.where}: {_PROJECTION} is no identity, but projection is 0")
+        tensors = tensors.without(_PROJECTION)
+    return from_tensors(_rows(CLIP, abstract_clip(config)), tensors)
+
+
+def clip_to_transformers(params: Params, config: CLIPConfig) -> dict[str, np.ndarray]:
+    """The tensors of `CLIPTextModelWithProjection`; no projection is written as the identity."""
+    tensors = to_tensors(_rows(CLIP, abstract_clip(config)), params)
+    if not config.projection:
+        tensors[_PROJECTION] = np.eye(config.width, dtype=np.float32)
+    return tensors
+
+
+def t5_from_transformers(tensors: Tensors, config: T5Config) -> Params:
+    """The parameter tree of `T5EncoderModel`. InputError if its tensors are not `config`'s."""
+    return from_tensors(_rows(T5, abstract_t5(config)), tensors.without(_TWIN))
+
+
+def t5_to_transformers(params: Params, config: T5Config) -> dict[str, np.ndarray]:
+    """The tensors of `T5EncoderModel`, its token table under both names."""
+    tensors = to_tensors(_rows(T5, abstract_t5(config)), params)
+    return tensors | {_TWIN: tensors["shared.weight"]}
+
+
+def abstract_clip(config: CLIPConfig) -> Params:
+    """The shapes of the parameter tree; nothing is computed."""
+    return _abstract(CLIPText(config))
+
+
+def abstract_t5(config: T5Config) -> Params:
+    """The shapes of the parameter tree; nothing is computed."""
+    return _abstract(T5Encoder(config))
+
+
+def _abstract(model: CLIPText | T5Encoder) -> Params:
+    ids = jnp.zeros((1, 1), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), ids)["params"]
+
+
+def _rows(table: dict[str, str], abstract: Params) -> list[Row]:
+    """Where every leaf lies."""
+    rows = []
+    for path, leaf in trees.flatten(abstract).items():
+        module, suffix = split_path(path)
+        block, slash, inner = module.partition("/")
+        keys = table[f"block/{inner}" if slash else module].format(block.removeprefix("block_"))
+        names = tuple(key + suffix for key in keys.split())
+        rows.append(Row(path, names, _layout(path, leaf.shape)))
+    return rows
+
+
+def _layout(path: str, leaf: Shape) -> Layout:
+    if path.endswith("/proj/kernel"):
+        return linear(leaf, inputs=2)
+    if path.endswith("/kernel"):
+        return linear(leaf)
+    return reshaped(leaf, leaf) if "/" not in path else vector(leaf)

@@ -1,0 +1,103 @@
+"""The autoencoder between flashjax, Stability AI's ("SAI") names and diffusers'.
+
+Source: keys of Stability-AI/sd3.5 `sd3_impls.py` (`SDVAE`) and diffusers `AutoencoderKL`.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flashjax import trees
+from flashjax.convert.table import (
+    Layout,
+    Row,
+    Shape,
+    conv,
+    from_tensors,
+    linear,
+    split_path,
+    to_tensors,
+    vector,
+)
+from flashjax.convert.tensors import Tensors
+from flashjax.models.vae import VAE, VAEConfig
+from flashjax.types import Params
+
+# Part of a flashjax module's path, of SAI's key, of diffusers' key. SAI counts a decoder's levels
+# from the image, the others in the order they run: {mirror} and {level}.
+PARTS = (
+    ("down_{level}_resnet_{index}", "down.{level}.block.{index}", "down_blocks.{level}.resnets.{index}"),
+    ("down_{level}_conv", "down.{level}.downsample.conv", "down_blocks.{level}.downsamplers.0.conv"),
+    ("up_{level}_resnet_{index}", "up.{mirror}.block.{index}", "up_blocks.{level}.resnets.{index}"),
+    ("up_{level}_conv", "up.{mirror}.upsample.conv", "up_blocks.{level}.upsamplers.0.conv"),
+    ("mid/resnet_0", "mid.block_1", "mid_block.resnets.0"),
+    ("mid/resnet_1", "mid.block_2", "mid_block.resnets.1"),
+    ("mid/attention/norm", "mid.attn_1.norm", "mid_block.attentions.0.group_norm"),
+    ("mid/attention/q", "mid.attn_1.q", "mid_block.attentions.0.to_q"),
+    ("mid/attention/k", "mid.attn_1.k", "mid_block.attentions.0.to_k"),
+    ("mid/attention/v", "mid.attn_1.v", "mid_block.attentions.0.to_v"),
+    ("mid/attention/proj", "mid.attn_1.proj_out", "mid_block.attentions.0.to_out.0"),
+    ("shortcut", "nin_shortcut", "conv_shortcut"),
+    ("norm_out", "norm_out", "conv_norm_out"),
+)
+
+
+def vae_from_diffusers(tensors: Tensors, config: VAEConfig) -> Params:
+    """The parameter tree of diffusers' tensors. InputError if they are not exactly `config`'s."""
+    return from_tensors(vae_rows(config, "diffusers"), tensors)
+
+
+def vae_to_diffusers(params: Params, config: VAEConfig) -> dict[str, np.ndarray]:
+    """The tensors of diffusers' `AutoencoderKL`."""
+    return to_tensors(vae_rows(config, "diffusers"), params)
+
+
+def vae_from_sai(tensors: Tensors, config: VAEConfig) -> Params:
+    """The parameter tree of SAI's tensors, without prefix. InputError if not exactly `config`'s."""
+    return from_tensors(vae_rows(config, "sai"), tensors)
+
+
+def vae_to_sai(params: Params, config: VAEConfig, *, prefix: str = "") -> dict[str, np.ndarray]:
+    """SAI's tensors; single files want the prefix "first_stage_model."."""
+    tensors = to_tensors(vae_rows(config, "sai"), params)
+    return {prefix + key: array for key, array in tensors.items()}
+
+
+def vae_rows(config: VAEConfig, naming: str) -> list[Row]:
+    """Where every leaf lies under `naming`, "sai" or "diffusers"."""
+    parts = _parts(config, naming)
+    rows = []
+    for path, leaf in trees.flatten(abstract_vae(config)).items():
+        module, suffix = split_path(path)
+        for ours, theirs in parts.items():
+            module = module.replace(ours, theirs)
+        key = module.replace("/", ".") + suffix
+        rows.append(Row(path, (key,), _layout(path, leaf.shape, naming)))
+    return rows
+
+
+def abstract_vae(config: VAEConfig) -> Params:
+    """The shapes of the parameter tree; nothing is computed."""
+    image = jnp.zeros((1, config.factor, config.factor, 3))
+    return jax.eval_shape(VAE(config).init, jax.random.key(0), image)["params"]
+
+
+def _parts(config: VAEConfig, naming: str) -> dict[str, str]:
+    """`PARTS` for every level and index of `config`."""
+    levels = len(config.channels)
+    column = {"sai": 1, "diffusers": 2}[naming]
+    parts = {}
+    for level, index in itertools.product(range(levels), range(config.layers + 1)):
+        numbers = {"level": level, "mirror": levels - 1 - level, "index": index}
+        parts |= {row[0].format(**numbers): row[column].format(**numbers) for row in PARTS}
+    return parts
+
+
+def _layout(path: str, leaf: Shape, naming: str) -> Layout:
+    if not path.endswith("/kernel"):
+        return vector(leaf)
+    if len(leaf) == 4:
+        return conv(leaf)
+    return conv(leaf, split=(1, 1, *leaf)) if naming == "sai" else linear(leaf)

@@ -1,0 +1,54 @@
+"""Adversarial heads: small convolutional critics on the image tokens of tapped blocks.
+
+Source: DMD2 (arXiv:2405.14867, section 4.3) and NitroFusion (arXiv:2412.02030) for the pool of heads
+that are re-drawn; the exact heads of SD3.5-Flash are not public.
+Letters: t taps, b batch, n image tokens on an h w grid, d width.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from flashjax.models.layers import layer_norm
+from flashjax.types import Constrain, unconstrained
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadsConfig:
+    """Which blocks are tapped, and the width inside every head."""
+
+    taps: tuple[int, ...]
+    width: int = 256
+
+
+class Head(nn.Module):
+    """Tokens of one block to a map of logits: high where they look real."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, tokens: Array, rows: int) -> Array:
+        batch, n, d = tokens.shape
+        x = layer_norm(tokens.astype(jnp.float32)).reshape(batch, rows, n // rows, d)
+        x = jax.nn.silu(nn.Conv(self.width, (1, 1), name="squeeze")(x))
+        x = nn.Conv(self.width, (4, 4), (2, 2), padding=1, name="look")(x)
+        x = jax.nn.silu(layer_norm(x))
+        return nn.Conv(1, (1, 1), name="judge")(x)
+
+
+class Heads(nn.Module):
+    """All heads side by side: tokens "t b n d" to logits "t b h w 1"."""
+
+    config: HeadsConfig
+    constrain: Constrain = unconstrained
+
+    @nn.compact
+    def __call__(self, tokens: Array, *, rows: int) -> Array:
+        pool = nn.vmap(
+            Head, in_axes=(0, None), variable_axes={"params": 0}, split_rngs={"params": True}
+        )
+        logits = pool(self.config.width, name="pool")(tokens, rows)
+        return self.constrain(logits, None, "batch", None, None, None)

@@ -1,0 +1,70 @@
+"""The step of trajectory guidance: every student step learns where the guided teacher would end.
+
+Source: SD3.5-Flash, arXiv:2509.21318 (pre-training); the inputs are forward-noised data, which at
+the first step is pure noise.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from flashjax.flow.guidance import Velocity
+from flashjax.flow.path import add_noise
+from flashjax.losses.trajectory import segment_velocity, trajectory_loss
+from flashjax.models.text import TextConfig, draw_t5_drop, encode_pair
+from flashjax.train.rollout import make_teacher_segment
+from flashjax.train.state import Frozen, TrainState, descend
+from flashjax.types import Batch, Metrics, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class GuideConfig:
+    """The teacher's guidance and sub-steps per student step, dropout, decay of the average."""
+
+    guidance_scale: float
+    substeps: int
+    drop_t5: float  # share of samples without T5, so that the student works without it too
+    ema_decay: float
+
+
+def make_guide_step(
+    velocity: Velocity,
+    text: TextConfig,
+    tx: optax.GradientTransformation,
+    config: GuideConfig,
+    sigmas: Array,
+) -> Callable[[TrainState, Frozen, Batch, Array], tuple[TrainState, Metrics]]:
+    """Builds `step(state, frozen, batch, key) -> (state, metrics)`.
+
+    `sigmas` "s+1" is the student's grid. Every sample draws its own step of it.
+    """
+    segment = make_teacher_segment(
+        velocity, guidance_scale=config.guidance_scale, substeps=config.substeps
+    )
+
+    def loss_fn(params: Params, frozen: Frozen, batch: Batch, key: Array) -> Array:
+        index_key, noise_key, drop_key = jax.random.split(key, 3)
+        x0 = batch.latents
+        drop = draw_t5_drop(drop_key, len(x0), config.drop_t5)
+        cond, uncond = encode_pair(text, frozen.text, batch.tokens, frozen.empty, drop=drop)
+        index = jax.random.randint(index_key, x0.shape[:1], 0, len(sigmas) - 1)
+        sigma, next_sigma = sigmas[index], sigmas[index + 1]
+        x = add_noise(x0, jax.random.normal(noise_key, x0.shape), sigma)
+        end = segment(frozen.teacher, x, sigma, next_sigma, cond, uncond)
+        target = segment_velocity(x, end, sigma, next_sigma)
+        return jnp.mean(trajectory_loss(velocity(params, x, sigma, cond), target))
+
+    def step(
+        state: TrainState, frozen: Frozen, batch: Batch, key: Array
+    ) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(key, state.step)
+        loss, grads = jax.value_and_grad(loss_fn)(state.learner.params, frozen, batch, key)
+        metrics = {"student/loss": loss, "student/grad_norm": optax.tree.norm(grads)}
+        learner = descend(state.learner, grads, tx, ema_decay=config.ema_decay)
+        return TrainState(step=state.step + 1, learner=learner), metrics
+
+    return step
