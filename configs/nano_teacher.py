@@ -17,8 +17,8 @@ def get_config() -> ConfigDict:
 
     config.vae = dict(
         kl_weight=1e-3,
-        job=dict(steps=1100, batch_size=24, log_steps=25, checkpoint_steps=250),
-        optimiser=dict(learning_rate=3e-3, warmup_steps=50, decay_steps=900),
+        job=dict(steps=4500, batch_size=6, log_steps=50, checkpoint_steps=500),
+        optimiser=dict(learning_rate=2e-3, warmup_steps=100, decay_steps=2000),
     )
 
     config.flow = dict(

@@ -1,7 +1,7 @@
 """Our config classes to and from the config.json files of diffusers and transformers.
 
-Written files say all that matters, so that another version's defaults change nothing; reading refuses
-what our models do not compute.
+Written files say all that matters, so that no version's defaults change them; reading refuses what
+our models do not compute.
 """
 
 import math
@@ -69,7 +69,7 @@ def mmdit_config_to_diffusers(config: MMDiTConfig, *, sample_size: int) -> Json:
 
 
 def mmdit_config_from_sai(shapes: Mapping[str, tuple[int, ...]], where: str) -> MMDiTConfig:
-    """What the shapes of SAI's tensors (without prefix) say; InputError if they are another model's."""
+    """What the shapes of SAI's tensors (without prefix) say. InputError if not an SD3 model's."""
     read = _Reader(shapes, where)
     width, channels, patch, _ = read("x_embedder.proj.weight")
     blocks = "joint_blocks.{}.x_block.{}.qkv.weight"
@@ -108,7 +108,7 @@ def vae_config_from_diffusers(config: Json, where: str) -> VAEConfig:
         groups=read("norm_num_groups"),
         latent_channels=read("latent_channels"),
         scaling_factor=read("scaling_factor"),
-        shift_factor=read("shift_factor"),
+        shift_factor=read("shift_factor") or 0.0,
     )
 
 
@@ -157,7 +157,7 @@ def clip_config_from_transformers(config: Json, where: str, *, projected: bool) 
 
 
 def clip_config_to_transformers(config: CLIPConfig) -> Json:
-    """The config.json of `CLIPTextModelWithProjection`, with SD3's legacy way to name the pooled token."""
+    """The config.json of `CLIPTextModelWithProjection`; `eos_token_id` is SD3's legacy value."""
     return {
         "architectures": ["CLIPTextModelWithProjection"],
         "model_type": "clip_text_model",
@@ -232,4 +232,4 @@ class _Reader:
     def require(self, key: str, *known: Any) -> None:
         if self(key) not in known:
             wanted = " or ".join(map(repr, known))
-            raise InputError(f"{self._where}: {key} is {self(key)!r}, but only {wanted} is supported")
+            raise InputError(f"{self._where}: {key} is {self(key)!r}; only {wanted} is supported")

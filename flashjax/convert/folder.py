@@ -47,7 +47,7 @@ _DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"  # names of the w
 class Pipeline:
     """All networks of one model; `text` is {"clip_l", "clip_g", "t5"}.
 
-    `shift` bends the sampler's sigmas; `sample_size` is the side of the latents it makes by default.
+    `shift` bends the sampler's sigmas; `sample_size` is the default side of the latents it makes.
     """
 
     transformer: Params
@@ -61,7 +61,7 @@ class Pipeline:
 
 
 def read_pipeline(folder: Path | str) -> Pipeline:
-    """The networks of a folder, float32. InputError for whatever is missing, broken or unlike SD3."""
+    """The networks of a folder, float32. InputError for what is missing, broken or unlike SD3."""
     folder = Path(folder)
     if not (folder / _INDEX).is_file():
         raise InputError(f"{folder} has no {_INDEX}: give a pipeline's folder in diffusers' layout")
@@ -128,7 +128,7 @@ def write_pipeline(
         raise InputError(f"{folder} holds something that is no pipeline: choose an empty folder")
     for name in _TOKENIZERS:
         if not (tokenizers_from / name).is_dir():
-            raise InputError(f"{tokenizers_from / name} does not exist: give a folder with tokenizers")
+            raise InputError(f"{tokenizers_from / name} does not exist: give a pipeline's folder")
     with replacing(folder) as temporary:
         for name, (stem, config, tensors) in _networks(pipeline).items():
             _write_json(temporary / name / "config.json", config)

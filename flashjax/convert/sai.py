@@ -21,7 +21,7 @@ TRANSFORMER, VAE = "model.diffusion_model.", "first_stage_model."
 
 
 def read_sai(path: Path | str) -> tuple[Params, MMDiTConfig]:
-    """The transformer of a file, float32, with or without prefix; its sizes are those of its tensors.
+    """The transformer of a file, float32, with or without prefix, and its sizes.
 
     InputError if the file is broken or holds no whole SD3 transformer.
     """

@@ -100,7 +100,7 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 def to_tensors(rows: Iterable[Row], params: Params) -> dict[str, np.ndarray]:
-    """Every tensor of the file, in the dtype of `params`. InputError if they do not fit the rows."""
+    """Every tensor of a file, in the dtype of `params`. InputError if they do not fit the rows."""
     rows = list(rows)
     trees.check_same(_abstract(rows), params, where="the parameter tree")
     leaves = {path: np.asarray(leaf) for path, leaf in trees.flatten(params).items()}
@@ -113,7 +113,7 @@ def to_tensors(rows: Iterable[Row], params: Params) -> dict[str, np.ndarray]:
 def from_tensors(rows: Iterable[Row], tensors: Tensors) -> Params:
     """The parameter tree, float32.
 
-    One InputError for all that is missing, unexpected or mis-shaped; one for all that is not finite.
+    One InputError for all that is missing, extra or mis-shaped; one for all that is not finite.
     """
     rows = list(rows)
     expected = {key: row.shape for row in rows for key in row.keys}
@@ -123,13 +123,12 @@ def from_tensors(rows: Iterable[Row], tensors: Tensors) -> Params:
         values = []
         for row in layers:
             parts = [tensors.read(key) for key in row.keys]
-            broken += [
-                key for key, part in zip(row.keys, parts, strict=True) if not np.isfinite(part).all()
-            ]
+            pairs = zip(row.keys, parts, strict=True)
+            broken += [key for key, part in pairs if not np.isfinite(part).all()]
             values.append(row.from_file(parts))
         leaves[path] = np.ascontiguousarray(values[0]) if row.layer is None else np.stack(values)
     if broken:
-        raise InputError(f"{tensors.where} has weights that are not finite: {trees.in_one_line(broken)}")
+        raise InputError(f"{tensors.where} is not finite in: {trees.in_one_line(broken)}")
     return trees.unflatten(leaves)
 
 

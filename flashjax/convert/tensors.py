@@ -41,7 +41,7 @@ class Tensors:
             for name, shape in self.shapes.items()
             if name.startswith(prefix)
         }
-        return Tensors(f"{self.where} {prefix}".strip(), shapes, lambda name: self.read(prefix + name))
+        return Tensors(f"{self.where} {prefix}", shapes, lambda name: self.read(prefix + name))
 
     def without(self, *names: str) -> "Tensors":
         """All but `names`."""
@@ -57,13 +57,13 @@ def open_safetensors(path: Path | str) -> Tensors:
     try:
         file = safe_open(path, framework="np")
     except SafetensorError as error:
-        raise InputError(f"{path} is no complete safetensors file, fetch it anew: {error}") from error
+        raise InputError(f"{path} is no whole safetensors file, fetch it anew: {error}") from error
     shapes = {}
-    for name in file.keys():  # noqa: SIM118 - not a dict
+    for name in file.keys():
         header = file.get_slice(name)
         if header.get_dtype() not in _DTYPES:
             raise InputError(
-                f"{path}: tensor {name} is {header.get_dtype()}; give weights in {', '.join(_DTYPES)}"
+                f"{path}: tensor {name} is {header.get_dtype()}; give {', '.join(_DTYPES)} weights"
             )
         shapes[name] = tuple(header.get_shape())
     return Tensors(str(path), shapes, lambda name: file.get_tensor(name).astype(np.float32))
@@ -81,11 +81,11 @@ def open_weights(folder: Path | str, stem: str) -> Tensors:
     shards = {}
     for shard in sorted(set(places.values())):
         if not (folder / shard).is_file():
-            raise InputError(f"{folder / shard} does not exist, but {index.name} lists it: fetch it")
+            raise InputError(f"{folder / shard} does not exist: {index.name} lists it, fetch it")
         shards[shard] = open_safetensors(folder / shard)
     lost = [name for name, shard in places.items() if name not in shards[shard].shapes]
     if lost:
-        raise InputError(f"{folder / places[lost[0]]} lacks {lost[0]}, which {index.name} lists in it")
+        raise InputError(f"{folder / places[lost[0]]} lacks {lost[0]}, which {index.name} lists")
     shapes = {name: shape for shard in shards.values() for name, shape in shard.shapes.items()}
     return Tensors(str(folder), shapes, lambda name: shards[places[name]].read(name))
 

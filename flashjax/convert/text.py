@@ -62,7 +62,7 @@ def clip_is_projected(tensors: Tensors) -> bool:
     if _PROJECTION not in tensors.shapes:
         raise InputError(f"{tensors.where} lacks {_PROJECTION}: give a CLIPTextModelWithProjection")
     projection = tensors.read(_PROJECTION)
-    return not np.array_equal(projection, np.eye(*projection.shape))
+    return not np.array_equal(projection, np.eye(projection.shape[-1]))
 
 
 def clip_from_transformers(tensors: Tensors, config: CLIPConfig) -> Params:

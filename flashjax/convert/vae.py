@@ -28,9 +28,13 @@ from flashjax.types import Params
 # Part of a flashjax module's path, of SAI's key, of diffusers' key. SAI counts a decoder's levels
 # from the image, the others in the order they run: {mirror} and {level}.
 PARTS = (
-    ("down_{level}_resnet_{index}", "down.{level}.block.{index}", "down_blocks.{level}.resnets.{index}"),
-    ("down_{level}_conv", "down.{level}.downsample.conv", "down_blocks.{level}.downsamplers.0.conv"),
-    ("up_{level}_resnet_{index}", "up.{mirror}.block.{index}", "up_blocks.{level}.resnets.{index}"),
+    ("down_{level}_resnet_{i}", "down.{level}.block.{i}", "down_blocks.{level}.resnets.{i}"),
+    (
+        "down_{level}_conv",
+        "down.{level}.downsample.conv",
+        "down_blocks.{level}.downsamplers.0.conv",
+    ),
+    ("up_{level}_resnet_{i}", "up.{mirror}.block.{i}", "up_blocks.{level}.resnets.{i}"),
     ("up_{level}_conv", "up.{mirror}.upsample.conv", "up_blocks.{level}.upsamplers.0.conv"),
     ("mid/resnet_0", "mid.block_1", "mid_block.resnets.0"),
     ("mid/resnet_1", "mid.block_2", "mid_block.resnets.1"),
@@ -89,8 +93,8 @@ def _parts(config: VAEConfig, naming: str) -> dict[str, str]:
     levels = len(config.channels)
     column = {"sai": 1, "diffusers": 2}[naming]
     parts = {}
-    for level, index in itertools.product(range(levels), range(config.layers + 1)):
-        numbers = {"level": level, "mirror": levels - 1 - level, "index": index}
+    for level, i in itertools.product(range(levels), range(config.layers + 1)):
+        numbers = {"level": level, "mirror": levels - 1 - level, "i": i}
         parts |= {row[0].format(**numbers): row[column].format(**numbers) for row in PARTS}
     return parts
 

@@ -31,9 +31,16 @@ class VAEConfig:
         return 2 ** (len(self.channels) - 1)
 
 
-def conv(channels: int, name: str, *, size: int = 3) -> nn.Conv:
+zeros = nn.initializers.zeros_init()
+default = nn.initializers.lecun_normal()
+
+
+def conv(
+    channels: int, name: str, *, size: int = 3, init: nn.initializers.Initializer = default
+) -> nn.Conv:
     """A same-size convolution."""
-    return nn.Conv(channels, (size, size), padding=(size - 1) // 2, name=name)
+    padding = (size - 1) // 2
+    return nn.Conv(channels, (size, size), padding=padding, kernel_init=init, name=name)
 
 
 class GroupNorm(nn.Module):
@@ -74,7 +81,8 @@ class ResnetBlock(nn.Module):
         norm1 = GroupNorm(self.groups, name="norm1")
         norm2 = GroupNorm(self.groups, name="norm2")
         y = conv(self.channels, "conv1")(jax.nn.silu(norm1(x)))
-        y = conv(self.channels, "conv2")(jax.nn.silu(norm2(y)))
+        # A new block starts as the identity: the model learns to copy colours in minutes, not hours.
+        y = conv(self.channels, "conv2", init=zeros)(jax.nn.silu(norm2(y)))
         if x.shape[-1] != self.channels:
             x = conv(self.channels, "shortcut", size=1)(x)
         return x + y
@@ -92,7 +100,7 @@ class AttentionBlock(nn.Module):
         tokens = tokens.reshape(shape[0], -1, 1, width)
         q, k, v = (nn.Dense(width, name=name)(tokens) for name in ("q", "k", "v"))
         attended = jax.nn.dot_product_attention(q, k, v)
-        return x + nn.Dense(width, name="proj")(attended).reshape(shape)
+        return x + nn.Dense(width, kernel_init=zeros, name="proj")(attended).reshape(shape)
 
 
 class MidBlock(nn.Module):

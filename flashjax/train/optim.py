@@ -27,7 +27,9 @@ class OptimiserConfig:
 def schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:
     """The learning rate of a job of `steps`: it ends at 1 % of the constant rate if it decays."""
     rate = config.learning_rate
-    warm = optax.warmup_constant_schedule(0.0, rate, config.warmup_steps)
+    warm = optax.constant_schedule(rate)
+    if config.warmup_steps:  # optax takes a ramp of no steps for the constant 0
+        warm = optax.warmup_constant_schedule(0.0, rate, config.warmup_steps)
     if not config.decay_steps:
         return warm
     decay = optax.cosine_decay_schedule(rate, config.decay_steps, alpha=0.01)

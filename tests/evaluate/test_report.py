@@ -1,0 +1,196 @@
+"""The report is one file that says what it was given, safely and completely."""
+
+import base64
+import dataclasses
+import io
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flashjax.evaluate import report as reports
+from flashjax.evaluate.alignment import ATTRIBUTES
+from flashjax.evaluate.report import (
+    NBSP,
+    TIMES,
+    Bar,
+    Curves,
+    Figures,
+    FileSize,
+    Reader,
+    Report,
+    Sampler,
+    demo_bars,
+    panels,
+    verdict,
+    write_report,
+)
+
+HOSTILE = "<script>alert('&')</script>\"'>"
+VOID = {"meta", "img", "br", "line"}
+
+
+class Page(HTMLParser):
+    """A page's tags, texts and attributes; unbalanced tags fail."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip():
+            self.texts.append(data.strip())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def make_figures(whole: float, **fields) -> Figures:
+    return Figures({"whole": whole, **dict.fromkeys(ATTRIBUTES, 0.75)}, 4.5, 400, **fields)
+
+
+def make_report(text: str = "plain") -> Report:
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 2, 4, 6, 3), np.uint8)
+    timed = make_figures(0.9, steps=50, passes=100, seconds_per_image=0.5)
+    return Report(
+        title=text,
+        summary=text,
+        bars=[Bar(text, 17.0, 18.0, text)],
+        captions=[text, "a red one"],
+        samplers=[
+            Sampler(text, text, text, pictures[0], make_figures(0.5)),
+            Sampler("teacher", text, text, pictures[1], timed),
+        ],
+        reference="teacher",
+        reader=Reader(make_figures(0.98).alignment, 2000),
+        curves=[Curves(text, {text: [{"step": 1, text: 2.0}], "other": [{"step": 1, "a": 1.0}]})],
+        files=[FileSize(text, 16_000_000), FileSize("small", 4_000_000)],
+        stage_seconds={text: 65.0, "merge": 0.5},
+        config=text,
+        versions={text: text},
+        seed=7,
+        hardware=text,
+    )
+
+
+@pytest.fixture
+def page(tmp_path) -> Page:
+    write_report(tmp_path / "report.html", make_report(HOSTILE))
+    return Page((tmp_path / "report.html").read_text("utf-8"))
+
+
+def test_page_needs_nothing_beside_it(page):
+    links = [v for _, attrs in page.tags for k, v in attrs.items() if k in ("src", "href")]
+    assert links and all(link.startswith("data:image/png;base64,") for link in links)
+    assert not page.all("script") and not page.all("link")
+    assert not any(re.search(r"url\(|@import|https?:", text) for text in page.texts)
+
+
+def test_every_text_is_escaped_and_shown(page):
+    shown = [text for text in page.texts if HOSTILE in text]
+    assert len(shown) >= 15  # every field that takes a text, and none of them became a tag
+
+
+def test_pictures_come_back_with_prompt_and_seed(page):
+    expected = [image for sampler in make_report().samplers for image in sampler.images]
+    found = [Image.open(io.BytesIO(base64.b64decode(i["src"][22:]))) for i in page.all("img")]
+    assert len(found) == 4
+    for image, pixels in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+    assert found[0].text == {"prompt": HOSTILE, "sampler": f"{HOSTILE}, {HOSTILE}", "seed": "7"}
+    assert {(image["width"], image["height"]) for image in page.all("img")} == {("12", "8")}
+
+
+def test_figures_are_in_the_table(page):
+    figures = ("50.0", "±2.5", "±1.5", "75.0", "4.50", "400", "100", "500.0", f"1.0{TIMES}")
+    sizes_and_times = (f"4.00{NBSP}MB", "25.0 %", f"1{NBSP}min 05{NBSP}s", f"0.5{NBSP}s")
+    assert {*figures, *sizes_and_times, "not met"} <= {*page.texts}
+
+
+def test_standard_error_is_that_of_the_mean_of_its_outcomes():
+    outcomes = np.repeat([1.0, 0.0], [300, 100])
+    assert math.isclose(make_figures(0.75).error, outcomes.std() / math.sqrt(400))
+
+
+def test_a_bar_is_met_at_its_target():
+    assert Bar("a", 18.0, 18.0, "x").met and not Bar("a", 17.9, 18.0, "x").met
+    assert Bar("a", 2.0, 2.0, "x", "at most").met and not Bar("a", 2.1, 2.0, "x", "at most").met
+
+
+def test_demo_bars_follow_from_the_figures():
+    teacher = make_figures(0.9, seconds_per_image=1.0)
+    student = make_figures(0.85, seconds_per_image=0.05)
+    bars = demo_bars(
+        teacher=teacher, cut=make_figures(0.8), student=student, six_bit=make_figures(0.84)
+    )
+    np.testing.assert_allclose([bar.value for bar in bars], [100 * 0.85 / 0.9, 5, 1, 20])
+    assert [bar.met for bar in bars] == [True, False, True, True]
+    assert verdict(bars).startswith("3 of 4 bars are met. Not met: Alignment above the teacher")
+    assert verdict(bars[2:]) == "All 2 bars are met."
+
+
+def test_nothing_is_kept_from_a_teacher_that_meets_no_caption():
+    blank = make_figures(0.0, seconds_per_image=1.0)
+    kept, *_ = demo_bars(teacher=blank, cut=blank, student=blank, six_bit=blank)
+    assert math.isnan(kept.value) and not kept.met
+
+
+def test_a_panel_draws_each_run_between_its_ticks():
+    runs = {
+        "a": [{"hparams": {"x": 1}}, {"step": 0, "n/loss": 1.0}, {"step": 10, "n/loss": 3.0}],
+        "b": [{"step": 10, "n/loss": 2.0, "m/loss": 5.0, "time/step_seconds": 1.0, "note": "-"}],
+    }
+    first, second = panels(runs)
+    assert (first.name, second.name) == ("n/loss", "m/loss")
+    assert [(line.run, line.last) for line in first.lines] == [(1, 3.0), (2, 2.0)]
+    assert [(line.run, line.last) for line in second.lines] == [(2, 5.0)]
+    heights = {tick.label: tick.y for tick in first.ticks}
+    assert heights["1"] > heights["2"] > heights["3"]
+    left, right = reports.LEFT, reports.WIDTH - reports.RIGHT
+    assert first.lines[0].path == f"M{left:.1f},{heights['1']:.1f}L{right:.1f},{heights['3']:.1f}"
+    assert first.lines[1].path == f"M{right:.1f},{heights['2']:.1f}"
+    assert first.steps == (0, 10)
+
+
+def test_an_axis_is_logarithmic_where_decades_are_spanned():
+    values = [0.001, 0.1, 10.0]
+    (panel,) = panels({"": [{"step": i, "a/b": value} for i, value in enumerate(values)]})
+    heights = [float(point.split(",")[1]) for point in panel.lines[0].path[1:].split("L")]
+    assert math.isclose(heights[0] - heights[1], heights[1] - heights[2], abs_tol=0.11)
+    assert {"0.1", "10"} <= {tick.label for tick in panel.ticks}
+
+
+def test_pictures_that_do_not_match_the_captions_are_refused():
+    with pytest.raises(ValueError, match="2 pictures for 1 captions"):
+        dataclasses.replace(make_report(), captions=["one"])
+    with pytest.raises(ValueError, match="no sampler is called 'nobody'"):
+        dataclasses.replace(make_report(), reference="nobody")
+
+
+def test_a_report_that_fails_leaves_the_old_one(tmp_path):
+    path = tmp_path / "report.html"
+    write_report(path, make_report())
+    before = path.read_bytes()
+    broken = dataclasses.replace(make_report(), reader=Reader({}, 1))
+    with pytest.raises(Exception, match="whole"):
+        write_report(path, broken)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]

@@ -1,0 +1,65 @@
+"""The straight path: its identities, and the dial between shared and fresh noise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flashjax.flow.path import add_noise, along, matching_noise, to_noise, to_x0
+
+SHAPE = (5, 2, 3, 4)
+SIGMA = jnp.array([0.0, 0.2, 0.5, 0.9, 1.0])
+
+
+@pytest.fixture
+def ends(key):
+    """Data and noise."""
+    return tuple(jax.random.normal(k, SHAPE) for k in jax.random.split(key))
+
+
+def test_the_path_leads_from_data_to_noise(ends):
+    x = add_noise(*ends, SIGMA)
+    np.testing.assert_array_equal(x[0], ends[0][0])
+    np.testing.assert_array_equal(x[-1], ends[1][-1])
+    np.testing.assert_allclose(x[2], (ends[0][2] + ends[1][2]) / 2, atol=1e-6)
+
+
+def test_the_true_velocity_gives_back_both_ends(ends):
+    x0, noise = ends
+    x, velocity = add_noise(x0, noise, SIGMA), noise - x0
+    np.testing.assert_allclose(to_x0(velocity, x, SIGMA), x0, atol=1e-6)
+    np.testing.assert_allclose(to_noise(velocity, x, SIGMA), noise, atol=1e-6)
+
+
+def test_the_path_through_predicted_ends_is_the_line_along_the_velocity(ends):
+    """Any velocity, true or not: re-noising with its own noise moves the sample along it."""
+    x, velocity = ends
+    there = SIGMA[::-1]
+    moved = add_noise(to_x0(velocity, x, SIGMA), to_noise(velocity, x, SIGMA), there)
+    np.testing.assert_allclose(moved, x + along(there - SIGMA, x) * velocity, atol=1e-6)
+
+
+def test_velocity_is_the_derivative_of_the_path(ends):
+    x0, noise = ends
+    _, slope = jax.jvp(lambda s: add_noise(x0, noise, s), (SIGMA,), (jnp.ones_like(SIGMA),))
+    np.testing.assert_allclose(slope, noise - x0, atol=1e-6)
+
+
+def test_eta_0_is_the_students_noise_and_eta_1_is_fresh(ends):
+    student, fresh = ends
+    np.testing.assert_array_equal(matching_noise(student, fresh, 0.0), student)
+    np.testing.assert_allclose(matching_noise(student, fresh, 1.0), fresh, atol=1e-6)
+
+
+def test_eta_may_differ_between_samples(ends):
+    eta = jnp.array([0.0, 0.25, 0.5, 0.75, 1.0])
+    mixed = matching_noise(*ends, eta)
+    for sample in range(5):
+        single = matching_noise(*ends, float(eta[sample]))[sample]
+        np.testing.assert_allclose(mixed[sample], single, atol=1e-6)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 0.5, 0.9, 1.0])
+def test_the_dial_keeps_unit_variance(key, eta):
+    student, fresh = (jax.random.normal(k, (200_000,)) for k in jax.random.split(key))
+    assert float(jnp.var(matching_noise(student, fresh, eta))) == pytest.approx(1.0, abs=0.015)

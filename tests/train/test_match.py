@@ -1,0 +1,366 @@
+"""Distribution matching: the matching point, and both steps against a reference by hand.
+
+The reference is written from the published pseudo-code with the same random keys; it shares only
+the networks and the text encoders with the code under test.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.lax import stop_gradient as stop
+
+from flashjax.checkpoint import Checkpoints
+from flashjax.models.text import draw_t5_drop, encode_pair
+from flashjax.train.match import (
+    make_critic_step,
+    make_student_step,
+    matching_point,
+    redraw_heads,
+)
+from flashjax.train.optim import OptimiserConfig, make_optimiser
+
+GRID = (1.0, 0.9, 0.75, 0.5, 0.0)
+SIGMAS = jnp.array(GRID)
+RECORD = optax.trace(decay=0.0)  # an optimiser whose memory is the last gradient
+
+
+def same(got, want, **tolerance):
+    """Every leaf, to the last bit unless a tolerance is given."""
+    tolerance = tolerance or {"rtol": 0, "atol": 0}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, want)
+
+
+def wide(sigma):
+    return sigma[:, None, None, None]
+
+
+# --- the matching point ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def line():
+    """The student's state and velocity: 64 samples."""
+    x, velocity = jax.random.normal(jax.random.key(1), (2, 64, 2, 2, 3))
+    return x, velocity
+
+
+def point(world, line, index, key, eta):
+    """The matching point of the line's samples at step `index`."""
+    x, velocity = line
+    x0, noise = x - GRID[index] * velocity, x + (1 - GRID[index]) * velocity
+    find = jax.jit(lambda *args: matching_point(*args, key, world.config(eta=eta)))
+    return x0, *find(x0, noise, SIGMAS, jnp.int32(index))
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_shared_point_lies_on_the_students_line_at_a_later_level(world, line, key, index):
+    x, velocity = line
+    _, got, sigma = point(world, line, index, key, 0.0)
+    assert set(np.asarray(sigma).tolist()) == {np.float32(level) for level in GRID[index + 1 : -1]}
+    np.testing.assert_allclose(got, x + wide(sigma - GRID[index]) * velocity, atol=2e-6)
+
+
+def test_the_last_step_is_re_noised(world, line, key):
+    """It has no later level: its levels are uniform and its noise is not the student's."""
+    x0, got, sigma = point(world, line, 3, key, 0.0)
+    assert 0.02 <= sigma.min() < 0.15 and 0.85 < sigma.max() <= 0.98
+    noise = (got - wide(1 - sigma) * x0) / wide(sigma)
+    assert abs(np.corrcoef(noise.ravel(), (line[0] + 0.5 * line[1]).ravel())[0, 1]) < 0.15
+    assert 0.9 < np.std(noise) < 1.1
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_eta_1_is_the_re_noising_of_dmd2(world, line, key, index):
+    x0, got, sigma = point(world, line, index, key, 1.0)
+    _, level_key, noise_key = jax.random.split(key, 3)
+    level = 0.02 + 0.96 * jax.random.uniform(level_key, (64,))
+    noise = jax.random.normal(noise_key, x0.shape)
+    np.testing.assert_allclose(sigma, level, atol=1e-6)
+    np.testing.assert_allclose(got, wide(1 - level) * x0 + wide(level) * noise, atol=1e-5)
+
+
+def test_between_both_ends_the_point_leaves_the_line_by_fresh_noise(world, line, key):
+    x, velocity = line
+    _, got, sigma = point(world, line, 0, key, 0.5)
+    fresh = jax.random.normal(jax.random.split(key, 3)[2], x.shape)
+    x0, noise = x - velocity, x
+    want = wide(1 - sigma) * x0 + wide(sigma) * np.sqrt(0.5) * (noise + fresh)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+# --- the reference --------------------------------------------------------------------------------
+
+
+def reference_conds(world, frozen, key):
+    drop = draw_t5_drop(key, 3, 0.5)
+    return encode_pair(world.nets.text, frozen.text, world.batch.tokens, frozen.empty, drop=drop)
+
+
+def reference_input(world, frozen, student, cond, key, index, first):
+    """Noise, then Euler steps: the frozen student's before step `first`, the student's own after."""
+    x = jax.random.normal(key, world.batch.latents.shape)
+    for k in range(index):
+        params = frozen.student if k < first else student
+        v = world.nets.velocity(params, x, jnp.full(3, GRID[k]), cond)
+        x = x + (GRID[k + 1] - GRID[k]) * v
+    return stop(x)
+
+
+def reference_losses(student, world, frozen, state, key, *, index, first, eta):
+    """Matching, adversarial and trajectory loss of the student (guidance 3, two sub-steps)."""
+    _, noise_key, match_key, deceive_key, drop_key = jax.random.split(key, 5)
+    cond, uncond = reference_conds(world, frozen, drop_key)
+    net, fake, t = world.nets.velocity, state.fake.params, GRID[index]
+
+    def teacher(x, s):
+        without = net(frozen.teacher, x, s, uncond)
+        return without + 3.0 * (net(frozen.teacher, x, s, cond) - without)
+
+    x = reference_input(world, frozen, student, cond, noise_key, index, first)
+    v = net(student, x, jnp.full(3, t), cond)
+    x0, eps = x - t * v, x + (1 - t) * v
+
+    level_key, uniform_key, fresh_key = jax.random.split(match_key, 3)
+    if eta == 0 and index < 3:
+        later = index + 1 + jnp.floor(jax.random.uniform(level_key, (3,)) * (3 - index))
+        s, noise = SIGMAS[later.astype(int)], eps
+    else:
+        s = 0.02 + 0.96 * jax.random.uniform(uniform_key, (3,))
+        noise = jax.random.normal(fresh_key, x.shape)
+    xs = stop((1 - wide(s)) * x0 + wide(s) * noise)
+    real = xs - wide(s) * teacher(xs, s)
+    faked = xs - wide(s) * net(fake, xs, s, cond)
+    size = jnp.abs(x0 - real).mean(axis=(1, 2, 3), keepdims=True).clip(0.1)
+    target = stop(x0 - (faked - real) / size)
+    matching = 0.5 * ((x0 - target) ** 2).mean()
+
+    level_key, fresh_key = jax.random.split(deceive_key)
+    s = jax.random.uniform(level_key, (3,))
+    xs = (1 - wide(s)) * x0 + wide(s) * jax.random.normal(fresh_key, x.shape)
+    logits = world.nets.heads(state.heads.params, world.nets.features(fake, xs, s, cond)[1])
+    adversarial = jnp.log1p(jnp.exp(-logits)).mean()
+
+    half = (GRID[index + 1] - t) / 2
+    y = x + half * teacher(x, jnp.full(3, t))
+    y = y + half * teacher(y, jnp.full(3, t + half))
+    trajectory = ((v - stop((y - x) / (2 * half))) ** 2).mean()
+    return matching, adversarial, trajectory
+
+
+def key_of_step(index):
+    """A key with which a student of four steps draws step `index`."""
+    for seed in range(100):
+        key = jax.random.key(seed)
+        first = jax.random.split(jax.random.fold_in(key, 0), 5)[0]
+        if jax.random.randint(first, (), 0, 4) == index:
+            return key
+    raise AssertionError("no key draws this step")
+
+
+@pytest.fixture(scope="module")
+def student_steps(world):
+    """The compiled student step for both ends of the dial."""
+    return {
+        eta: jax.jit(make_student_step(world.nets, RECORD, world.config(eta=eta), SIGMAS))
+        for eta in (0.0, 1.0)
+    }
+
+
+CASES = [
+    # eta, step, the branch's first step and number of steps
+    (0.0, 0, 0, 4),
+    (0.0, 2, 0, 4),
+    (0.0, 3, 0, 4),
+    (0.0, 2, 2, 1),
+    (1.0, 1, 0, 4),
+]
+
+
+@pytest.mark.parametrize(("eta", "index", "first", "number"), CASES)
+def test_the_student_step_is_the_reference(world, student_steps, eta, index, first, number):
+    """Loss terms, gradient, average; everything but the student stays as it was."""
+    state, frozen, key = world.state(RECORD), world.spanning(first, number), key_of_step(index)
+
+    @jax.jit
+    def reference(params):
+        key_now = jax.random.fold_in(key, 0)
+
+        def loss(params):
+            terms = reference_losses(
+                params, world, frozen, state, key_now, index=index, first=first, eta=eta
+            )
+            return terms[0] + 0.5 * terms[1] + 0.3 * terms[2], terms
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    after, metrics = student_steps[eta](state, frozen, world.batch, key)
+    gradient, terms = reference(state.student.params)
+    for name, term in zip(("matching", "adversarial", "trajectory"), terms, strict=True):
+        np.testing.assert_allclose(metrics[f"student/{name}_loss"], term, rtol=1e-4, err_msg=name)
+    same(after.student.opt.trace, gradient, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(metrics["student/grad_norm"], optax.tree.norm(gradient), rtol=1e-4)
+    assert after.step == 1
+    same(after.heads, state.heads)
+    same(after.fake, state.fake)
+
+
+def test_no_gradient_reaches_teacher_and_fake_score(world, student_steps):
+    state, key = world.state(RECORD), key_of_step(1)
+
+    @jax.jit
+    @jax.grad
+    def gradient(others):
+        before = state.replace(fake=state.fake.replace(params=others["fake"]))
+        frozen = world.frozen.replace(teacher=others["teacher"])
+        _, metrics = student_steps[0.0](before, frozen, world.batch, key)
+        return metrics["student/matching_loss"] + metrics["student/trajectory_loss"]
+
+    got = gradient({"fake": state.fake.params, "teacher": world.frozen.teacher})
+    assert not any(leaf.any() for leaf in jax.tree.leaves(got))
+
+
+def test_the_fake_score_is_pulled_towards_the_new_student(world):
+    tx = optax.sgd(0.1)
+    config = world.config(fake_pull=0.25, adversarial_weight=0.0, trajectory_weight=0.0)
+    state = world.state(tx)
+    step = jax.jit(make_student_step(world.nets, tx, config, SIGMAS))
+    after, metrics = step(state, world.frozen, world.batch, jax.random.key(0))
+    want = jax.tree.map(lambda f, s: 0.75 * f + 0.25 * s, state.fake.params, after.student.params)
+    same(after.fake.params, want, atol=1e-6)
+    want = jax.tree.map(lambda e, s: 0.9 * e + 0.1 * s, state.student.ema, after.student.params)
+    same(after.student.ema, want, atol=1e-6)
+    assert "student/adversarial_loss" not in metrics and "student/trajectory_loss" not in metrics
+
+
+# --- the critic -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def critic_step(world):
+    """The compiled critic step."""
+    return jax.jit(make_critic_step(world.nets, RECORD, RECORD, world.config(), SIGMAS))
+
+
+def test_the_critic_step_is_the_reference(world, critic_step):
+    """Fresh-noise flow matching for the fake score, softplus for the heads; the student stays."""
+    state, key = world.state(RECORD), key_of_step(2)
+    x0_real, net = world.batch.latents, world.nets
+
+    @jax.jit
+    def reference(fake, heads):
+        keys = jax.random.split(jax.random.fold_in(key, 0), 5)
+        cond, _ = reference_conds(world, world.frozen, keys[4])
+        student = state.student.params
+        x = reference_input(world, world.frozen, student, cond, keys[1], 2, 0)
+        x0 = x - 0.75 * net.velocity(student, x, jnp.full(3, 0.75), cond)
+
+        level_key, fresh_key = jax.random.split(keys[2])
+        spread_key, grid_key, share_key = jax.random.split(level_key, 3)
+        raw = jax.nn.sigmoid(0.3 + jax.random.normal(spread_key, (3,)))
+        grid = jax.random.choice(grid_key, SIGMAS[1:4], (3,))
+        shared = jax.random.uniform(share_key, (3,)) < 0.25
+        s = wide(jnp.where(shared, grid, 3 * raw / (1 + 2 * raw)))
+        noise = jax.random.normal(fresh_key, x0.shape)
+
+        def fake_loss(fake):
+            v = net.velocity(fake, (1 - s) * x0 + s * noise, s.ravel(), cond)
+            return ((v - noise + x0) ** 2).mean()
+
+        def heads_loss(heads):
+            on = [
+                net.heads(heads, net.features(fake, (1 - s) * y + s * noise, s.ravel(), cond)[1])
+                for y in (x0, x0_real)
+            ]
+            return jnp.log1p(jnp.exp(on[0])).mean() + jnp.log1p(jnp.exp(-on[1])).mean()
+
+        return jax.value_and_grad(fake_loss)(fake), jax.value_and_grad(heads_loss)(heads)
+
+    after, metrics = critic_step(state, world.frozen, world.batch, key)
+    fake, heads = reference(state.fake.params, state.heads.params)
+    for name, (loss, grads) in {"fake": fake, "heads": heads}.items():
+        np.testing.assert_allclose(metrics[f"{name}/loss"], loss, rtol=1e-4, err_msg=name)
+        same(getattr(after, name).opt.trace, grads, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(metrics["fake/grad_norm"], optax.tree.norm(fake[1]), rtol=1e-4)
+    assert after.step == 1
+    same(after.student, state.student)
+
+
+def test_the_heads_do_not_move_the_fake_score(world, critic_step):
+    state, key = world.state(RECORD), jax.random.key(0)
+    louder = jax.tree.map(lambda leaf: 100 * leaf, state.heads.params)
+    other = state.replace(heads=state.heads.replace(params=louder))
+    (one, quiet), (two, loud) = (
+        critic_step(s, world.frozen, world.batch, key) for s in (state, other)
+    )
+    same(one.fake, two.fake)
+    assert quiet["heads/loss"] != loud["heads/loss"]
+
+
+# --- re-drawn heads -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def used_heads(world):
+    """Heads with an optimiser's memory and an average of their own."""
+    tx = make_optimiser(OptimiserConfig(0.1), 10)
+    heads = world.state(tx).heads
+    _, opt = tx.update(heads.params, heads.opt, heads.params)
+    return heads.replace(opt=opt, ema=jax.tree.map(lambda leaf: leaf + 1, heads.params))
+
+
+def test_heads_are_never_redrawn_with_probability_0(world, used_heads, key):
+    same(redraw_heads(used_heads, world.nets.init_heads, 0.0, key), used_heads)
+
+
+def test_heads_redrawn_with_probability_1_have_no_past(world, used_heads, key):
+    got = redraw_heads(used_heads, world.nets.init_heads, 1.0, key)
+    fresh = world.nets.init_heads(jax.random.split(key)[1])
+    same(got.params, fresh)
+    same(got.ema, fresh)
+    for new, old in zip(jax.tree.leaves(got.opt), jax.tree.leaves(used_heads.opt), strict=True):
+        assert old.any() and (not new.any() if new.ndim else new == old)
+
+
+def test_a_head_is_redrawn_whole_or_not_at_all(world, used_heads):
+    """With two heads and an even chance, some key redraws exactly one of them."""
+    redraw = jax.jit(lambda key: redraw_heads(used_heads, world.nets.init_heads, 0.5, key))
+    seen = set()
+    for seed in range(16):
+        got = redraw(jax.random.key(seed))
+        leaves = zip(jax.tree.leaves(got), jax.tree.leaves(used_heads), strict=True)
+        changed = {
+            tuple(np.any(new != old, axis=tuple(range(1, new.ndim))).tolist())
+            for new, old in leaves
+            if new.ndim
+        }
+        assert len(changed) == 1
+        seen |= changed
+    assert seen == {(a, b) for a in (False, True) for b in (False, True)}
+
+
+# --- resuming -------------------------------------------------------------------------------------
+
+
+def test_two_steps_then_two_more_from_disk_are_four(world, tmp_path):
+    """Student and critic alternate; every bit of the state comes back."""
+    tx = make_optimiser(OptimiserConfig(0.01, warmup_steps=2), 4)
+    config = world.config(head_reset=0.5, fake_pull=0.1)
+    student = jax.jit(make_student_step(world.nets, tx, config, SIGMAS))
+    critic = jax.jit(make_critic_step(world.nets, tx, tx, config, SIGMAS))
+
+    def train(state, steps):
+        for number in range(steps):
+            step = student if number % 2 else critic
+            state, _ = step(state, world.frozen, world.batch, jax.random.key(5))
+        return state
+
+    straight = train(world.state(tx), 4)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(2, train(world.state(tx), 2), {}, wait=True)
+    halfway, _ = checkpoints.restore(2, jax.eval_shape(lambda: world.state(tx)))
+    checkpoints.close()
+    assert halfway.step == 2
+    same(train(halfway, 2), straight)
+    same(straight.step, 4)

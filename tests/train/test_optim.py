@@ -1,0 +1,70 @@
+"""The optimiser against torch, its schedule, and the parameters that it never moves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+from flashjax.train.optim import OptimiserConfig, label_frozen, make_optimiser, schedule
+
+
+def run(tx, params, grads):
+    """The parameters after one update for every gradient."""
+    opt = tx.init(params)
+    update = jax.jit(tx.update)
+    for grad in grads:
+        updates, opt = update(grad, opt, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("clip", [0.5, 100.0])
+def test_it_is_torchs_adamw_with_clipping(key, clip):
+    start, *grads = np.asarray(jax.random.normal(key, (5, 6)))
+    config = OptimiserConfig(0.05, beta1=0.8, beta2=0.95, weight_decay=0.1, clip_norm=clip)
+    got = run(make_optimiser(config, 4), {"w": jnp.asarray(start)}, [{"w": g} for g in grads])
+    weight = torch.nn.Parameter(torch.tensor(start))
+    adam = torch.optim.AdamW([weight], lr=0.05, betas=(0.8, 0.95), weight_decay=0.1)
+    for grad in grads:
+        weight.grad = torch.tensor(grad)
+        torch.nn.utils.clip_grad_norm_([weight], clip)
+        adam.step()
+    np.testing.assert_allclose(got["w"], weight.detach().numpy(), atol=1e-5)
+
+
+def test_position_tables_stay_and_do_not_count_in_clipping():
+    params = {
+        "position": jnp.ones(3),
+        "transformer": {"position": jnp.ones(3), "w": jnp.ones(3)},
+        "text": {"positions": jnp.ones(3)},
+    }
+    config = OptimiserConfig(0.1, weight_decay=0.5, clip_norm=1.0)
+    grads = jax.tree.map(lambda leaf: 0.01 * leaf, params)
+    huge = grads | {"position": 1e6 * jnp.ones(3)}
+    tx = make_optimiser(config, 3)
+    got, same = run(tx, params, [grads] * 3), run(tx, params, [huge] * 3)
+    np.testing.assert_array_equal(got["position"], params["position"])
+    np.testing.assert_array_equal(got["transformer"]["position"], params["position"])
+    assert np.all(got["transformer"]["w"] < 1) and np.all(got["text"]["positions"] < 1)
+    jax.tree.map(np.testing.assert_array_equal, got, same)
+    labels = label_frozen(params)
+    assert labels["transformer"] == {"position": "frozen", "w": "train"}
+
+
+def test_frozen_parameters_have_no_memory():
+    config = OptimiserConfig(0.1)
+    opt = make_optimiser(config, 3).init({"position": jnp.ones(7), "w": jnp.ones(3)})
+    assert {leaf.shape for leaf in jax.tree.leaves(opt)} == {(), (3,)}
+
+
+def test_the_rate_warms_up_stays_and_decays():
+    rate = schedule(OptimiserConfig(2.0, warmup_steps=10, decay_steps=20), 100)
+    assert [float(rate(step)) for step in (0, 5, 10, 80)] == [0.0, 1.0, 2.0, 2.0]
+    assert float(rate(90)) == pytest.approx(1.01) and float(rate(100)) == pytest.approx(0.02)
+
+
+def test_without_warm_up_and_decay_the_rate_is_constant():
+    rate = schedule(OptimiserConfig(2.0), 100)
+    assert [float(rate(step)) for step in (0, 1, 99)] == [2.0, 2.0, 2.0]
