@@ -1,6 +1,6 @@
 """The embedded teacher "nano": a complete miniature of SD3.5, trained from scratch on a CPU.
 
-    flashjax teach --config configs/nano_teacher.py --workdir runs/nano_teacher
+flashjax teach --config configs/nano_teacher.py --workdir runs/nano_teacher
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,8 @@ def get_config() -> ConfigDict:
     config.mesh = dict(branch=1, data=1, fsdp=1, context=1, tensor=1)
     config.data = dict(seed=0, train=24_000, validation=2_000)
 
-    config.reader = dict(steps=1700, batch=64)
+    config.teacher = dict(shift=3.0)
+    config.reader = dict(steps=1700, batch=32, seed=20)
 
     config.vae = dict(
         kl_weight=1e-3,

@@ -12,9 +12,19 @@ from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError
 
-VERBS = {
-    "teach": "train a complete small teacher from data",
-    "run": "all stages of a config, in order",
+VERBS = {  # verb: (module of stages/, what it does)
+    "teach": ("teach", "train a complete small teacher from data"),
+    "run": ("run", "all stages of a config, in order"),
+    "import": ("import_teacher", "the PyTorch teacher to sharded JAX parameters"),
+    "prepare": ("prepare", "pictures and captions to caches of latents and tokens"),
+    "guide": ("guide", "trajectory guidance: the student learns the teacher's long steps"),
+    "match": ("match", "distribution matching with timestep sharing and adversarial heads"),
+    "split": ("split", "one branch per timestep range, on parallel sub-meshes"),
+    "merge": ("merge", "the branches to one student"),
+    "export": ("export", "to a diffusers folder and a single file"),
+    "quantize": ("quantize", "to GGUF files of 8 and 6 bits"),
+    "evaluate": ("evaluate", "draw, read and measure every sampler"),
+    "report": ("report", "one HTML file about the run"),
 }
 
 WRONG_INPUT, INTERRUPTED = 2, 75
@@ -34,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(configs.to_json(config))
             return 0
         simulate_devices(config.simulate_devices)
-        stage = importlib.import_module(f"flashjax.stages.{options.verb}")
+        stage = importlib.import_module(f"flashjax.stages.{VERBS[options.verb][0]}")
         stage.run(config, Path(options.workdir))
     except InputError as error:
         print(f"flashjax {options.verb}: {error}", file=sys.stderr)
@@ -49,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     """The verbs and the flags that they share."""
     top = argparse.ArgumentParser(prog="flashjax", description=__doc__)
     verbs = top.add_subparsers(dest="verb", required=True)
-    for name, text in VERBS.items():
+    for name, (_, text) in VERBS.items():
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("--config", required=True, metavar="FILE", help="a configs/*.py file")
         verb.add_argument("--workdir", required=True, metavar="DIR", help="where results go")

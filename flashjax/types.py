@@ -37,7 +37,7 @@ class Cond:
 
 @flax.struct.dataclass
 class Batch:
-    """One training batch: clean latents "b h w c" (model space) and the tokens of their captions."""
+    """Clean latents "b h w c" in model space, and the tokens of their captions."""
 
     latents: jax.Array
     tokens: Tokens

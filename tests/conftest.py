@@ -1,15 +1,78 @@
-"""Eight simulated CPU devices for every test: the mesh tests need them, the others do not mind."""
+"""Eight simulated CPU devices for every test, and a tiny teacher for the tests of whole stages."""
 
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
 import jax
+import jax.numpy as jnp
 import pytest
+
+from flashjax.convert.folder import Pipeline, write_pipeline
+from flashjax.data.captions import vocabulary
+from flashjax.data.tokenizers import build_tokenizers, load_tokenizers
+from flashjax.models.clip import CLIPConfig, CLIPText
+from flashjax.models.mmdit import MMDiT, MMDiTConfig
+from flashjax.models.t5 import T5Config, T5Encoder
+from flashjax.models.text import TextConfig
+from flashjax.models.vae import VAE, VAEConfig
+from flashjax.types import Cond, Params
 
 
 @pytest.fixture
 def key() -> jax.Array:
     """A typed random key; the same one in every test."""
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder with random weights, laid out like the packaged teacher."""
+    root = tmp_path_factory.mktemp("teacher")
+    build_tokenizers(root / "tokenizers", vocabulary())
+    tokenizer = load_tokenizers(root / "tokenizers")
+    write_pipeline(
+        root / "tiny",
+        tiny_pipeline(len(tokenizer.clip_l), len(tokenizer.t5)),
+        tokenizers_from=root / "tokenizers",
+    )
+    shutil.copytree(
+        Path(str(files("flashjax"))) / "assets" / "nano" / "reader", root / "tiny" / "reader"
+    )
+    return root / "tiny"
+
+
+def tiny_pipeline(clip_vocabulary: int, t5_vocabulary: int) -> Pipeline:
+    """All networks of a miniature with random weights; no layer is left at zero."""
+    text = TextConfig(
+        CLIPConfig(clip_vocabulary, 12, 32, 2, 1, 64, "quick_gelu"),
+        CLIPConfig(clip_vocabulary, 12, 32, 2, 1, 64, "gelu", 32),
+        T5Config(t5_vocabulary, 64, 1, 1, 64, 64),
+    )
+    sizes = MMDiTConfig(
+        depth=3, heads=4, dual=1, position_size=8, text_width=64, pooled_width=64, head_width=64
+    )
+    vae = VAEConfig(channels=(8, 8, 8, 8), layers=1, groups=2)
+
+    @jax.jit
+    def init(key: jax.Array) -> Params:
+        ids = jnp.zeros((1, 12), jnp.int32)
+        cond = Cond(jnp.zeros((1, 2, 64)), jnp.zeros((1, 64)))
+        latents = jnp.zeros((1, 8, 8, 16))
+        params = {
+            "transformer": MMDiT(sizes).init(key, latents, jnp.ones((1,)), cond)["params"],
+            "vae": VAE(vae).init(key, jnp.zeros((1, 64, 64, 3)))["params"],
+            "clip_l": CLIPText(text.clip_l).init(key, ids)["params"],
+            "clip_g": CLIPText(text.clip_g).init(key, ids)["params"],
+            "t5": T5Encoder(text.t5).init(key, ids)["params"],
+        }
+        return jax.tree.map(lambda a: a + 0.02 * jax.random.normal(key, a.shape), params)
+
+    params = init(jax.random.key(0))
+    transformer, autoencoder = params.pop("transformer"), params.pop("vae")
+    return Pipeline(transformer, sizes, autoencoder, vae, params, text, 3.0, 8)

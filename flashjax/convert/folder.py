@@ -65,13 +65,6 @@ def read_pipeline(folder: Path | str) -> Pipeline:
     folder = Path(folder)
     if not (folder / _INDEX).is_file():
         raise InputError(f"{folder} has no {_INDEX}: give a pipeline's folder in diffusers' layout")
-    sample_size, shift = (
-        _value(folder / file, key)
-        for file, key in (
-            ("transformer/config.json", "sample_size"),
-            ("scheduler/scheduler_config.json", "shift"),
-        )
-    )
     transformer, transformer_config = read_transformer(folder / "transformer")
     vae, vae_config = read_vae(folder / "vae")
     clip_l, clip_l_config = read_clip(folder / "text_encoder")
@@ -84,8 +77,8 @@ def read_pipeline(folder: Path | str) -> Pipeline:
         vae_config=vae_config,
         text={"clip_l": clip_l, "clip_g": clip_g, "t5": t5},
         text_config=TextConfig(clip_l_config, clip_g_config, t5_config),
-        shift=shift,
-        sample_size=sample_size,
+        shift=_value(folder / "scheduler" / "scheduler_config.json", "shift"),
+        sample_size=_value(folder / "transformer" / "config.json", "sample_size"),
     )
 
 

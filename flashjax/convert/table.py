@@ -94,7 +94,7 @@ class Row:
 
 
 def split_path(path: str) -> tuple[str, str]:
-    """"a/qkv/kernel" -> ("a/qkv", ".weight"); a parameter outside a layer has no suffix."""
+    """Of "a/qkv/kernel": ("a/qkv", ".weight"). A parameter outside a layer has no suffix."""
     module, _, parameter = path.rpartition("/")
     return (module, _SUFFIXES[parameter]) if parameter in _SUFFIXES else (path, "")
 

@@ -12,7 +12,6 @@ from safetensors.numpy import load_file, save_file
 from flashjax.types import Batch, InputError, Tokens
 
 
-
 def save_latents(path: Path, samples: Batch) -> None:
     """Write latents float32 "n h w c" and token ids int32 "n m", whole or not at all."""
     draft = path.with_suffix(".tmp")

@@ -1,4 +1,4 @@
-"""Layers shared by the transformer and the text encoders: projections, norms, attention, embeddings.
+"""Layers that transformer and text encoders share: projections, norms, attention, embeddings.
 
 Letters: b batch, n tokens, d width, h heads, k head width, f frequencies.
 """

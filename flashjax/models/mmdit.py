@@ -183,7 +183,11 @@ class MMDiT(nn.Module):
         config = self.config
         batch, height, width, _ = x.shape
         rows, columns = height // config.patch, width // config.patch
-        if height % config.patch or width % config.patch or max(rows, columns) > config.position_size:
+        if (
+            height % config.patch
+            or width % config.patch
+            or max(rows, columns) > config.position_size
+        ):
             raise ValueError(
                 f"latents of {height}x{width} do not fit: sides must be multiples of "
                 f"{config.patch} and at most {config.patch * config.position_size}"
@@ -212,8 +216,9 @@ class MMDiT(nn.Module):
     def final(self, image: Array, c: Array) -> Array:
         """Tokens "b n d" to patches "b n (patch patch c)"."""
         config = self.config
-        mod = self.dense((2, config.width), (None, "width"), "final_modulation",
-                         kernel_init=layers.zeros)(jax.nn.silu(c))
+        mod = self.dense(
+            (2, config.width), (None, "width"), "final_modulation", kernel_init=layers.zeros
+        )(jax.nn.silu(c))
         patch = config.patch * config.patch * config.channels
         image = modulate(layer_norm(image), mod[:, 0], mod[:, 1])
         return self.dense((patch,), (None,), "final", kernel_init=layers.zeros)(image)

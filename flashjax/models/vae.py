@@ -81,7 +81,7 @@ class ResnetBlock(nn.Module):
         norm1 = GroupNorm(self.groups, name="norm1")
         norm2 = GroupNorm(self.groups, name="norm2")
         y = conv(self.channels, "conv1")(jax.nn.silu(norm1(x)))
-        # A new block starts as the identity: the model learns to copy colours in minutes, not hours.
+        # A new block starts as the identity: colours are learnt in minutes, not hours.
         y = conv(self.channels, "conv2", init=zeros)(jax.nn.silu(norm2(y)))
         if x.shape[-1] != self.channels:
             x = conv(self.channels, "shortcut", size=1)(x)

@@ -6,14 +6,44 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from flashjax.data.digit_scenes import open_scenes
 from flashjax.data.latents import save_latents
 from flashjax.data.pipeline import stack
 from flashjax.data.tokenizers import Tokenizer
 from flashjax.models import vae
+from flashjax.stages.model import open_model
+from flashjax.stages.stage import run_stage
 from flashjax.types import Batch, Params
 
+TRAIN = "train.safetensors"
 CHUNK = 32  # images encoded at a time: a larger chunk leaves the CPU's caches
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Composes the scenes and caches latents and tokens of the training split."""
+
+    def body(folder: Path) -> dict[str, Any]:
+        scenes = open_scenes(workdir / "data", **config.data)
+        pipeline, tokenizer = open_model(config, workdir)
+        prepare_split(
+            scenes["train"],
+            folder / TRAIN,
+            tokenizer=tokenizer,
+            config=pipeline.vae_config,
+            params=pipeline.vae,
+        )
+        return {split: len(source) for split, source in scenes.items()}
+
+    return run_stage(
+        "prepare",
+        config.data.to_dict(),
+        workdir,
+        body,
+        inputs={"import": workdir / "import"},
+        seed=config.seed,
+    )
 
 
 def captions_of(source: Sequence[dict[str, Any]]) -> list[str]:

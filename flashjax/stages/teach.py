@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.checkpoint import load_params, save_params
+from flashjax.convert.folder import Pipeline, write_pipeline
 from flashjax.data.digit_scenes import open_scenes
 from flashjax.data.latents import load_latents
 from flashjax.data.pipeline import batches, stack, to_mesh
@@ -79,13 +80,18 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         body=functools.partial(teach_flow, config, workdir, tokenizers),
         inputs={"latents": workdir / "latents"},
     )
+    results["teacher"] = stage(
+        "teacher",
+        config.teacher,
+        body=functools.partial(write_teacher, config, workdir, tokenizers),
+        inputs={"flow": workdir / "flow"},
+    )
     results["reader"] = stage(
         "reader",
         config.reader,
         body=functools.partial(
             teach_reader,
             **config.reader,
-            seed=config.seed,
             command=COMMAND,
             log=log_reader,
         ),
@@ -228,3 +234,23 @@ def teach_flow(config: ConfigDict, workdir: Path, tokenizers: Path, folder: Path
     )
     save_params(folder / "params", state.learner.ema)
     return {"steps": job.steps, "samples": job.steps * job.batch_size}
+
+
+def write_teacher(
+    config: ConfigDict, workdir: Path, tokenizers: Path, folder: Path
+) -> dict[str, Any]:
+    """Writes the teacher as a diffusers pipeline in 16 bit."""
+    params = load_params(workdir / "flow" / "params")
+    pipeline = Pipeline(
+        transformer=params["transformer"],
+        transformer_config=variants.MMDIT["nano"],
+        vae=load_params(workdir / "vae" / "params"),
+        vae_config=vae_config(stage_results(workdir / "vae")),
+        text=params["text"],
+        text_config=variants.nano_text(*vocabulary_sizes(load_tokenizers(tokenizers))),
+        shift=config.teacher.shift,
+        sample_size=SIDE // variants.NANO_VAE.factor,
+    )
+    write_pipeline(folder / "pipeline", pipeline, tokenizers_from=tokenizers)
+    weights = (folder / "pipeline").rglob("*.safetensors")
+    return {"bytes": sum(path.stat().st_size for path in weights)}

@@ -66,8 +66,14 @@ def draw_step(key: Array, frozen: Frozen) -> Array:
 
 
 def student_input(
-    velocity: Velocity, params: Params, frozen: Frozen, sigmas: Array, cond: Cond,
-    *, noise: Array, index: Array,
+    velocity: Velocity,
+    params: Params,
+    frozen: Frozen,
+    sigmas: Array,
+    cond: Cond,
+    *,
+    noise: Array,
+    index: Array,
 ) -> Array:
     """The student's own state before step `index`: frozen steps up to its span, then its own."""
     first = frozen.span[0]
@@ -110,9 +116,7 @@ def make_student_step(
     )
 
     def match(x0, student_noise, index, fake, frozen, cond, uncond, key) -> tuple[Array, Metrics]:
-        x, sigma = stop_gradient(
-            matching_point(x0, student_noise, sigmas, index, key, config)
-        )
+        x, sigma = stop_gradient(matching_point(x0, student_noise, sigmas, index, key, config))
         teacher_x0 = path.to_x0(teach(frozen.teacher, x, sigma, cond, uncond), x, sigma)
         fake_x0 = path.to_x0(nets.velocity(fake, x, sigma, cond), x, sigma)
         gradient = stop_gradient(
@@ -133,9 +137,7 @@ def make_student_step(
     def anchor(velocity, x, index, frozen, cond, uncond) -> tuple[Array, Metrics]:
         sigma, next_sigma = (jnp.full(x.shape[:1], sigmas[index + k]) for k in (0, 1))
         end = segment(frozen.teacher, x, sigma, next_sigma, cond, uncond)
-        loss = jnp.mean(
-            trajectory_loss(velocity, segment_velocity(x, end, sigma, next_sigma))
-        )
+        loss = jnp.mean(trajectory_loss(velocity, segment_velocity(x, end, sigma, next_sigma)))
         return loss, {"student/trajectory_loss": loss}
 
     def loss_fn(params, state, frozen, batch, key) -> tuple[Array, Metrics]:
@@ -144,9 +146,7 @@ def make_student_step(
         cond, uncond = encode_pair(nets.text, frozen.text, batch.tokens, frozen.empty, drop=drop)
         index = draw_step(step_key, frozen)
         noise = jax.random.normal(noise_key, batch.latents.shape)
-        x = student_input(
-            nets.velocity, params, frozen, sigmas, cond, noise=noise, index=index
-        )
+        x = student_input(nets.velocity, params, frozen, sigmas, cond, noise=noise, index=index)
         sigma = jnp.full(x.shape[:1], sigmas[index])
         velocity = nets.velocity(params, x, sigma, cond)
         x0, student_noise = path.to_x0(velocity, x, sigma), path.to_noise(velocity, x, sigma)

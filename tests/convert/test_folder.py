@@ -95,7 +95,8 @@ def test_a_failed_export_leaves_the_older_pipeline(folder, pipeline, tokenizers)
 
 
 @pytest.mark.parametrize(
-    "file", ["vae/config.json", "text_encoder_3/model.safetensors", "scheduler/scheduler_config.json"]
+    "file",
+    ["vae/config.json", "text_encoder_3/model.safetensors", "scheduler/scheduler_config.json"],
 )
 def test_a_missing_part_is_named(file, folder):
     (folder / file).unlink()

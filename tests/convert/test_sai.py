@@ -1,4 +1,4 @@
-"""Stability AI's single file: oracles are diffusers' single-file loader and the safetensors library."""
+"""Stability AI's single file: oracles are diffusers' loader and the safetensors library."""
 
 import jax
 import numpy as np

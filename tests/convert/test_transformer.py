@@ -153,7 +153,9 @@ def test_sd35_medium_has_the_released_keys_and_shapes():
     assert sai["final_layer.linear.weight"] == (64, 1536)
 
     with torch.device("meta"):
-        theirs = SD3Transformer2DModel.from_config(mmdit_config_to_diffusers(MEDIUM, sample_size=128))
+        theirs = SD3Transformer2DModel.from_config(
+            mmdit_config_to_diffusers(MEDIUM, sample_size=128)
+        )
     shapes = {key: tuple(value.shape) for key, value in theirs.state_dict().items()}
     assert len(shapes) == 909
     assert shapes == {

@@ -112,7 +112,7 @@ class World:
             trajectory_weight=0.3,
             trajectory_substeps=2,
             head_reset=0.0,
-            fake_pull=0.0,
+            fake_pull=0.25,
             drop_t5=0.5,
             ema_decay=0.9,
         )

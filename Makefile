@@ -1,0 +1,39 @@
+# Two commands do everything: `make demo` and `make test`. Both make .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# A CPU build of torch: where the default index brings CUDA builds, set
+# TORCH_INDEX="--index-url https://download.pytorch.org/whl/cpu".
+TORCH_INDEX ?=
+
+.PHONY: demo demo-full test lint types clean
+
+demo: .venv/run
+	$(BIN)/flashjax run --config configs/nano.py --workdir runs/nano
+
+demo-full: .venv/run
+	$(BIN)/flashjax run --config configs/nano_full.py --workdir runs/nano_full
+
+test: .venv/test lint types
+	$(BIN)/python -m pytest
+
+lint: .venv/test
+	$(BIN)/ruff check flashjax configs tests
+	$(BIN)/ruff format --check flashjax configs tests
+
+types: .venv/test
+	$(BIN)/mypy
+
+.venv/run: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv/test: .venv/run requirements-test.txt
+	$(BIN)/pip install --quiet $(TORCH_INDEX) torch==2.13.0
+	$(BIN)/pip install --quiet --requirement requirements-test.txt
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,60 @@
+"""The demo: the packaged teacher to a 4-step student, shipped and measured, on two cores.
+
+flashjax run --config configs/nano.py --workdir runs/nano
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.simulate_devices = 2  # the two branches of `split` train side by side
+    config.mesh = dict(branch=1, data=1, fsdp=1, context=1, tensor=1)
+    config.teacher = dict(source="nano")
+    config.data = dict(seed=1, train=6_000, validation=1_500)
+    config.student = dict(steps=4)
+
+    config.guide = dict(
+        job=dict(steps=100, batch_size=64, log_steps=10, checkpoint_steps=50),
+        optimiser=dict(learning_rate=2e-4, warmup_steps=10),
+        guide=dict(guidance_scale=2.5, substeps=4, drop_t5=0.15, ema_decay=0.95),
+    )
+
+    config.match = dict(
+        job=dict(steps=100, batch_size=64, log_steps=10, checkpoint_steps=25),
+        critic_updates=2,
+        student_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
+        fake_optimiser=dict(learning_rate=2e-4, warmup_steps=5, beta1=0.5),
+        heads_optimiser=dict(learning_rate=2e-4, warmup_steps=5, beta1=0.5),
+        heads=dict(taps=(0, 1, 2), width=64),
+        match=dict(
+            eta=0.0,
+            guidance_scale=2.5,
+            fake_density=dict(mean=0.0, std=1.2, shift=2.0),
+            shared_share=0.25,
+            adversarial_weight=5e-3,
+            trajectory_weight=0.1,
+            trajectory_substeps=2,
+            head_reset=0.005,
+            fake_pull=0.02,
+            drop_t5=0.15,
+            ema_decay=0.95,
+        ),
+    )
+
+    config.split = dict(
+        mesh=dict(branch=2, data=1, fsdp=1, context=1, tensor=1),
+        branches=dict(lo=(0.0, 500.0), hi=(500.0, 1000.0)),
+        job=dict(steps=30, batch_size=32, log_steps=5, checkpoint_steps=15),
+        student_optimiser=dict(learning_rate=5e-5, warmup_steps=5, beta1=0.5),
+        fake_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
+        heads_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
+    )
+    config.merge = dict(weights=dict(lo=0.3, hi=0.7))
+    config.export = dict(dtype="float16", title="flashjax nano, 4 steps")
+    config.quantize = dict(schemes=("q8_0", "q6_k"))
+    config.evaluate = dict(
+        samples=500, shown=10, chunk=50, seed=7, teacher_steps=50, guidance_scale=2.5
+    )
+    return config

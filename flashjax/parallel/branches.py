@@ -1,0 +1,51 @@
+"""Branches: copies of one job on disjoint parts of the mesh, in one program.
+
+Every array of a branched tree has a leading branch dim, and lies on the mesh axis `branch`. Inside,
+the step sees one branch without that dim, so its kernels are the un-branched ones, and its
+collectives stay within the branch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+def stack(trees: list[Any]) -> Any:
+    """One tree per branch to one branched tree."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def branch_shardings(shardings: Any, mesh: Mesh) -> Any:
+    """The shardings of one branch's arrays, with the branch dim in front."""
+    return jax.tree.map(
+        lambda sharding: NamedSharding(mesh, PartitionSpec("branch", *sharding.spec)), shardings
+    )
+
+
+def over_branches(
+    step: Callable[..., tuple[Any, Any]], mesh: Mesh
+) -> Callable[..., tuple[Any, Any]]:
+    """`step(state, span, frozen, batch, key)` on every branch at once.
+
+    `state` and `span` are branched; `frozen`, `batch` and `key` are shared, the key folded with the
+    branch's number. Both results are branched.
+    """
+
+    def one(state: Any, span: Any, frozen: Any, batch: Any, key: Array) -> tuple[Any, Any]:
+        state, span = jax.tree.map(lambda leaf: leaf[0], (state, span))
+        key = jax.random.fold_in(key, jax.lax.axis_index("branch"))
+        return jax.tree.map(lambda leaf: leaf[None], step(state, span, frozen, batch, key))
+
+    branch, shared = PartitionSpec("branch"), PartitionSpec()
+    return jax.shard_map(
+        one,
+        mesh=mesh,
+        in_specs=(branch, branch, shared, shared, shared),
+        out_specs=(branch, branch),
+        axis_names={"branch"},
+        check_vma=False,
+    )

@@ -1,0 +1,187 @@
+"""`evaluate`: every sampler of a run on the same captions and noise, read and measured."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from flashjax.convert.folder import Pipeline
+from flashjax.convert.tensors import Tensors
+from flashjax.convert.transformer import transformer_from_sai
+from flashjax.data.captions import parse_caption
+from flashjax.data.digit_scenes import open_scenes
+from flashjax.data.pipeline import stack
+from flashjax.data.tokenizers import Tokenizer
+from flashjax.evaluate.alignment import alignment
+from flashjax.evaluate.frechet import frechet_distance
+from flashjax.evaluate.reading import load_reader, read, reader_features, to_model
+from flashjax.evaluate.sample import Drawn, Sampler, draw, draw_noise, make_sample
+from flashjax.flow.schedule import sampler_sigmas, student_sigmas
+from flashjax.quantize.gguf import read_gguf
+from flashjax.stages.model import open_model, source_of, student_of
+from flashjax.stages.prepare import captions_of
+from flashjax.stages.stage import run_stage, write_json
+from flashjax.types import InputError, Params
+
+log = logging.getLogger(__name__)
+
+BITS = {"f16": "16-bit", "q8_0": "8-bit", "q6_k": "6-bit"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One row of the comparison: whose weights, on which grid."""
+
+    name: str
+    group: str
+    note: str
+    sampler: Sampler
+    transformer: Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenes:
+    """The captions to draw, their real pictures, and other real pictures to compare with."""
+
+    captions: list[str]
+    images: np.ndarray
+    reference: np.ndarray
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Draws, reads and measures; keeps the figures and the first pictures of every sampler."""
+
+    def body(folder: Path) -> dict[str, Any]:
+        pipeline, tokenizer = open_model(config, workdir)
+        reader = load_reader(source_of(config) / "reader")
+        scenes = open_evaluation(config, workdir)
+        features = reader_features(reader, to_model(scenes.reference))
+        wanted = [parse_caption(caption) for caption in scenes.captions]
+        shown = config.evaluate.shown
+
+        def measure(images: np.ndarray) -> dict[str, Any]:
+            unit = to_model(images)
+            return {
+                "alignment": alignment(read(reader, unit), wanted),
+                "frechet": frechet_distance(reader_features(reader, unit), features),
+                "samples": len(images),
+            }
+
+        rows = [
+            {"name": "real scenes", "group": "Reference", "note": "validation split"}
+            | measure(scenes.images)
+        ]
+        pictures = [scenes.images[:shown]]
+        for contender in contenders(config, workdir, pipeline):
+            drawn = draw_all(config, pipeline, tokenizer, contender, scenes.captions)
+            row = describe(contender) | measure(drawn.images)
+            rows.append(row | {"seconds_per_image": drawn.seconds_per_image})
+            pictures.append(drawn.images[:shown])
+            log_row(rows[-1])
+        np.save(folder / "pictures.npy", np.stack(pictures), allow_pickle=False)
+        write_json(folder / "captions.json", scenes.captions[:shown])
+        return {"rows": rows}
+
+    return run_stage(
+        "evaluate",
+        {**config.evaluate, "student": config.student},
+        workdir,
+        body,
+        inputs={name: workdir / name for name in ("guide", "match", "merge", "quantize")},
+        seed=config.seed,
+    )
+
+
+def open_evaluation(config: ConfigDict, workdir: Path) -> Scenes:
+    """The first validation scenes are drawn anew; the rest is the reference."""
+    source = open_scenes(workdir / "data", **config.data)["validation"]
+    samples = config.evaluate.samples
+    if len(source) < 2 * samples:
+        raise InputError(
+            f"evaluate.samples={samples} needs data.validation of at least {2 * samples}: half to "
+            f"draw, half to compare with; it is {len(source)}"
+        )
+    images = stack(source, "image")
+    return Scenes(captions_of(source)[:samples], images[:samples], images[samples:])
+
+
+def contenders(config: ConfigDict, workdir: Path, pipeline: Pipeline) -> Iterator[Contender]:
+    """The teacher in full and cut short, and the student after every stage and precision."""
+    scale, shift, steps = config.evaluate.guidance_scale, pipeline.shift, config.student.steps
+    full = config.evaluate.teacher_steps
+    teacher = pipeline.transformer
+
+    def cut(steps: int) -> Sampler:
+        return Sampler(tuple(sampler_sigmas(steps, shift).tolist()), scale)
+
+    def student(steps: int) -> Sampler:
+        return Sampler(tuple(student_sigmas(steps, shift).tolist()))
+
+    few, half = f"{steps} steps", f"{steps // 2} steps"
+    guided = f"guidance {scale}"
+    yield Contender(f"teacher, {full} steps", "Reference", guided, cut(full), teacher)
+    yield Contender(f"teacher, {few}", few, f"not distilled, {guided}", cut(steps), teacher)
+    for stage in ("guide", "match", "merge"):
+        params = student_of(workdir, stage)
+        yield Contender(f"student after {stage}, {few}", few, "16-bit", student(steps), params)
+    for scheme in config.quantize.schemes:
+        params = read_quantized(workdir / "quantize" / f"student-{scheme}.gguf", pipeline)
+        note = f"{BITS[scheme]}, GGUF {scheme.upper()}"
+        yield Contender(f"student {BITS[scheme]}, {few}", few, note, student(steps), params)
+    yield Contender(f"teacher, {half}", half, f"not distilled, {guided}", cut(steps // 2), teacher)
+    params = student_of(workdir, "merge")
+    yield Contender(f"student after merge, {half}", half, "16-bit", student(steps // 2), params)
+
+
+def read_quantized(path: Path, pipeline: Pipeline) -> Params:
+    """The transformer of a GGUF file, dequantised."""
+    file = read_gguf(path)
+    shapes = {name: entry.shape for name, entry in file.tensors.items()}
+    return transformer_from_sai(Tensors(str(path), shapes, file.array), pipeline.transformer_config)
+
+
+def draw_all(
+    config: ConfigDict,
+    pipeline: Pipeline,
+    tokenizer: Tokenizer,
+    contender: Contender,
+    captions: list[str],
+) -> Drawn:
+    """The contender's pictures of all captions, from the same noise as everyone's."""
+    side, channels = pipeline.sample_size, pipeline.transformer_config.channels
+    params = {"transformer": contender.transformer, "vae": pipeline.vae, "text": pipeline.text}
+    return draw(
+        make_sample(pipeline, contender.sampler),
+        jax.device_put(params, jax.devices()[0]),
+        tokenizer(captions),
+        tokenizer([""]),
+        draw_noise(config.evaluate.seed, len(captions), (side, side, channels)),
+        chunk=config.evaluate.chunk,
+    )
+
+
+def describe(contender: Contender) -> dict[str, Any]:
+    """The row's words and costs."""
+    return {
+        "name": contender.name,
+        "group": contender.group,
+        "note": contender.note,
+        "steps": contender.sampler.steps,
+        "passes": contender.sampler.passes,
+    }
+
+
+def log_row(row: dict[str, Any]) -> None:
+    """One line per sampler as it is measured."""
+    log.info(
+        "%-32s aligned %5.1f %%  Fréchet %6.2f  %.4f s/image",
+        row["name"],
+        100 * row["alignment"]["whole"],
+        row["frechet"],
+        row["seconds_per_image"],
+    )

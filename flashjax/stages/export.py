@@ -1,0 +1,44 @@
+"""`export`: the merged student to a diffusers folder and to a single file with SD3's own keys."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from ml_collections import ConfigDict
+
+from flashjax.convert.folder import write_pipeline
+from flashjax.convert.sai import write_sai
+from flashjax.stages.model import open_model, source_of, student_of
+from flashjax.stages.stage import run_stage
+from flashjax.types import InputError
+
+DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
+FOLDER, SINGLE = "diffusers", "student.safetensors"
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Writes export/diffusers and export/student.safetensors."""
+
+    def body(folder: Path) -> dict[str, Any]:
+        if config.export.dtype not in DTYPES:
+            raise InputError(f"export.dtype={config.export.dtype}: choose one of {list(DTYPES)}")
+        dtype = DTYPES[config.export.dtype]
+        pipeline, _ = open_model(config, workdir)
+        student = dataclasses.replace(pipeline, transformer=student_of(workdir, "merge"))
+        write_pipeline(folder / FOLDER, student, tokenizers_from=source_of(config), dtype=dtype)
+        write_sai(folder / SINGLE, student, title=config.export.title, dtype=dtype)
+        return {
+            str(path.relative_to(folder)): path.stat().st_size
+            for path in sorted(folder.rglob("*.safetensors"))
+        }
+
+    return run_stage(
+        "export",
+        config.export.to_dict(),
+        workdir,
+        body,
+        inputs={"merge": workdir / "merge"},
+        seed=config.seed,
+    )

@@ -1,0 +1,118 @@
+"""`match`: distribution matching with timestep sharing and adversarial heads."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from flashjax import config as configs
+from flashjax.checkpoint import save_params
+from flashjax.data.pipeline import batches, to_mesh
+from flashjax.parallel.sharding import state_shardings
+from flashjax.stages.model import student_of
+from flashjax.stages.setting import RULES, Setting, abstract_on, lay_out, open_setting
+from flashjax.stages.stage import run_stage
+from flashjax.stages.training import JobConfig, run_job, show_parameters
+from flashjax.train.match import MatchConfig, make_critic_step, make_student_step
+from flashjax.train.optim import OptimiserConfig, make_optimiser
+from flashjax.train.state import Frozen, MatchState, init_learner
+from flashjax.types import Batch, Metrics, Params
+
+Advance = Callable[..., tuple[MatchState, Metrics]]
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Matches the student's distribution to the teacher's; keeps its averaged weights."""
+
+    def body(folder: Path) -> dict[str, Any]:
+        job = configs.section(config, "match.job", JobConfig)
+        setting = open_setting(config, workdir, mesh=config.mesh)
+        student = lay_out(student_of(workdir, "guide"), setting.mesh)
+        student_step, critic_step, init = make_steps(config, "match", setting)
+        key = jax.random.key(config.seed)
+        abstract = jax.eval_shape(init, student, setting.frozen.teacher, key)
+        shardings = state_shardings(abstract, RULES, setting.mesh)
+
+        def jitted(step: Advance) -> Advance:
+            return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+        advance = alternate(jitted(student_step), jitted(critic_step), config.match.critic_updates)
+        show_parameters(abstract.student.params)
+        state = run_job(
+            "match",
+            folder,
+            job,
+            step=lambda state, batch: advance(
+                state, setting.frozen, to_mesh(batch, setting.mesh), key
+            ),
+            init=lambda: jax.jit(init, out_shardings=shardings)(
+                student, setting.frozen.teacher, key
+            ),
+            abstract=abstract_on(abstract, shardings),
+            data=batches(setting.samples, batch_size=job.batch_size, seed=config.seed),
+        )
+        save_params(folder / "params", state.student.ema)
+        return {"steps": job.steps, "samples": job.steps * job.batch_size}
+
+    return run_stage(
+        "match",
+        {**config.match, "mesh": config.mesh, "student": config.student},
+        workdir,
+        body,
+        inputs={"guide": workdir / "guide"},
+        seed=config.seed,
+    )
+
+
+def make_steps(
+    config: ConfigDict, section: str, setting: Setting
+) -> tuple[Advance, Advance, Callable[..., MatchState]]:
+    """The student's step, the critic's step and `init(student, fake, key)` of a config section.
+
+    The losses are those of the `match` section; lengths and rates come from `section`.
+    """
+    steps = config[section].job.steps
+    match = configs.section(config, "match.match", MatchConfig)
+
+    def optimiser(name: str, steps: int) -> optax.GradientTransformation:
+        return make_optimiser(configs.section(config, f"{section}.{name}", OptimiserConfig), steps)
+
+    student_tx = optimiser("student_optimiser", steps)
+    critic_steps = steps * config.match.critic_updates
+    fake_tx, heads_tx = (
+        optimiser(name, critic_steps) for name in ("fake_optimiser", "heads_optimiser")
+    )
+    nets, sigmas = setting.nets, setting.sigmas
+
+    def init(student: Params, fake: Params, key: jax.Array) -> MatchState:
+        return MatchState(
+            step=jnp.zeros((), jnp.int32),
+            student=init_learner(student, student_tx),
+            fake=init_learner(fake, fake_tx),
+            heads=init_learner(nets.init_heads(key), heads_tx),
+        )
+
+    return (
+        make_student_step(nets, student_tx, match, sigmas),
+        make_critic_step(nets, fake_tx, heads_tx, match, sigmas),
+        init,
+    )
+
+
+def alternate(student_step: Advance, critic_step: Advance, critic_updates: int) -> Advance:
+    """One outer step on the host: `critic_updates` critic steps, then one student step."""
+
+    def outer(
+        state: MatchState, frozen: Frozen, batch: Batch, key: jax.Array
+    ) -> tuple[MatchState, Metrics]:
+        metrics: Metrics = {}
+        for _ in range(critic_updates):
+            state, metrics = critic_step(state, frozen, batch, key)
+        state, more = student_step(state, frozen, batch, key)
+        return state, metrics | more
+
+    return outer

@@ -1,0 +1,46 @@
+"""`quantize`: the exported transformer to GGUF files of fewer bits."""
+
+import dataclasses
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from flashjax.convert.transformer import transformer_to_sai
+from flashjax.quantize.gguf_export import quantize_transformer
+from flashjax.stages.model import open_model, student_of
+from flashjax.stages.stage import run_stage, write_json
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Writes quantize/student-SCHEME.gguf and a table of what became of every tensor."""
+
+    def body(folder: Path) -> dict[str, Any]:
+        pipeline, _ = open_model(config, workdir)
+        tensors = transformer_to_sai(student_of(workdir, "merge"), pipeline.transformer_config)
+        results = {}
+        for scheme in config.quantize.schemes:
+            path = folder / f"student-{scheme}.gguf"
+            written = quantize_transformer(tensors.items(), scheme=scheme, path=path)
+            table = {name: _row(dataclasses.asdict(entry)) for name, entry in written.items()}
+            write_json(folder / f"student-{scheme}.json", table)
+            types = Counter(entry.type for entry in written.values())
+            results[scheme] = {"bytes": path.stat().st_size, "tensors": dict(types)}
+        return results
+
+    return run_stage(
+        "quantize",
+        config.quantize.to_dict(),
+        workdir,
+        body,
+        inputs={"merge": workdir / "merge"},
+        seed=config.seed,
+    )
+
+
+def _row(entry: dict[str, Any]) -> dict[str, Any]:
+    """A table row as JSON, which has no infinity: an exact tensor has no ratio of noise."""
+    exact = not math.isfinite(entry["snr_db"])
+    return entry | {"snr_db": None if exact else entry["snr_db"]}

@@ -1,0 +1,123 @@
+"""`report`: what a run came to, as one HTML file."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from flashjax import config as configs
+from flashjax.evaluate import report
+from flashjax.evaluate.reading import CARD
+from flashjax.stages.model import source_of
+from flashjax.stages.stage import read_stage, run_stage, stage_results
+from flashjax.stages.training import curves
+
+STAGES = (
+    "import",
+    "prepare",
+    "guide",
+    "match",
+    "split",
+    "merge",
+    "export",
+    "quantize",
+    "evaluate",
+)
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Writes report/report.html from what the stages left behind."""
+
+    def body(folder: Path) -> dict[str, Any]:
+        path = folder / "report.html"
+        content = collect(config, workdir)
+        report.write_report(path, content)
+        return {"report": str(path), "bars": {bar.name: bar.met for bar in content.bars}}
+
+    return run_stage(
+        "report",
+        {},
+        workdir,
+        body,
+        inputs={name: workdir / name for name in ("evaluate", "export", "quantize", "split")},
+        seed=config.seed,
+    )
+
+
+def collect(config: ConfigDict, workdir: Path) -> report.Report:
+    """The whole content, read from the workdir."""
+    rows = stage_results(workdir / "evaluate")["rows"]
+    pictures = np.load(workdir / "evaluate" / "pictures.npy", allow_pickle=False)
+    samplers = [sampler_of(row, images) for row, images in zip(rows, pictures, strict=True)]
+    figures = {sampler.name: sampler.figures for sampler in samplers}
+    steps, full = config.student.steps, config.evaluate.teacher_steps
+    reference = f"teacher, {full} steps"
+    card = json.loads((source_of(config) / "reader" / CARD).read_text())
+    records = {name: read_stage(workdir / name) for name in STAGES}
+    versions = (records["evaluate"] or {})["versions"]
+    return report.Report(
+        title="flashjax: a text-to-image flow in four steps",
+        summary=(
+            f"A {full}-step teacher with guidance, distilled into a {steps}-step student without "
+            f"it, merged, exported and quantised. Every row below draws the same captions from "
+            f"the same noise."
+        ),
+        bars=report.demo_bars(
+            teacher=figures[reference],
+            cut=figures[f"teacher, {steps} steps"],
+            student=figures[f"student after merge, {steps} steps"],
+            six_bit=figures[f"student 6-bit, {steps} steps"],
+        ),
+        captions=json.loads((workdir / "evaluate" / "captions.json").read_text()),
+        samplers=samplers,
+        reference=reference,
+        reader=report.Reader(accuracy=card["accuracy"], samples=card["validation_scenes"]),
+        curves=[
+            report.Curves("guide", {"": curves(workdir / "guide")}),
+            report.Curves("match", {"": curves(workdir / "match")}),
+            report.Curves("split", branch_curves(workdir, tuple(config.split.branches))),
+        ],
+        files=file_sizes(workdir),
+        stage_seconds={name: record["seconds"] for name, record in records.items() if record},
+        config=configs.to_json(config),
+        versions=versions,
+        seed=config.seed,
+        hardware=f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}",
+    )
+
+
+def sampler_of(row: dict[str, Any], images: np.ndarray) -> report.Sampler:
+    """A row of the evaluation as the report shows it."""
+    measured = ("alignment", "frechet", "samples", "steps", "passes", "seconds_per_image")
+    figures = report.Figures(**{name: row.get(name) for name in measured})
+    return report.Sampler(row["name"], row["note"], row["group"], images, figures)
+
+
+def branch_curves(workdir: Path, branches: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+    """The branches' metrics apart: "lo/student/loss" of one run becomes "student/loss" of `lo`."""
+
+    def of(branch: str, record: dict[str, Any]) -> dict[str, Any]:
+        own = {k.removeprefix(f"{branch}/"): v for k, v in record.items() if k.startswith(branch)}
+        return {"step": record["step"], **own}
+
+    records = [record for record in curves(workdir / "split") if "step" in record]
+    return {branch: [of(branch, record) for record in records] for branch in branches}
+
+
+def file_sizes(workdir: Path) -> list[report.FileSize]:
+    """The transformer at 16 bit first, then its quantised files and the single file."""
+    exported = stage_results(workdir / "export")
+    quantized = stage_results(workdir / "quantize")
+    weights = "diffusers/transformer/diffusion_pytorch_model.safetensors"
+    return [
+        report.FileSize("transformer, 16-bit safetensors", exported[weights]),
+        *(
+            report.FileSize(f"transformer, GGUF {scheme.upper()}", entry["bytes"])
+            for scheme, entry in quantized.items()
+        ),
+        report.FileSize("single file with autoencoder", exported["student.safetensors"]),
+    ]

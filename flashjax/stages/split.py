@@ -1,0 +1,115 @@
+"""`split`: branches of the student, each for its own range of timesteps, on parallel sub-meshes."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from flashjax import config as configs
+from flashjax.checkpoint import save_params
+from flashjax.data.pipeline import batches, to_mesh
+from flashjax.flow.schedule import steps_in_range
+from flashjax.parallel.branches import branch_shardings, over_branches, stack
+from flashjax.parallel.sharding import state_shardings
+from flashjax.stages.match import alternate, make_steps
+from flashjax.stages.model import student_of
+from flashjax.stages.setting import RULES, abstract_on, open_setting
+from flashjax.stages.stage import run_stage
+from flashjax.stages.training import JobConfig, run_job
+from flashjax.types import InputError, Metrics
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains one copy of the matched student per range; keeps the averaged weights of each."""
+    names = tuple(config.split.branches)
+
+    def body(folder: Path) -> dict[str, Any]:
+        job = configs.section(config, "split.job", JobConfig)
+        spans = branch_spans(config)
+        if config.split.mesh.branch != len(names):
+            raise InputError(
+                f"split.mesh.branch={config.split.mesh.branch} but split.branches names "
+                f"{len(names)}: give every branch its sub-mesh"
+            )
+        student = student_of(workdir, "match")
+        setting = open_setting(config, workdir, mesh=config.split.mesh, student=student)
+        student_step, critic_step, init = make_steps(config, "split", setting)
+        key = jax.random.key(config.seed)
+
+        def init_branches(student: Any, teacher: Any) -> Any:
+            return stack([init(student, teacher, key)] * len(names))
+
+        one = jax.eval_shape(init, student, setting.frozen.teacher, key)
+        shardings = branch_shardings(state_shardings(one, RULES, setting.mesh), setting.mesh)
+        span = jax.device_put(spans, NamedSharding(setting.mesh, PartitionSpec("branch")))
+
+        def branched(step: Any) -> Any:
+            def on_span(state: Any, span: Any, frozen: Any, batch: Any, key: Any) -> Any:
+                return step(state, frozen.replace(span=span), batch, key)
+
+            advance = jax.jit(
+                over_branches(on_span, setting.mesh),
+                donate_argnums=0,
+                out_shardings=(shardings, None),
+            )
+            return lambda state, *shared: advance(state, span, *shared)
+
+        advance = alternate(
+            branched(student_step), branched(critic_step), config.match.critic_updates
+        )
+
+        def step(state: Any, batch: Any) -> tuple[Any, Metrics]:
+            state, metrics = advance(state, setting.frozen, to_mesh(batch, setting.mesh), key)
+            return state, by_branch(metrics, names)
+
+        abstract = jax.eval_shape(init_branches, student, setting.frozen.teacher)
+        state = run_job(
+            "split",
+            folder,
+            job,
+            step=step,
+            init=lambda: jax.jit(init_branches, out_shardings=shardings)(
+                setting.frozen.student, setting.frozen.teacher
+            ),
+            abstract=abstract_on(abstract, shardings),
+            data=batches(setting.samples, batch_size=job.batch_size, seed=config.seed),
+        )
+        for index, name in enumerate(names):
+            average = jax.tree.map(lambda leaf, index=index: leaf[index], state.student.ema)
+            save_params(folder / name / "params", average)
+        return {"steps": job.steps, "samples": job.steps * job.batch_size, "branches": names}
+
+    return run_stage(
+        "split",
+        {**config.split, "match": config.match, "student": config.student},
+        workdir,
+        body,
+        inputs={"match": workdir / "match"},
+        seed=config.seed,
+    )
+
+
+def branch_spans(config: ConfigDict) -> jax.Array:
+    """First step and number of steps of every branch, int32 "branches 2", from raw timesteps."""
+    spans = []
+    for name, (low, high) in config.split.branches.items():
+        steps = steps_in_range(config.student.steps, low, high)
+        if not steps:
+            raise InputError(
+                f"split.branches.{name} ({low}, {high}] holds none of the student's "
+                f"{config.student.steps} timesteps: widen it"
+            )
+        spans.append((steps[0], len(steps)))
+    return jnp.array(spans, jnp.int32)
+
+
+def by_branch(metrics: Metrics, names: tuple[str, ...]) -> Metrics:
+    """Metrics with a branch dim as one metric per branch: "lo/student/loss"."""
+    return {
+        f"{name}/{metric}": value[index]
+        for metric, value in metrics.items()
+        for index, name in enumerate(names)
+    }

@@ -1,0 +1,21 @@
+"""Branches to one student: a weighted mean of weights, at no cost when the student runs.
+
+Source: SD3.5-Flash, arXiv:2509.21318 (split-timestep fine-tuning, 3:7).
+"""
+
+from collections.abc import Sequence
+
+import jax
+
+from flashjax.types import InputError, Params
+
+
+def merge(branches: Sequence[Params], weights: Sequence[float]) -> Params:
+    """`sum_i weights[i] * branches[i]`, leaf by leaf. InputError unless the weights sum to 1."""
+    if len(branches) != len(weights) or abs(sum(weights) - 1.0) > 1e-6:
+        raise InputError(
+            f"merge.weights {tuple(weights)} must be {len(branches)} numbers that sum to 1"
+        )
+    return jax.tree.map(
+        lambda *leaves: sum(w * leaf for w, leaf in zip(weights, leaves, strict=True)), *branches
+    )
