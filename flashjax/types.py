@@ -8,7 +8,9 @@ from typing import Any, TypeAlias
 
 import flax.struct
 import jax
+import numpy as np
 
+HostOrDevice: TypeAlias = jax.Array | np.ndarray
 Params: TypeAlias = Any  # a nested dict of arrays
 Metrics: TypeAlias = dict[str, jax.Array]  # "network/quantity" -> float32 scalar
 Constrain: TypeAlias = Callable[..., jax.Array]
@@ -22,9 +24,9 @@ class InputError(ValueError):
 class Tokens:
     """Token ids of one prompt batch for the three text encoders, int32 "b m" each."""
 
-    clip_l: jax.Array
-    clip_g: jax.Array
-    t5: jax.Array
+    clip_l: HostOrDevice
+    clip_g: HostOrDevice
+    t5: HostOrDevice
 
 
 @flax.struct.dataclass
@@ -39,7 +41,7 @@ class Cond:
 class Batch:
     """Clean latents "b h w c" in model space, and the tokens of their captions."""
 
-    latents: jax.Array
+    latents: HostOrDevice
     tokens: Tokens
 
 

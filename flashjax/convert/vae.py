@@ -92,7 +92,7 @@ def _parts(config: VAEConfig, naming: str) -> dict[str, str]:
     """`PARTS` for every level and index of `config`."""
     levels = len(config.channels)
     column = {"sai": 1, "diffusers": 2}[naming]
-    parts = {}
+    parts: dict[str, str] = {}
     for level, i in itertools.product(range(levels), range(config.layers + 1)):
         numbers = {"level": level, "mirror": levels - 1 - level, "i": i}
         parts |= {row[0].format(**numbers): row[column].format(**numbers) for row in PARTS}

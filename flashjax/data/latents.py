@@ -6,6 +6,7 @@ Letters: n samples, h w c latent grid and channels, m text tokens.
 import os
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -15,7 +16,7 @@ from flashjax.types import Batch, InputError, Tokens
 def save_latents(path: Path, samples: Batch) -> None:
     """Write latents float32 "n h w c" and token ids int32 "n m", whole or not at all."""
     draft = path.with_suffix(".tmp")
-    save_file({"latents": samples.latents, **vars(samples.tokens)}, draft)
+    save_file({"latents": np.asarray(samples.latents), **vars(samples.tokens)}, draft)
     os.replace(draft, path)
 
 

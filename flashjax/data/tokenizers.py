@@ -17,7 +17,7 @@ import numpy as np
 from flashjax.types import InputError, Tokens
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer, T5TokenizerFast
+    from transformers import CLIPTokenizer, T5Tokenizer
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
@@ -39,7 +39,7 @@ class Tokenizer:
 
     clip_l: "CLIPTokenizer"
     clip_g: "CLIPTokenizer"
-    t5: "T5TokenizerFast"
+    t5: "T5Tokenizer"
     clip_length: int
     t5_length: int
 
@@ -73,10 +73,10 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
     if "model_max_length" not in json.loads(config.read_text(encoding="utf-8")):
         raise InputError(f"{config}: no model_max_length; set it (77 for SD3.5)")
 
-    from transformers import CLIPTokenizer, T5TokenizerFast
+    from transformers import CLIPTokenizer, T5Tokenizer
 
     clip_l = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    t5 = T5TokenizerFast.from_pretrained(folder / "tokenizer_3", local_files_only=True)
+    t5 = T5Tokenizer.from_pretrained(folder / "tokenizer_3", local_files_only=True)
     return Tokenizer(
         clip_l=clip_l,
         clip_g=CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
@@ -105,7 +105,7 @@ def build_tokenizers(
 
 
 def _encode(
-    tokenizer: "CLIPTokenizer | T5TokenizerFast", prompts: list[str], *, length: int
+    tokenizer: "CLIPTokenizer | T5Tokenizer", prompts: list[str], *, length: int
 ) -> tuple[np.ndarray, list[bool]]:
     """Ids "b m" int32 padded and cut to `length`, and which prompts were cut."""
     encoded = tokenizer(prompts, padding="max_length", max_length=length, truncation=True)
@@ -174,14 +174,14 @@ def _merge(pieces: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
 
 def _write_t5(folder: Path, words: Iterable[str], *, length: int) -> None:
     """The files of a T5 tokenizer, a unigram model: <pad>, </s>, <unk>, words, characters."""
-    from transformers import T5TokenizerFast
+    from transformers import T5Tokenizer
 
     characters = [_T5_SPACE, *sorted(set(string.printable) - set(string.whitespace))]
     pieces = [(token, 0.0) for token in _T5_SPECIAL]
     pieces += [(_T5_SPACE + word, -1.0) for word in words]
     known = {piece for piece, _ in pieces}
     pieces += [(character, -10.0) for character in characters if character not in known]
-    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=length)
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=length)
     tokenizer.save_pretrained(folder)
     pad, eos, unk = _T5_SPECIAL
     _write_json(
@@ -192,7 +192,7 @@ def _write_t5(folder: Path, words: Iterable[str], *, length: int) -> None:
 
 def _sentencepiece(pieces: list[tuple[str, float]]) -> bytes:
     """The same unigram model as a SentencePiece file, for readers that know no tokenizer.json."""
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
     kinds = {"<pad>": ModelProto.SentencePiece.CONTROL, "</s>": ModelProto.SentencePiece.CONTROL}
     kinds["<unk>"] = ModelProto.SentencePiece.UNKNOWN

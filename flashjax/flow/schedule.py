@@ -33,7 +33,8 @@ def sampler_sigmas(steps: int, shift: float) -> np.ndarray:
 def student_sigmas(steps: int, shift: float) -> np.ndarray:
     """The student's grid "steps + 1": equal raw steps, shifted once.
 
-    Four steps with shift 3 are 1, .9, .75, .5, 0. In raw timesteps this is 1000, 750, 500, 250, as others distil SD3.5-Medium.
+    Four steps with shift 3 are 1, .9, .75, .5, 0: raw timesteps 1000, 750, 500, 250, as others
+    distil SD3.5-Medium.
     """
     raw = 1.0 - np.arange(steps + 1) / steps
     return np.asarray(shift_sigma(raw, shift), np.float32)

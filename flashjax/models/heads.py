@@ -1,7 +1,7 @@
 """Adversarial heads: small convolutional critics on the image tokens of tapped blocks.
 
-Source: DMD2 (arXiv:2405.14867, section 4.3); NitroFusion (arXiv:2412.02030) for a pool of heads that
-are re-drawn. The exact heads of SD3.5-Flash are not public.
+Source: DMD2 (arXiv:2405.14867, section 4.3); NitroFusion (arXiv:2412.02030) for a pool of heads
+that are re-drawn. The exact heads of SD3.5-Flash are not public.
 Letters: t taps, b batch, n image tokens on an h w grid, d width.
 """
 

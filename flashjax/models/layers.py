@@ -4,6 +4,7 @@ Letters: b batch, n tokens, d width, h heads, k head width, f frequencies.
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,13 @@ import jax.numpy as jnp
 from flax.linen.initializers import Initializer
 from jax import Array
 
-from flashjax.types import Constrain, unconstrained
+from flashjax.types import Constrain, Params, unconstrained
+
+
+def apply(module: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
+    """`module.apply` on bare parameters; Flax's own result type is a union that nobody can use."""
+    return module.apply({"params": params}, *args, **kwargs)
+
 
 zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")

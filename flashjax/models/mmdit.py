@@ -237,7 +237,7 @@ def velocity_of(model: MMDiT) -> Callable[[Params, Array, Array, Cond], Array]:
     """`velocity(params, x, sigma, cond)`: the one seam between models and the rest."""
 
     def velocity(params: Params, x: Array, sigma: Array, cond: Cond) -> Array:
-        return model.apply({"params": params}, x, sigma, cond)[0]
+        return layers.apply(model, params, x, sigma, cond)[0]
 
     return velocity
 
@@ -248,7 +248,7 @@ def features_of(
     """`features(params, x, sigma, cond) -> (velocity, image tokens "taps b n d")`."""
 
     def features(params: Params, x: Array, sigma: Array, cond: Cond) -> tuple[Array, Array]:
-        velocity, tokens = model.apply({"params": params}, x, sigma, cond)
+        velocity, tokens = layers.apply(model, params, x, sigma, cond)
         return velocity, tokens[jnp.array(taps)]
 
     return features

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flashjax.models.clip import CLIPConfig, CLIPText
+from flashjax.models.layers import apply
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.types import Cond, Params, Tokens
 
@@ -39,9 +40,9 @@ def encode_text(
       drop: bool "b 3", True where an encoder (L, G, T5) is absent: its features are zeros.
     """
     kept = jnp.ones((tokens.t5.shape[0], 3)) if drop is None else 1.0 - drop.astype(jnp.float32)
-    hidden_l, pooled_l = CLIPText(config.clip_l).apply({"params": params["clip_l"]}, tokens.clip_l)
-    hidden_g, pooled_g = CLIPText(config.clip_g).apply({"params": params["clip_g"]}, tokens.clip_g)
-    t5 = T5Encoder(config.t5).apply({"params": params["t5"]}, tokens.t5)
+    hidden_l, pooled_l = apply(CLIPText(config.clip_l), params["clip_l"], tokens.clip_l)
+    hidden_g, pooled_g = apply(CLIPText(config.clip_g), params["clip_g"], tokens.clip_g)
+    t5 = apply(T5Encoder(config.t5), params["t5"], tokens.t5)
     clip = jnp.concatenate(
         [hidden_l * kept[:, 0, None, None], hidden_g * kept[:, 1, None, None]], axis=-1
     )

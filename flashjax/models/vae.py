@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from flashjax.models.layers import apply
 from flashjax.types import Params
 
 
@@ -188,9 +189,9 @@ class VAE(nn.Module):
 
 def encode(config: VAEConfig, params: Params, image: Array) -> Array:
     """Model-space latents of images "b h w 3" in [-1, 1]."""
-    return VAE(config).apply({"params": params}, image, method="encode")
+    return apply(VAE(config), params, image, method="encode")
 
 
 def decode(config: VAEConfig, params: Params, latents: Array) -> Array:
     """Images "b h w 3", clipped to [-1, 1], of model-space latents."""
-    return jnp.clip(VAE(config).apply({"params": params}, latents, method="decode"), -1.0, 1.0)
+    return jnp.clip(apply(VAE(config), params, latents, method="decode"), -1.0, 1.0)

@@ -1,6 +1,7 @@
 """`evaluate`: every sampler of a run on the same captions and noise, read and measured."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from flashjax.data.tokenizers import Tokenizer
 from flashjax.evaluate.alignment import alignment
 from flashjax.evaluate.frechet import frechet_distance
 from flashjax.evaluate.reading import load_reader, read, reader_features, to_model
-from flashjax.evaluate.sample import Drawn, Sampler, draw, draw_noise, make_sample
+from flashjax.evaluate.sample import Drawn, Sample, Sampler, draw, draw_noise, make_sample
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.quantize.gguf import read_gguf
 from flashjax.stages.model import open_model, source_of, student_of
@@ -77,8 +78,10 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             | measure(scenes.images)
         ]
         pictures = [scenes.images[:shown]]
+        programs = functools.cache(lambda sampler: make_sample(pipeline, sampler))
         for contender in contenders(config, workdir, pipeline):
-            drawn = draw_all(config, pipeline, tokenizer, contender, scenes.captions)
+            program = programs(contender.sampler)  # one compilation for all weights on one grid
+            drawn = draw_all(config, pipeline, tokenizer, contender, program, scenes.captions)
             row = describe(contender) | measure(drawn.images)
             rows.append(row | {"seconds_per_image": drawn.seconds_per_image})
             pictures.append(drawn.images[:shown])
@@ -150,13 +153,14 @@ def draw_all(
     pipeline: Pipeline,
     tokenizer: Tokenizer,
     contender: Contender,
+    program: Sample,
     captions: list[str],
 ) -> Drawn:
     """The contender's pictures of all captions, from the same noise as everyone's."""
     side, channels = pipeline.sample_size, pipeline.transformer_config.channels
     params = {"transformer": contender.transformer, "vae": pipeline.vae, "text": pipeline.text}
     return draw(
-        make_sample(pipeline, contender.sampler),
+        program,
         jax.device_put(params, jax.devices()[0]),
         tokenizer(captions),
         tokenizer([""]),

@@ -92,8 +92,14 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
 
 def sampler_of(row: dict[str, Any], images: np.ndarray) -> report.Sampler:
     """A row of the evaluation as the report shows it."""
-    measured = ("alignment", "frechet", "samples", "steps", "passes", "seconds_per_image")
-    figures = report.Figures(**{name: row.get(name) for name in measured})
+    figures = report.Figures(
+        alignment=row["alignment"],
+        frechet=row["frechet"],
+        samples=row["samples"],
+        steps=row.get("steps"),
+        passes=row.get("passes"),
+        seconds_per_image=row.get("seconds_per_image"),
+    )
     return report.Sampler(row["name"], row["note"], row["group"], images, figures)
 
 

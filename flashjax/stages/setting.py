@@ -16,6 +16,7 @@ from flashjax.convert.folder import Pipeline
 from flashjax.data.latents import load_latents
 from flashjax.flow.schedule import student_sigmas
 from flashjax.models.heads import Heads, HeadsConfig
+from flashjax.models.layers import apply
 from flashjax.models.mmdit import MMDiT, features_of, velocity_of
 from flashjax.parallel.layout import MMDIT
 from flashjax.parallel.mesh import make_mesh
@@ -47,16 +48,15 @@ def open_setting(
     """Opens the teacher and the data for a stage that trains on `mesh`.
 
     `student` is the frozen student of a stage that trains branches; without it the span covers
-    every step and the teacher stands in its place, unread.
+    every step.
     """
     devices = make_mesh(mesh)
     pipeline, tokenizer = open_model(config, workdir)
     steps = config.student.steps
     put = functools.partial(jax.device_put, device=NamedSharding(devices, PartitionSpec()))
-    teacher = lay_out(pipeline.transformer, devices)
     frozen = Frozen(
-        teacher=teacher,
-        student=teacher if student is None else lay_out(student, devices),
+        teacher=lay_out(pipeline.transformer, devices),
+        student=None if student is None else lay_out(student, devices),
         text=put(pipeline.text),
         empty=put(tokenizer([""])),
         span=put(jnp.array([0, steps], jnp.int32)),
@@ -96,7 +96,7 @@ def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh) -> Network
     tokens = jnp.zeros((len(heads_config.taps), 1, side * side, sizes.width))
 
     def judge(params: Params, tokens: Array) -> Array:
-        return heads.apply({"params": params}, tokens, rows=side)
+        return apply(heads, params, tokens, rows=side)
 
     def init_heads(key: Array) -> Params:
         return Heads(heads_config).init(key, tokens, rows=side)["params"]

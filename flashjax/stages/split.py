@@ -1,11 +1,13 @@
 """`split`: branches of the student, each for its own range of timesteps, on parallel sub-meshes."""
 
+import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
@@ -14,11 +16,12 @@ from flashjax.data.pipeline import batches, to_mesh
 from flashjax.flow.schedule import steps_in_range
 from flashjax.parallel.branches import branch_shardings, over_branches, stack
 from flashjax.parallel.sharding import state_shardings
-from flashjax.stages.match import alternate, make_steps
+from flashjax.stages.match import Advance, alternate, make_steps
 from flashjax.stages.model import student_of
 from flashjax.stages.setting import RULES, abstract_on, open_setting
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job
+from flashjax.train.state import Frozen
 from flashjax.types import InputError, Metrics
 
 
@@ -46,17 +49,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         shardings = branch_shardings(state_shardings(one, RULES, setting.mesh), setting.mesh)
         span = jax.device_put(spans, NamedSharding(setting.mesh, PartitionSpec("branch")))
 
-        def branched(step: Any) -> Any:
-            def on_span(state: Any, span: Any, frozen: Any, batch: Any, key: Any) -> Any:
-                return step(state, frozen.replace(span=span), batch, key)
-
-            advance = jax.jit(
-                over_branches(on_span, setting.mesh),
-                donate_argnums=0,
-                out_shardings=(shardings, None),
-            )
-            return lambda state, *shared: advance(state, span, *shared)
-
+        branched = functools.partial(on_branches, mesh=setting.mesh, span=span, shardings=shardings)
         advance = alternate(
             branched(student_step), branched(critic_step), config.match.critic_updates
         )
@@ -90,6 +83,18 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         inputs={"match": workdir / "match"},
         seed=config.seed,
     )
+
+
+def on_branches(step: Advance, *, mesh: Mesh, span: jax.Array, shardings: Any) -> Advance:
+    """The step compiled for all branches at once, each on its own span."""
+
+    def on_span(state: Any, span: Any, frozen: Frozen, batch: Any, key: Any) -> Any:
+        return step(state, dataclasses.replace(frozen, span=span), batch, key)
+
+    advance = jax.jit(
+        over_branches(on_span, mesh), donate_argnums=0, out_shardings=(shardings, None)
+    )
+    return lambda state, *shared: advance(state, span, *shared)
 
 
 def branch_spans(config: ConfigDict) -> jax.Array:

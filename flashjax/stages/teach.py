@@ -149,7 +149,11 @@ def teach_vae(config: ConfigDict, source: Any, folder: Path) -> dict[str, float]
 
 def vae_config(results: dict[str, float]) -> VAEConfig:
     """Nano's autoencoder with the scale and shift that were measured after its training."""
-    return dataclasses.replace(variants.NANO_VAE, **results)
+    return dataclasses.replace(
+        variants.NANO_VAE,
+        scaling_factor=results["scaling_factor"],
+        shift_factor=results["shift_factor"],
+    )
 
 
 def cache_latents(

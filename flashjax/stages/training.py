@@ -11,7 +11,7 @@ from clu import parameter_overview
 
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Batches
-from flashjax.train.loop import Step, every, loop, progress
+from flashjax.train.loop import Hook, Step, every, loop, progress
 from flashjax.train.metrics import MetricsHook, make_writer
 from flashjax.types import Params
 
@@ -67,7 +67,7 @@ def run_job(
 
     try:
         with progress(name, start=start, stop=job.steps) as show:
-            hooks = [
+            hooks: list[Hook] = [
                 show,
                 MetricsHook(writer, steps=job.log_steps),
                 every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps),

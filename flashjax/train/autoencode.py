@@ -8,6 +8,7 @@ import optax
 from jax import Array
 
 from flashjax.losses.autoencoder import kl_to_unit_gaussian, reconstruction_loss
+from flashjax.models.layers import apply
 from flashjax.models.vae import VAE, VAEConfig
 from flashjax.train.state import TrainState, descend
 from flashjax.types import Metrics, Params
@@ -20,10 +21,9 @@ def make_autoencoder_step(
     model = VAE(config)
 
     def loss_fn(params: Params, images: Array, key: Array) -> tuple[Array, Metrics]:
-        variables = {"params": params}
-        mean, log_variance = model.apply(variables, images, method="moments")
+        mean, log_variance = apply(model, params, images, method="moments")
         raw = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
-        decoded = model.apply(variables, raw, method="decode_raw")
+        decoded = apply(model, params, raw, method="decode_raw")
         reconstruction = reconstruction_loss(images, decoded)
         kl = kl_to_unit_gaussian(mean, log_variance)
         psnr = -10.0 * jnp.log10(jnp.mean(jnp.square(decoded - images)) / 4.0)

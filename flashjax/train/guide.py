@@ -48,7 +48,7 @@ def make_guide_step(
 
     def loss_fn(params: Params, frozen: Frozen, batch: Batch, key: Array) -> Array:
         index_key, noise_key, drop_key = jax.random.split(key, 3)
-        x0 = batch.latents
+        x0 = jnp.asarray(batch.latents)
         drop = draw_t5_drop(drop_key, len(x0), config.drop_t5)
         cond, uncond = encode_pair(text, frozen.text, batch.tokens, frozen.empty, drop=drop)
         index = jax.random.randint(index_key, x0.shape[:1], 0, len(sigmas) - 1)

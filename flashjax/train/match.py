@@ -76,9 +76,11 @@ def student_input(
     index: Array,
 ) -> Array:
     """The student's own state before step `index`: frozen steps up to its span, then its own."""
-    first = frozen.span[0]
-    x = roll_out(velocity, frozen.student, noise, sigmas, cond, first=0, upto=first)
-    return roll_out(velocity, params, x, sigmas, cond, first=first, upto=index)
+    first: Array | int = 0
+    if frozen.student is not None:
+        first = frozen.span[0]
+        noise = roll_out(velocity, frozen.student, noise, sigmas, cond, first=0, upto=first)
+    return roll_out(velocity, params, noise, sigmas, cond, first=first, upto=index)
 
 
 def matching_point(
@@ -103,12 +105,12 @@ def matching_point(
     return path.add_noise(x0, path.matching_noise(student_noise, fresh, eta), sigma), sigma
 
 
-def make_student_step(
-    nets: Networks, tx: optax.GradientTransformation, config: MatchConfig, sigmas: Array
-) -> Step:
-    """Builds `step(state, frozen, batch, key) -> (state, metrics)` for the student.
+def make_student_loss(
+    nets: Networks, config: MatchConfig, sigmas: Array
+) -> Callable[[Params, MatchState, Frozen, Batch, Array], tuple[Array, Metrics]]:
+    """Builds `loss(params, state, frozen, batch, key) -> (loss, metrics)` of the student.
 
-    A loss of weight 0 is not computed.
+    A term of weight 0 is not computed.
     """
     teach = guided(nets.velocity, config.guidance_scale)
     segment = make_teacher_segment(
@@ -162,7 +164,18 @@ def make_student_step(
             loss, metrics = loss + config.trajectory_weight * term, metrics | more
         return loss, metrics
 
-    def step(state: MatchState, frozen: Frozen, batch: Batch, key: Array):
+    return loss_fn
+
+
+def make_student_step(
+    nets: Networks, tx: optax.GradientTransformation, config: MatchConfig, sigmas: Array
+) -> Step:
+    """Builds `step(state, frozen, batch, key) -> (state, metrics)` for the student."""
+    loss_fn = make_student_loss(nets, config, sigmas)
+
+    def step(
+        state: MatchState, frozen: Frozen, batch: Batch, key: Array
+    ) -> tuple[MatchState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         grads, metrics = jax.grad(loss_fn, has_aux=True)(
             state.student.params, state, frozen, batch, key
@@ -170,8 +183,8 @@ def make_student_step(
         metrics["student/grad_norm"] = optax.tree.norm(grads)
         student = descend(state.student, grads, tx, ema_decay=config.ema_decay)
         pulled = optax.incremental_update(student.params, state.fake.params, config.fake_pull)
-        fake = state.fake.replace(params=pulled)
-        return state.replace(step=state.step + 1, student=student, fake=fake), metrics
+        fake = dataclasses.replace(state.fake, params=pulled)
+        return dataclasses.replace(state, step=state.step + 1, student=student, fake=fake), metrics
 
     return step
 
@@ -214,7 +227,9 @@ def make_critic_step(
         )
         return fake_loss + heads_loss, {"fake/loss": fake_loss, "heads/loss": heads_loss}
 
-    def step(state: MatchState, frozen: Frozen, batch: Batch, key: Array):
+    def step(
+        state: MatchState, frozen: Frozen, batch: Batch, key: Array
+    ) -> tuple[MatchState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         step_key, noise_key, loss_key, reset_key, drop_key = jax.random.split(key, 5)
         drop = draw_t5_drop(drop_key, len(batch.latents), config.drop_t5)
@@ -232,7 +247,7 @@ def make_critic_step(
         fake = descend(state.fake, grads["fake"], fake_tx, ema_decay=config.ema_decay)
         heads = descend(state.heads, grads["heads"], heads_tx, ema_decay=config.ema_decay)
         heads = redraw_heads(heads, nets.init_heads, config.head_reset, reset_key)
-        return state.replace(step=state.step + 1, fake=fake, heads=heads), metrics
+        return dataclasses.replace(state, step=state.step + 1, fake=fake, heads=heads), metrics
 
     return step
 

@@ -43,12 +43,12 @@ class MatchState:
 class Frozen:
     """What a distillation step reads and never changes.
 
-    `student` and `span` matter where one branch learns only some steps: the steps before the span
-    are taken by the frozen `student`. `span` is int32 (first step, number of steps).
+    `span` is int32 (first step, number of steps): the steps that are learnt. Where it does not
+    begin at 0, the steps before it are taken by the frozen `student`; else there is none.
     """
 
     teacher: Params
-    student: Params
+    student: Params | None
     text: Params
     empty: Tokens
     span: Array

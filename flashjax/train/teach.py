@@ -47,17 +47,18 @@ def make_teach_step(
 
     def loss_fn(params: Params, empty: Tokens, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         caption_key, encoder_key, sigma_key, noise_key = jax.random.split(key, 4)
-        size = batch.latents.shape[0]
+        x0 = jnp.asarray(batch.latents)
+        size = x0.shape[0]
         tokens = drop_captions(caption_key, batch.tokens, empty, config.drop_caption)
         shares = jnp.array(config.drop_encoder)
         drop = jax.random.uniform(encoder_key, (size, 3)) < shares[None, :]
         cond = encode_text(text, params["text"], tokens, drop=drop)
 
         sigma = draw_sigma(sigma_key, size, config.density)
-        noise = jax.random.normal(noise_key, batch.latents.shape)
-        x = add_noise(batch.latents, noise, sigma)
+        noise = jax.random.normal(noise_key, x0.shape)
+        x = add_noise(x0, noise, sigma)
         predicted = velocity(params["transformer"], x, sigma, cond)
-        loss = jnp.mean(flow_matching_loss(predicted, batch.latents, noise))
+        loss = jnp.mean(flow_matching_loss(predicted, x0, noise))
         return loss, {"teacher/loss": loss}
 
     def step(
