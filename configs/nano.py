@@ -55,6 +55,12 @@ def get_config() -> ConfigDict:
     config.export = dict(dtype="float16", title="flashjax nano, 4 steps")
     config.quantize = dict(schemes=("q8_0", "q6_k"))
     config.evaluate = dict(
-        samples=500, shown=10, chunk=50, seed=7, teacher_steps=50, guidance_scale=2.5
+        samples=500,
+        prompts="",  # a file of captions to draw instead of the validation split's
+        shown=10,
+        chunk=50,
+        seed=7,
+        teacher_steps=50,
+        guidance_scale=2.5,
     )
     return config

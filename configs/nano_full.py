@@ -1,6 +1,6 @@
 """The demo with more steps, for the best figures (about an hour on two cores).
 
-    flashjax run --config configs/nano_full.py --workdir runs/nano_full
+flashjax run --config configs/nano_full.py --workdir runs/nano_full
 """
 
 from pathlib import Path

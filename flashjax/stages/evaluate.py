@@ -17,6 +17,7 @@ from flashjax.convert.transformer import transformer_from_sai
 from flashjax.data.captions import parse_caption
 from flashjax.data.digit_scenes import open_scenes
 from flashjax.data.pipeline import stack
+from flashjax.data.prompts import read_prompts
 from flashjax.data.tokenizers import Tokenizer
 from flashjax.evaluate.alignment import alignment
 from flashjax.evaluate.frechet import frechet_distance
@@ -45,49 +46,30 @@ class Contender:
     transformer: Params
 
 
-@dataclasses.dataclass(frozen=True)
-class Scenes:
-    """The captions to draw, their real pictures, and other real pictures to compare with."""
-
-    captions: list[str]
-    images: np.ndarray
-    reference: np.ndarray
-
-
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Draws, reads and measures; keeps the figures and the first pictures of every sampler."""
 
     def body(folder: Path) -> dict[str, Any]:
         pipeline, tokenizer = open_model(config, workdir)
         reader = load_reader(source_of(config) / "reader")
-        scenes = open_evaluation(config, workdir)
-        features = reader_features(reader, to_model(scenes.reference))
-        wanted = [parse_caption(caption) for caption in scenes.captions]
+        captions, images, reference = open_evaluation(config, workdir)
+        file = config.evaluate.prompts
+        prompts = read_prompts(file) if file else captions
         shown = config.evaluate.shown
-
-        def measure(images: np.ndarray) -> dict[str, Any]:
-            unit = to_model(images)
-            return {
-                "alignment": alignment(read(reader, unit), wanted),
-                "frechet": frechet_distance(reader_features(reader, unit), features),
-                "samples": len(images),
-            }
-
-        rows = [
-            {"name": "real scenes", "group": "Reference", "note": "validation split"}
-            | measure(scenes.images)
-        ]
-        pictures = [scenes.images[:shown]]
+        judge = functools.partial(measure, reader, reader_features(reader, to_model(reference)))
+        real = {"name": "real scenes", "group": "Reference", "note": "validation split"}
+        rows = [real | judge(images, captions)]
+        pictures = [images[:shown]]
         programs = functools.cache(lambda sampler: make_sample(pipeline, sampler))
         for contender in contenders(config, workdir, pipeline):
             program = programs(contender.sampler)  # one compilation for all weights on one grid
-            drawn = draw_all(config, pipeline, tokenizer, contender, program, scenes.captions)
-            row = describe(contender) | measure(drawn.images)
+            drawn = draw_all(config, pipeline, tokenizer, contender, program, prompts)
+            row = describe(contender) | judge(drawn.images, prompts)
             rows.append(row | {"seconds_per_image": drawn.seconds_per_image})
             pictures.append(drawn.images[:shown])
             log_row(rows[-1])
         np.save(folder / "pictures.npy", np.stack(pictures), allow_pickle=False)
-        write_json(folder / "captions.json", scenes.captions[:shown])
+        write_json(folder / "captions.json", prompts[:shown])
         return {"rows": rows}
 
     return run_stage(
@@ -100,8 +82,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     )
 
 
-def open_evaluation(config: ConfigDict, workdir: Path) -> Scenes:
-    """The first validation scenes are drawn anew; the rest is the reference."""
+def open_evaluation(config: ConfigDict, workdir: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Captions of the first validation scenes, their real pictures, and the other scenes."""
     source = open_scenes(workdir / "data", **config.data)["validation"]
     samples = config.evaluate.samples
     if len(source) < 2 * samples:
@@ -110,7 +92,19 @@ def open_evaluation(config: ConfigDict, workdir: Path) -> Scenes:
             f"draw, half to compare with; it is {len(source)}"
         )
     images = stack(source, "image")
-    return Scenes(captions_of(source)[:samples], images[:samples], images[samples:])
+    return captions_of(source)[:samples], images[:samples], images[samples:]
+
+
+def measure(
+    reader: Params, features: np.ndarray, images: np.ndarray, prompts: list[str]
+) -> dict[str, Any]:
+    """What the reader finds in pictures of these prompts, and how far they are from real ones."""
+    unit = to_model(images)
+    return {
+        "alignment": alignment(read(reader, unit), [parse_caption(prompt) for prompt in prompts]),
+        "frechet": frechet_distance(reader_features(reader, unit), features),
+        "samples": len(images),
+    }
 
 
 def contenders(config: ConfigDict, workdir: Path, pipeline: Pipeline) -> Iterator[Contender]:

@@ -9,15 +9,15 @@ from jax.sharding import PartitionSpec as P
 
 from flashjax.data.pipeline import batches, to_mesh
 from flashjax.parallel.mesh import make_mesh
-from flashjax.types import InputError
+from flashjax.types import Batch, InputError, Tokens
 
 NAMES = ("clip_l", "clip_g", "t5")
 
 
 def _batches(number=10, batch_size=4, seed=0):
     latents = np.arange(number, dtype=np.float32).reshape(-1, 1, 1, 1)
-    tokens = {name: np.arange(number, dtype=np.int32)[:, None] for name in NAMES}
-    return batches(latents, tokens, batch_size=batch_size, seed=seed)
+    tokens = Tokens(*(np.arange(number, dtype=np.int32)[:, None] for _ in NAMES))
+    return batches(Batch(latents, tokens), batch_size=batch_size, seed=seed)
 
 
 def _order(iterator, steps):

@@ -36,9 +36,7 @@ def test_every_sample_may_have_its_own_grid():
     grids = jnp.array([[1.0, 0.5], [0.8, 0.4], [0.0, 0.3]])
     together = euler(lambda x, sigma: x * sigma[:, None], x, grids)
     for sample in range(2):
-        alone = euler(
-            lambda x, sigma: x * sigma[:, None], x[sample : sample + 1], grids[:, sample]
-        )
+        alone = euler(lambda x, sigma: x * sigma[:, None], x[sample : sample + 1], grids[:, sample])
         np.testing.assert_allclose(together[sample], alone[0], rtol=1e-6)
 
 

@@ -9,9 +9,7 @@ from flashjax.losses.autoencoder import kl_to_unit_gaussian, reconstruction_loss
 
 
 def test_reconstruction_is_absolute_plus_squared_error(key):
-    image, decoded = (
-        np.asarray(jax.random.normal(k, (2, 3, 3, 3))) for k in jax.random.split(key)
-    )
+    image, decoded = (np.asarray(jax.random.normal(k, (2, 3, 3, 3))) for k in jax.random.split(key))
     want = np.abs(decoded - image).mean() + ((decoded - image) ** 2).mean()
     np.testing.assert_allclose(reconstruction_loss(image, decoded), want, rtol=1e-6)
     assert reconstruction_loss(image, image) == 0

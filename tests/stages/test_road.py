@@ -61,7 +61,7 @@ def test_the_report_is_one_file_with_every_sampler(road):
     rows = read_stage(workdir / "evaluate")["results"]["rows"]
     assert len(rows) == 10
     assert all(row["name"] in page for row in rows)
-    assert "src=\"http" not in page and "href=\"http" not in page
+    assert 'src="http' not in page and 'href="http' not in page
 
 
 def test_a_finished_road_is_skipped(road, caplog):

@@ -27,7 +27,11 @@ def test_the_figures_are_those_of_the_sampled_latents_and_fall(key):
         error = model.apply(variables, raw, method="decode_raw") - images
         kl = 0.5 * jnp.mean(mean**2 + jnp.exp(log_variance) - 1 - log_variance)
         # Peak to peak the images span 2.
-        return jnp.mean(jnp.abs(error) + error**2), kl, 20 * jnp.log10(2 / jnp.sqrt(jnp.mean(error**2)))
+        return (
+            jnp.mean(jnp.abs(error) + error**2),
+            kl,
+            20 * jnp.log10(2 / jnp.sqrt(jnp.mean(error**2))),
+        )
 
     state, first = step(init_state(params, tx), images, key)
     for name, want in zip(("reconstruction", "kl", "psnr_db"), figures(params), strict=True):

@@ -18,9 +18,7 @@ def reference_loss(params, world, key):
     nets, frozen, x0 = world.nets, world.frozen, world.batch.latents
     index_key, noise_key, drop_key = jax.random.split(jax.random.fold_in(key, 0), 3)
     drop = draw_t5_drop(drop_key, 3, 0.5)
-    cond, uncond = encode_pair(
-        nets.text, frozen.text, world.batch.tokens, frozen.empty, drop=drop
-    )
+    cond, uncond = encode_pair(nets.text, frozen.text, world.batch.tokens, frozen.empty, drop=drop)
     index = jax.random.randint(index_key, (3,), 0, 4)
     start, end = (SIGMAS[index + k][:, None, None, None] for k in (0, 1))
     x = (1 - start) * x0 + start * jax.random.normal(noise_key, x0.shape)

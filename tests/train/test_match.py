@@ -24,9 +24,7 @@ from flashjax.train.optim import OptimiserConfig, make_optimiser
 GRID = (1.0, 0.9, 0.75, 0.5, 0.0)
 SIGMAS = jnp.array(GRID)
 # An optimiser that also remembers the last gradient, as `opt[0].trace`.
-TX = optax.chain(
-    optax.trace(decay=0.0), make_optimiser(OptimiserConfig(0.01, warmup_steps=2), 10)
-)
+TX = optax.chain(optax.trace(decay=0.0), make_optimiser(OptimiserConfig(0.01, warmup_steps=2), 10))
 
 
 def same(got, want, **tolerance):
@@ -361,6 +359,7 @@ def test_a_head_is_redrawn_whole_or_not_at_all(world, used_heads):
 
 def test_two_steps_then_two_more_from_disk_are_four(world, student_steps, critic_step, tmp_path):
     """Student and critic alternate; every bit of the state comes back."""
+
     def train(state, steps):
         for number in range(steps):
             step = student_steps[0.0] if number % 2 else critic_step

@@ -62,9 +62,7 @@ def test_the_step_regresses_on_noise_minus_data(world, plain):
     loss, want = reference({"transformer": world.init(1), "text": world.text_params})
     np.testing.assert_allclose(metrics["teacher/loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(metrics["teacher/grad_norm"], optax.tree.norm(want), rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
     assert all(jnp.any(trees.flatten(got["text"][name])["tokens"]) for name in ("clip_l", "t5"))
 
 

@@ -1,0 +1,59 @@
+"""Wrong input is answered in one line that names the place, with exit code 2."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flashjax.cli import main
+
+CONFIG = str(Path(__file__).parents[2] / "configs" / "nano.py")
+
+
+def answer(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """The one line that the command line answers wrong arguments with."""
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def importing(workdir: Path, source: Path) -> list[str]:
+    place = ["--config", CONFIG, "--workdir", str(workdir)]
+    return ["import", *place, f"--config.teacher.source={source}"]
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path, capsys):
+    arguments = ["run", "--config", CONFIG, "--workdir", str(tmp_path)]
+    line = answer(capsys, [*arguments, "--config.match.job.step=3"])
+    assert "match.job.step" in line and "match.job.steps" in line
+
+
+def test_an_ill_typed_value_names_the_type(tmp_path, capsys):
+    arguments = ["run", "--config", CONFIG, "--workdir", str(tmp_path)]
+    line = answer(capsys, [*arguments, "--config.match.job.steps=many"])
+    assert "match.job.steps" in line and "int" in line
+
+
+def test_a_missing_teacher_is_named(tmp_path, capsys):
+    line = answer(capsys, importing(tmp_path / "run", tmp_path / "nothing"))
+    assert str(tmp_path / "nothing") in line
+
+
+def test_truncated_weights_are_named(tiny_teacher, tmp_path, capsys):
+    broken = shutil.copytree(tiny_teacher, tmp_path / "broken")
+    weights = broken / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert str(weights) in answer(capsys, importing(tmp_path / "run", broken))
+
+
+def test_missing_weights_are_named(tiny_teacher, tmp_path, capsys):
+    broken = shutil.copytree(tiny_teacher, tmp_path / "broken")
+    (broken / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    assert "vae" in answer(capsys, importing(tmp_path / "run", broken))
+
+
+def test_a_stage_without_its_input_says_which(tiny_teacher, tmp_path, capsys):
+    arguments = ["guide", "--config", CONFIG, "--workdir", str(tmp_path)]
+    line = answer(capsys, [*arguments, f"--config.teacher.source={tiny_teacher}"])
+    assert "prepare" in line
