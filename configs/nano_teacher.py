@@ -23,8 +23,8 @@ def get_config() -> ConfigDict:
     )
 
     config.flow = dict(
-        job=dict(steps=6000, batch_size=64, log_steps=50, checkpoint_steps=500),
-        optimiser=dict(learning_rate=1e-3, warmup_steps=200, decay_steps=1500, beta2=0.99),
+        job=dict(steps=14_000, batch_size=64, log_steps=50, checkpoint_steps=500),
+        optimiser=dict(learning_rate=2e-3, warmup_steps=200, decay_steps=3000, beta2=0.99),
         teach=dict(
             density=dict(mean=0.0, std=1.2, shift=2.0),
             drop_caption=0.1,

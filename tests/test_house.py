@@ -1,4 +1,4 @@
-"""The house's rules: imports go down only, libraries stay on their floor, nothing grows too large."""
+"""The house's rules: imports go down only, libraries stay on their floor, nothing gets large."""
 
 import ast
 from pathlib import Path

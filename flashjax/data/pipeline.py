@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from flashjax import trees
 from flashjax.types import InputError
 
 
@@ -44,11 +45,9 @@ def batches(samples: Any, *, batch_size: int, seed: int) -> Batches:
 
     InputError for no samples or arrays of different length.
     """
-    lengths = {len(array) for array in jax.tree.leaves(samples)}
-    if len(lengths) != 1 or 0 in lengths:
-        raise InputError(
-            f"data needs as many latents as prompts, and at least one: lengths {sorted(lengths)}"
-        )
+    lengths = {path: len(array) for path, array in trees.flatten(samples).items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise InputError(f"data needs arrays of one length, and at least one sample: {lengths}")
     return Batches(samples, batch_size=batch_size, seed=seed)
 
 

@@ -189,6 +189,15 @@ def make_student_step(
     return step
 
 
+def draw_levels(key: Array, size: int, config: MatchConfig, sigmas: Array) -> Array:
+    """Noise levels "b" that the fake score trains at: a share at the shared levels of the grid."""
+    density_key, grid_key, share_key = jax.random.split(key, 3)
+    spread = draw_sigma(density_key, size, config.fake_density)
+    grid = jax.random.choice(grid_key, sigmas[1:-1], (size,))
+    shared = jax.random.bernoulli(share_key, config.shared_share, (size,))
+    return jnp.where(shared, grid, spread)
+
+
 def make_critic_step(
     nets: Networks,
     fake_tx: optax.GradientTransformation,
@@ -202,16 +211,9 @@ def make_critic_step(
     its features; their gradient stops there, so that it stays an estimator of the score.
     """
 
-    def draw_levels(key: Array, size: int) -> Array:
-        density_key, grid_key, share_key = jax.random.split(key, 3)
-        spread = draw_sigma(density_key, size, config.fake_density)
-        grid = jax.random.choice(grid_key, sigmas[1:-1], (size,))
-        shared = jax.random.bernoulli(share_key, config.shared_share, (size,))
-        return jnp.where(shared, grid, spread)
-
     def loss_fn(learned, x0, batch, cond, key) -> tuple[Array, Metrics]:
         sigma_key, noise_key = jax.random.split(key)
-        sigma = draw_levels(sigma_key, len(x0))
+        sigma = draw_levels(sigma_key, len(x0), config, sigmas)
         noise = jax.random.normal(noise_key, x0.shape)
         x = path.add_noise(x0, noise, sigma)
         velocity, fake_tokens = nets.features(learned["fake"], x, sigma, cond)

@@ -66,4 +66,4 @@ def test_wrong_sizes_are_named():
     with pytest.raises(InputError, match="batch_size 6 does not split over data x fsdp = 4"):
         to_mesh(next(_batches(batch_size=6)), make_mesh({"fsdp": 4}))
     with pytest.raises(InputError, match="'t5': 2"):
-        batches(np.ones((3, 1, 1, 1)), {"t5": np.ones((2, 1))}, batch_size=1, seed=0)
+        batches({"latents": np.ones((3, 1)), "t5": np.ones((2, 1))}, batch_size=1, seed=0)

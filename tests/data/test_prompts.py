@@ -17,5 +17,5 @@ def test_a_missing_or_empty_file_is_refused_by_name(tmp_path, content):
     file = tmp_path / "prompts.txt"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(InputError, match="prompts.txt"):
+    with pytest.raises(InputError, match="prompts"):
         read_prompts(file)

@@ -1,4 +1,4 @@
-"""One program, any mesh: every training step gives the same numbers on 1 device and on 2 x 2 x 2."""
+"""One program, any mesh: every step gives the same numbers on 1 device and on 2 x 2 x 2."""
 
 import dataclasses
 import functools

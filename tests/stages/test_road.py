@@ -1,4 +1,4 @@
-"""The whole road at its smallest: every stage runs, is skipped when done, and refuses what differs."""
+"""The whole road at its smallest: stages run, are skipped when done, and refuse what differs."""
 
 import json
 from pathlib import Path

@@ -1,0 +1,57 @@
+"""A training job: stopped by a signal, it saves everything and goes on as if nothing had been."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flashjax.data.pipeline import batches
+from flashjax.stages.training import JobConfig, curves, run_job
+from flashjax.train.loop import Interrupted
+
+JOB = JobConfig(steps=8, batch_size=2, log_steps=2, checkpoint_steps=100)
+SAMPLES = np.arange(12.0, dtype=np.float32)
+
+
+def init():
+    return {"w": jnp.zeros(()), "step": jnp.zeros((), jnp.int32)}
+
+
+@jax.jit
+def advance(state, batch):
+    weight = state["w"] * 0.9 + batch.sum() * (1 + state["step"])
+    return {"w": weight, "step": state["step"] + 1}, {"toy/loss": weight}
+
+
+def run(folder, *, stop_at: int | None = None):
+    """One start of the job; a SIGTERM arrives during step `stop_at`."""
+    calls = iter(range(1, JOB.steps + 1))
+
+    def step(state, batch):
+        if next(calls) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return advance(state, batch)
+
+    data = batches(SAMPLES, batch_size=JOB.batch_size, seed=0)
+    abstract = jax.eval_shape(init)
+    return run_job("toy", folder, JOB, step=step, init=init, abstract=abstract, data=data)
+
+
+def test_an_interrupted_job_ends_as_an_uninterrupted_one(tmp_path):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Interrupted) as stopped:
+        run(tmp_path / "parts", stop_at=3)
+    assert stopped.value.step == 3
+    resumed = run(tmp_path / "parts")
+    assert int(resumed["step"]) == JOB.steps
+    np.testing.assert_array_equal(resumed["w"], whole["w"])
+
+
+def test_the_metrics_of_a_job_are_kept_as_records(tmp_path):
+    run(tmp_path)
+    records = [record for record in curves(tmp_path) if "toy/loss" in record]
+    assert [record["step"] for record in records] == [2, 4, 6, 8]
+    assert all(record["time/step_seconds"] > 0 for record in records)
