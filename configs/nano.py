@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
         student_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
         fake_optimiser=dict(learning_rate=2e-4, warmup_steps=5, beta1=0.5),
         heads_optimiser=dict(learning_rate=2e-4, warmup_steps=5, beta1=0.5),
-        heads=dict(taps=(0, 1, 2), width=64),
+        heads=dict(taps=(0, 2), width=64),
         match=dict(
             eta=0.0,
             guidance_scale=2.5,

@@ -55,7 +55,7 @@ def tiny_pipeline(clip_vocabulary: int, t5_vocabulary: int) -> Pipeline:
         T5Config(t5_vocabulary, 64, 1, 1, 64, 64),
     )
     sizes = MMDiTConfig(
-        depth=3, heads=4, dual=1, position_size=8, text_width=64, pooled_width=64, head_width=64
+        depth=2, heads=4, dual=1, position_size=8, text_width=64, pooled_width=64, head_width=64
     )
     vae = VAEConfig(channels=(8, 8, 8, 8), layers=1, groups=2)
 

@@ -14,7 +14,7 @@ from jax import Array
 
 from flashjax.models import layers
 from flashjax.models.layers import Dense, RMSNorm, layer_norm, modulate
-from flashjax.types import Cond, Constrain, Params, unconstrained
+from flashjax.types import Cond, Constrain, InputError, Params, unconstrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +245,15 @@ def velocity_of(model: MMDiT) -> Callable[[Params, Array, Array, Cond], Array]:
 def features_of(
     model: MMDiT, taps: tuple[int, ...]
 ) -> Callable[[Params, Array, Array, Cond], tuple[Array, Array]]:
-    """`features(params, x, sigma, cond) -> (velocity, image tokens "taps b n d")`."""
+    """`features(params, x, sigma, cond) -> (velocity, image tokens "taps b n d")`.
+
+    InputError for a tap beyond the model's blocks.
+    """
+    if not all(0 <= tap < model.config.depth for tap in taps):
+        raise InputError(
+            f"heads.taps {taps} go beyond the {model.config.depth} blocks of the model: "
+            f"choose from 0 to {model.config.depth - 1}"
+        )
 
     def features(params: Params, x: Array, sigma: Array, cond: Cond) -> tuple[Array, Array]:
         velocity, tokens = layers.apply(model, params, x, sigma, cond)

@@ -45,7 +45,7 @@ def _resolve(sizes: Mapping[str, int], available: int) -> tuple[int, ...]:
     if len(free) > 1 or any(size < 1 for size in sizes.values() if size != -1):
         raise _misfit(sizes, available, "every size is at least 1, and at most one is -1")
     if fixed > available:
-        raise _misfit(sizes, available, f"it needs {fixed}; simulate them with --devices {fixed}")
+        raise _misfit(sizes, available, f"it needs {fixed}; on a CPU set simulate_devices={fixed}")
     if free and available % fixed:
         raise _misfit(sizes, available, f"{available} is not a multiple of {fixed}")
     return tuple(available // fixed if size == -1 else size for size in sizes.values())

@@ -29,7 +29,7 @@ def test_mesh_uses_the_first_devices():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"data": 16}, "data=16 .* 8 device.*--devices 16"),
+        ({"data": 16}, "data=16 .* 8 device.*simulate_devices=16"),
         ({"data": 3, "fsdp": -1}, "8 is not a multiple of 3"),
         ({"data": -1, "fsdp": -1}, "at most one is -1"),
         ({"data": 0}, "at least 1"),

@@ -6,13 +6,23 @@ from pathlib import Path
 import pytest
 
 from flashjax.cli import main
+from flashjax.models.mmdit import MMDiT, MMDiTConfig, features_of
+from flashjax.types import InputError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "nano.py")
 
 
+def test_a_tap_beyond_the_blocks_is_named():
+    sizes = MMDiTConfig(
+        depth=2, heads=1, dual=0, position_size=4, text_width=8, pooled_width=8, head_width=8
+    )
+    with pytest.raises(InputError, match="taps"):
+        features_of(MMDiT(sizes), (0, 2))
+
+
 def answer(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     """The one line that the command line answers wrong arguments with."""
-    assert main(arguments) == 2
+    assert main([*arguments, "--config.simulate_devices=1"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     return lines[0]
