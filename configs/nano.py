@@ -16,13 +16,13 @@ def get_config() -> ConfigDict:
     config.student = dict(steps=4)
 
     config.guide = dict(
-        job=dict(steps=100, batch_size=64, log_steps=10, checkpoint_steps=50),
+        job=dict(steps=200, batch_size=32, log_steps=10, checkpoint_steps=100),
         optimiser=dict(learning_rate=2e-4, warmup_steps=10),
         guide=dict(guidance_scale=2.5, substeps=4, drop_t5=0.15, ema_decay=0.95),
     )
 
     config.match = dict(
-        job=dict(steps=100, batch_size=64, log_steps=10, checkpoint_steps=25),
+        job=dict(steps=200, batch_size=32, log_steps=10, checkpoint_steps=50),
         critic_updates=2,
         student_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
         fake_optimiser=dict(learning_rate=2e-4, warmup_steps=5, beta1=0.5),
@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.split = dict(
         mesh=dict(branch=2, data=1, fsdp=1, context=1, tensor=1),
         branches=dict(lo=(0.0, 500.0), hi=(500.0, 1000.0)),
-        job=dict(steps=30, batch_size=32, log_steps=5, checkpoint_steps=15),
+        job=dict(steps=40, batch_size=32, log_steps=5, checkpoint_steps=20),
         student_optimiser=dict(learning_rate=5e-5, warmup_steps=5, beta1=0.5),
         fake_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
         heads_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),

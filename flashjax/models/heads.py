@@ -28,27 +28,30 @@ class Head(nn.Module):
     """Tokens of one block to a map of logits: high where they look real."""
 
     width: int
+    rows: int
 
     @nn.compact
-    def __call__(self, tokens: Array, rows: int) -> Array:
+    def __call__(self, carry: None, tokens: Array) -> tuple[None, Array]:
         batch, n, d = tokens.shape
-        x = layer_norm(tokens.astype(jnp.float32)).reshape(batch, rows, n // rows, d)
+        x = layer_norm(tokens.astype(jnp.float32)).reshape(batch, self.rows, n // self.rows, d)
         x = jax.nn.silu(nn.Conv(self.width, (1, 1), name="squeeze")(x))
         x = nn.Conv(self.width, (4, 4), (2, 2), padding=1, name="look")(x)
         x = jax.nn.silu(layer_norm(x))
-        return nn.Conv(1, (1, 1), name="judge")(x)
+        return carry, nn.Conv(1, (1, 1), name="judge")(x)
 
 
 class Heads(nn.Module):
-    """All heads side by side: tokens "t b n d" to logits "t b h w 1"."""
+    """The pool of heads, one per tap: tokens "t b n d" to logits "t b h w 1".
+
+    A scan and no vmap: XLA multiplies the kernel gradients of a vmapped convolution by the size of
+    every mesh axis that its batch is not split over (seen with jaxlib 0.10.2).
+    """
 
     config: HeadsConfig
     constrain: Constrain = unconstrained
 
     @nn.compact
     def __call__(self, tokens: Array, *, rows: int) -> Array:
-        pool = nn.vmap(
-            Head, in_axes=(0, None), variable_axes={"params": 0}, split_rngs={"params": True}
-        )
-        logits = pool(self.config.width, name="pool")(tokens, rows)
+        pool = nn.scan(Head, variable_axes={"params": 0}, split_rngs={"params": True})
+        _, logits = pool(self.config.width, rows, name="pool")(None, tokens)
         return self.constrain(logits, None, "batch", None, None, None)

@@ -19,6 +19,17 @@ def stack(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+def unstack(tree: Any, mesh: Mesh) -> list[Any]:
+    """A branched tree to one tree per branch, whole on every device; one program for all leaves."""
+    number = mesh.shape["branch"]
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = jax.jit(
+        lambda tree: [jax.tree.map(lambda leaf: leaf[index], tree) for index in range(number)],
+        out_shardings=whole,
+    )
+    return split(tree)
+
+
 def branch_shardings(shardings: Any, mesh: Mesh) -> Any:
     """The shardings of one branch's arrays, with the branch dim in front."""
     return jax.tree.map(

@@ -14,7 +14,7 @@ from flashjax import config as configs
 from flashjax.checkpoint import save_params
 from flashjax.data.pipeline import batches, to_mesh
 from flashjax.flow.schedule import steps_in_range
-from flashjax.parallel.branches import branch_shardings, over_branches, stack
+from flashjax.parallel.branches import branch_shardings, over_branches, stack, unstack
 from flashjax.parallel.sharding import state_shardings
 from flashjax.stages.match import Advance, alternate, make_steps
 from flashjax.stages.model import student_of
@@ -70,8 +70,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             abstract=abstract_on(abstract, shardings),
             data=batches(setting.samples, batch_size=job.batch_size, seed=config.seed),
         )
-        for index, name in enumerate(names):
-            average = jax.tree.map(lambda leaf, index=index: leaf[index], state.student.ema)
+        averages = unstack(jax.block_until_ready(state.student.ema), setting.mesh)
+        for name, average in zip(names, averages, strict=True):
             save_params(folder / name / "params", average)
         return {"steps": job.steps, "samples": job.steps * job.batch_size, "branches": names}
 
@@ -112,9 +112,14 @@ def branch_spans(config: ConfigDict) -> jax.Array:
 
 
 def by_branch(metrics: Metrics, names: tuple[str, ...]) -> Metrics:
-    """Metrics with a branch dim as one metric per branch: "lo/student/loss"."""
+    """Metrics with a branch dim as one metric per branch of this host: "lo/student/loss".
+
+    Each is taken from a device of its own branch. Slicing the whole array would be a collective
+    between the branches, and make them wait for each other at every step.
+    """
     return {
-        f"{name}/{metric}": value[index]
+        f"{names[shard.index[0].start or 0]}/{metric}": shard.data[0]
         for metric, value in metrics.items()
-        for index, name in enumerate(names)
+        for shard in value.addressable_shards
+        if shard.replica_id == 0
     }

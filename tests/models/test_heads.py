@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from flashjax.models.heads import Heads, HeadsConfig
+from flashjax.parallel.layout import REPLICATED
+from flashjax.parallel.mesh import make_mesh
+from flashjax.parallel.sharding import constrain_on
 
 TAPS, BATCH, ROWS, COLUMNS, WIDTH, HIDDEN = 2, 3, 4, 6, 8, 5
 MODEL = Heads(HeadsConfig(taps=(0, 2), width=HIDDEN))
@@ -69,3 +74,22 @@ def test_a_head_reads_neither_the_other_tap_nor_the_other_head(params, tokens):
 
 def test_half_precision_tokens_are_judged_in_fp32(params, tokens):
     assert judge(params, tokens.astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+def test_kernel_gradients_do_not_depend_on_the_mesh(params, tokens):
+    """A convolution under vmap counts them once per device that repeats the batch."""
+
+    def gradient(sizes):
+        mesh = make_mesh(sizes)
+        model = Heads(MODEL.config, constrain=constrain_on(mesh, REPLICATED))
+
+        def loss(params, tokens):
+            return jnp.mean(jnp.sin(model.apply({"params": params}, tokens, rows=ROWS)))
+
+        split = NamedSharding(mesh, P(None, ("data", "fsdp")))
+        even = jax.device_put(jnp.concatenate([tokens, tokens], axis=1)[:, :4], split)
+        whole = NamedSharding(mesh, P())
+        return jax.jit(jax.grad(loss), out_shardings=whole)(jax.device_put(params, whole), even)
+
+    one, eight = gradient({}), gradient({"data": 2, "fsdp": 2, "tensor": 2})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), eight, one)

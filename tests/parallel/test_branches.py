@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from flashjax.parallel.branches import branch_shardings, over_branches, stack
+from flashjax.parallel.branches import branch_shardings, over_branches, stack, unstack
 from flashjax.parallel.mesh import make_mesh
 
 
@@ -63,3 +63,10 @@ def test_a_branch_lies_on_devices_of_its_own(mesh):
     devices = mesh.devices.reshape(2, 4)
     assert all(halves[device] == 0 for device in devices[0])
     assert all(halves[device] == 1 for device in devices[1])
+
+
+def test_unstack_is_the_inverse_of_stack(mesh):
+    state, *_ = branched(mesh)
+    low, high = unstack(state, mesh)
+    np.testing.assert_array_equal(low["w"], np.zeros(8))
+    np.testing.assert_array_equal(high["w"], np.ones(8))

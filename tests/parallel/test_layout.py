@@ -1,169 +1,29 @@
 """One program, any mesh: every step gives the same numbers on 1 device and on 2 x 2 x 2."""
 
-import dataclasses
-import functools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flashjax import trees
-from flashjax.flow.schedule import SigmaDensity, student_sigmas
-from flashjax.models.clip import CLIPConfig, CLIPText
-from flashjax.models.heads import Heads, HeadsConfig
-from flashjax.models.mmdit import MMDiT, MMDiTConfig, features_of, velocity_of
-from flashjax.models.t5 import T5Config, T5Encoder
-from flashjax.models.text import TextConfig
 from flashjax.parallel.layout import MMDIT, REPLICATED
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import Rules, constrain_on, param_shardings, state_shardings
-from flashjax.train.guide import GuideConfig, make_guide_step
-from flashjax.train.match import MatchConfig, Networks, make_critic_step, make_student_step
-from flashjax.train.state import Frozen, MatchState, init_learner, init_state
-from flashjax.train.teach import TeachConfig, make_teach_step
-from flashjax.types import Batch, Cond, Tokens
+from flashjax.parallel.sharding import param_shardings, state_shardings
 
 ONE, EIGHT = {}, {"data": 2, "fsdp": 2, "tensor": 2}
-SMALL = MMDiTConfig(  # one dual block and the last one
-    depth=2,
-    heads=2,
-    dual=1,
-    position_size=8,
-    text_width=16,
-    pooled_width=12,
-    head_width=8,
-    channels=4,
-)
-FULL = dataclasses.replace(SMALL, depth=3)  # and a plain one between them
-HEADS = HeadsConfig(taps=(0, 1), width=4)
-CLIP = {"vocabulary": 9, "length": 3, "width": 8, "depth": 1, "heads": 1, "hidden": 4}
-TEXT = TextConfig(
-    clip_l=CLIPConfig(**CLIP, activation="quick_gelu"),
-    clip_g=CLIPConfig(**CLIP, activation="gelu", projection=4),
-    t5=T5Config(vocabulary=9, width=16, depth=1, heads=1, head_width=4, hidden=4),
-)
-# The transformer is split; text encoders and heads are whole on every device.
-RULES = Rules(
-    params=((r"(pool|clip_l|clip_g|t5)/.*", P()), *MMDIT.params), activations=MMDIT.activations
-)
-SIGMAS = jnp.asarray(student_sigmas(4, 3.0))
-TX = optax.sgd(0.05, momentum=0.9)
-TOKENS = jnp.zeros((2, 1, 4, SMALL.width))
-IDS = jnp.zeros((1, 3), jnp.int32)
-COND = Cond(jnp.zeros((1, 6, 16)), jnp.zeros((1, 12)))
-QUICK = {  # compilation is nearly all of the time
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
 
 
-def draw(init, seed, *args):
-    """Random parameters of `init`'s shapes, large enough that every branch of a model matters."""
-    shapes = jax.eval_shape(functools.partial(init, jax.random.key(0)), *args)["params"]
-    random = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.float32(0.3 * random.normal(size=leaf.shape)), shapes)
-
-
-def draw_transformer(config, seed):
-    return draw(MMDiT(config).init, seed, jnp.zeros((1, 4, 4, 4)), jnp.ones(1), COND)
-
-
-def draw_text():
-    models = {
-        "clip_l": CLIPText(TEXT.clip_l),
-        "clip_g": CLIPText(TEXT.clip_g),
-        "t5": T5Encoder(TEXT.t5),
-    }
-    return {name: draw(model.init, 6, IDS) for name, model in models.items()}
-
-
-def draw_heads():
-    return draw(lambda key: Heads(HEADS).init(key, TOKENS, rows=2), 4)
-
-
-def init_heads(key):
-    return Heads(HEADS).init(key, TOKENS, rows=2)["params"]
-
-
-def networks(config, mesh):
-    """The networks with this mesh's constraints."""
-    constrain = constrain_on(mesh, RULES)
-    model, heads = MMDiT(config, constrain=constrain), Heads(HEADS, constrain=constrain)
-
-    def judge(params, tokens):
-        return heads.apply({"params": params}, tokens, rows=2)
-
-    return Networks(velocity_of(model), features_of(model, HEADS.taps), judge, init_heads, TEXT)
-
-
-def draw_batch():
-    random = np.random.default_rng(8)
-    tokens = Tokens(*jnp.int32(random.integers(0, 9, (3, 4, 3))))
-    return Batch(latents=jnp.float32(random.normal(size=(4, 4, 4, 4))), tokens=tokens)
-
-
-def draw_frozen(config):
-    return Frozen(
-        teacher=draw_transformer(config, 1),
-        student=draw_transformer(config, 2),
-        text=draw_text(),
-        empty=Tokens(*(jnp.int32([[1, 2, 3]]),) * 3),
-        span=jnp.array([1, 3], jnp.int32),
-    )
-
-
-def teach(nets):
-    """State, the steps of one round, and what they read beside state, batch and key."""
-    config = TeachConfig(SigmaDensity(), 0.3, (0.3, 0.3, 0.3), ema_decay=0.9)
-    state = init_state({"transformer": draw_transformer(SMALL, 0), "text": draw_text()}, TX)
-    return state, [make_teach_step(nets.velocity, TEXT, TX, config)], draw_frozen(SMALL).empty
-
-
-def guide(nets):
-    config = GuideConfig(guidance_scale=3.0, substeps=2, drop_t5=0.3, ema_decay=0.9)
-    step = make_guide_step(nets.velocity, TEXT, TX, config, SIGMAS)
-    return init_state(draw_transformer(FULL, 0), TX), [step], draw_frozen(FULL)
-
-
-def match(nets):
-    config = MatchConfig(
-        eta=0.0,
-        guidance_scale=3.0,
-        fake_density=SigmaDensity(),
-        shared_share=0.3,
-        adversarial_weight=0.5,
-        trajectory_weight=0.0,  # `guide` has the same term
-        trajectory_substeps=2,
-        head_reset=0.5,
-        fake_pull=0.1,
-        drop_t5=0.3,
-        ema_decay=0.9,
-    )
-    state = MatchState(
-        step=jnp.int32(0),
-        student=init_learner(draw_transformer(SMALL, 0), TX),
-        fake=init_learner(draw_transformer(SMALL, 3), TX),
-        heads=init_learner(draw_heads(), TX),
-    )
-    critic = make_critic_step(nets, TX, TX, config, SIGMAS)
-    return state, [critic, make_student_step(nets, TX, config, SIGMAS)], draw_frozen(SMALL)
-
-
-def losses_on(sizes, job, config):
-    """The metrics of two rounds on a mesh of these sizes."""
+def losses_on(toy, sizes, job):
+    """The metrics of two rounds of a toy job on a mesh of these sizes."""
     mesh = make_mesh(sizes)
-    state, steps, frozen = job(networks(config, mesh))
-    shardings = state_shardings(jax.eval_shape(lambda: state), RULES, mesh)
+    state, steps, frozen = job(toy.networks(toy.FULL if job is toy.guide else toy.SMALL, mesh))
+    shardings = state_shardings(jax.eval_shape(lambda: state), toy.RULES, mesh)
     state = jax.device_put(state, shardings)
-    frozen = jax.device_put(frozen, replicated_but_networks(frozen, mesh))
-    batch = jax.device_put(draw_batch(), NamedSharding(mesh, P(("data", "fsdp"))))
+    frozen = jax.device_put(frozen, toy.replicated_but_networks(frozen, mesh))
+    batch = jax.device_put(toy.draw_batch(), NamedSharding(mesh, P(("data", "fsdp"))))
     jitted = [
-        jax.jit(step, out_shardings=(shardings, None), compiler_options=QUICK) for step in steps
+        jax.jit(step, out_shardings=(shardings, None), compiler_options=toy.QUICK) for step in steps
     ]
     history = []
     for _ in range(2):
@@ -173,18 +33,9 @@ def losses_on(sizes, job, config):
     return history
 
 
-def replicated_but_networks(frozen, mesh):
-    """The layout of what a step reads: teacher and student split, tokens and text whole."""
-    whole = jax.tree.map(lambda _: NamedSharding(mesh, P()), frozen)
-    if not isinstance(frozen, Frozen):
-        return whole
-    layout = param_shardings(jax.eval_shape(lambda: frozen.teacher), MMDIT, mesh)
-    return whole.replace(teacher=layout, student=layout)
-
-
-@pytest.mark.parametrize(("job", "config"), [(teach, SMALL), (guide, FULL), (match, SMALL)])
-def test_a_step_gives_the_same_numbers_on_every_mesh(job, config):
-    one, eight = (losses_on(sizes, job, config) for sizes in (ONE, EIGHT))
+@pytest.mark.parametrize("job", ["teach", "guide", "match"])
+def test_a_step_gives_the_same_numbers_on_every_mesh(toy, job):
+    one, eight = (losses_on(toy, sizes, getattr(toy, job)) for sizes in (ONE, EIGHT))
     assert one[0] != one[-1]
     for want, got in zip(one, eight, strict=True):
         assert want.keys() == got.keys() and any("grad_norm" in name for name in want)
@@ -192,14 +43,14 @@ def test_a_step_gives_the_same_numbers_on_every_mesh(job, config):
             np.testing.assert_allclose(got[name], want[name], rtol=1e-5, err_msg=name)
 
 
-def test_every_large_parameter_of_the_transformer_is_split():
+def test_every_large_parameter_of_the_transformer_is_split(toy):
     mesh = make_mesh(EIGHT)
-    shapes = jax.eval_shape(lambda: draw_transformer(FULL, 0))
+    shapes = jax.eval_shape(lambda: toy.draw_transformer(toy.FULL, 0))
     specs = {
         path: s.spec for path, s in trees.flatten(param_shardings(shapes, MMDIT, mesh)).items()
     }
     for path, leaf in trees.flatten(shapes).items():
         assert any(specs[path]) == path.endswith("kernel"), path
         assert not specs[path] or len(specs[path]) <= len(leaf.shape)
-    heads = param_shardings(jax.eval_shape(draw_heads), REPLICATED, mesh)
+    heads = param_shardings(jax.eval_shape(toy.draw_heads), REPLICATED, mesh)
     assert not any(any(sharding.spec) for sharding in jax.tree.leaves(heads))

@@ -1,0 +1,94 @@
+"""The real steps on branches: nothing crosses a branch, and a branch alone is the step alone."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from flashjax.parallel.branches import branch_shardings, over_branches, stack
+from flashjax.parallel.mesh import make_mesh
+from flashjax.parallel.sharding import state_shardings
+
+SPANS = jnp.array([[0, 2], [2, 2]], jnp.int32)
+COLLECTIVE = r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\("
+
+
+def branched(toy, sizes):
+    """State, shared arguments and both steps compiled for two branches on this mesh."""
+    mesh = make_mesh(sizes)
+    state, steps, frozen = toy.match(toy.networks(toy.SMALL, mesh))
+    one = state_shardings(jax.eval_shape(lambda: state), toy.RULES, mesh)
+    shardings = branch_shardings(one, mesh)
+    shared = (
+        jax.device_put(frozen, toy.replicated_but_networks(frozen, mesh)),
+        jax.device_put(toy.draw_batch(), NamedSharding(mesh, P(("data", "fsdp")))),
+        jax.random.key(9),
+    )
+    state = jax.device_put(stack([state, state]), shardings)
+
+    def on_span(step):
+        return lambda state, span, frozen, *rest: step(
+            state, dataclasses.replace(frozen, span=span), *rest
+        )
+
+    compiled = [
+        jax.jit(
+            over_branches(on_span(step), mesh),
+            out_shardings=(shardings, None),
+            compiler_options=toy.QUICK,
+        )
+        .lower(state, SPANS, *shared)
+        .compile()
+        for step in steps
+    ]
+    return state, shared, compiled
+
+
+def members(line: str, devices: int) -> list[list[int]]:
+    """The groups of devices that a collective's line of HLO joins."""
+    pairs = re.search(r"source_target_pairs=\{(.*?\})\}", line)
+    explicit = re.search(r"replica_groups=\{(\{.*?\})\}", line)
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+    if iota:
+        dims = [int(size) for size in iota[3].split(",")]
+        order = [int(d) for d in iota[4].split(",")] if iota[4] else range(len(dims))
+        ids = np.arange(devices).reshape(dims).transpose(order)
+        return ids.reshape(int(iota[1]), int(iota[2])).tolist()
+    found = pairs or explicit
+    assert found, f"a collective without groups joins everything: {line[:200]}"
+    return [[int(i) for i in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", found[1])]
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_no_collective_of_a_step_crosses_a_branch(toy, fsdp):
+    sizes = {"branch": 2, "fsdp": fsdp}
+    _, _, compiled = branched(toy, sizes)
+    lines = [
+        line
+        for program in compiled
+        for line in program.as_text().splitlines()
+        if re.search(COLLECTIVE, line)
+    ]
+    assert bool(lines) == (fsdp > 1)
+    for line in lines:
+        for group in members(line, 2 * fsdp):
+            assert len({member // fsdp for member in group}) == 1, line[:200]
+
+
+def test_two_branches_give_the_same_numbers_on_two_and_on_eight_devices(toy):
+    results = []
+    for fsdp in (1, 4):
+        state, shared, compiled = branched(toy, {"branch": 2, "fsdp": fsdp})
+        history = []
+        for program in compiled:
+            state, metrics = program(state, SPANS, *shared)
+            history.append(jax.device_get(metrics))
+        results.append(history)
+    for want, got in zip(*results, strict=True):
+        for name in want:
+            np.testing.assert_allclose(got[name], want[name], rtol=1e-5, err_msg=name)
