@@ -5,6 +5,7 @@ the step sees one branch without that dim, so its kernels are the un-branched on
 collectives stay within the branch.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ def unstack(tree: Any, mesh: Mesh) -> list[Any]:
     number = mesh.shape["branch"]
     whole = NamedSharding(mesh, PartitionSpec())
     split = jax.jit(
-        lambda tree: [jax.tree.map(lambda leaf: leaf[index], tree) for index in range(number)],
+        lambda tree: [jax.tree.map(operator.itemgetter(index), tree) for index in range(number)],
         out_shardings=whole,
     )
     return split(tree)
