@@ -6,6 +6,7 @@ Each part is a stage of its own in the workdir: `reader`, `vae`, `latents`, `flo
 import dataclasses
 import functools
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from flashjax.data.latents import load_latents
 from flashjax.data.pipeline import batches, stack, to_mesh
 from flashjax.data.scenes import SIDE, vocabulary
 from flashjax.data.tokenizers import Tokenizer, build_tokenizers, load_tokenizers
-from flashjax.evaluate.reading import teach_reader
+from flashjax.evaluate.reading import CARD, WEIGHTS, teach_reader
 from flashjax.models import variants
 from flashjax.models.clip import CLIPText
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
@@ -80,12 +81,6 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         body=functools.partial(teach_flow, config, workdir, tokenizers),
         inputs={"latents": workdir / "latents"},
     )
-    results["teacher"] = stage(
-        "teacher",
-        config.teacher,
-        body=functools.partial(write_teacher, config, workdir, tokenizers),
-        inputs={"flow": workdir / "flow"},
-    )
     results["reader"] = stage(
         "reader",
         config.reader,
@@ -96,6 +91,12 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             log=log_reader,
         ),
         inputs={},
+    )
+    results["teacher"] = stage(
+        "teacher",
+        config.teacher,
+        body=functools.partial(write_teacher, config, workdir, tokenizers),
+        inputs={"flow": workdir / "flow", "reader": workdir / "reader"},
     )
     return results
 
@@ -243,7 +244,7 @@ def teach_flow(config: ConfigDict, workdir: Path, tokenizers: Path, folder: Path
 def write_teacher(
     config: ConfigDict, workdir: Path, tokenizers: Path, folder: Path
 ) -> dict[str, Any]:
-    """Writes the teacher as a diffusers pipeline in 16 bit."""
+    """Writes the teacher as a diffusers pipeline in 16 bit, with the reader beside its networks."""
     params = load_params(workdir / "flow" / "params")
     pipeline = Pipeline(
         transformer=params["transformer"],
@@ -256,5 +257,9 @@ def write_teacher(
         sample_size=SIDE // variants.NANO_VAE.factor,
     )
     write_pipeline(folder / "pipeline", pipeline, tokenizers_from=tokenizers)
+    for file in (WEIGHTS, CARD):
+        target = folder / "pipeline" / "reader" / file
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(workdir / "reader" / file, target)
     weights = (folder / "pipeline").rglob("*.safetensors")
     return {"bytes": sum(path.stat().st_size for path in weights)}
