@@ -25,7 +25,7 @@ from flashjax.stages.model import open_model
 from flashjax.stages.prepare import TRAIN
 from flashjax.train.match import Networks
 from flashjax.train.state import Frozen
-from flashjax.types import Batch, Params
+from flashjax.types import Batch, InputError, Params
 
 RULES = Rules(params=(*MMDIT.params, (r"pool/.*", PartitionSpec())), activations=MMDIT.activations)
 
@@ -53,6 +53,8 @@ def open_setting(
     devices = make_mesh(mesh)
     pipeline, tokenizer = open_model(config, workdir)
     steps = config.student.steps
+    if steps < 2:
+        raise InputError(f"student.steps={steps}: a step shares a later level, so give 2 or 4")
     put = functools.partial(jax.device_put, device=NamedSharding(devices, PartitionSpec()))
     frozen = Frozen(
         teacher=lay_out(pipeline.transformer, devices),

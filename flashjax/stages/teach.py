@@ -193,7 +193,8 @@ def init_text(config: TextConfig, key: jax.Array) -> Params:
 def teacher_rules() -> Rules:
     """The transformer's layout below "transformer/"; the small text encoders are replicated."""
     transformer = tuple((rf"transformer/{regex}", spec) for regex, spec in MMDIT.params)
-    text = tuple((rf"text/{regex}", spec) for regex, spec in REPLICATED.params)
+    # The encoders are named: "text" alone is also a stream of every block.
+    text = tuple((rf"text/(clip_l|clip_g|t5)/{regex}", spec) for regex, spec in REPLICATED.params)
     return Rules(params=transformer + text, activations=MMDIT.activations)
 
 
