@@ -1,6 +1,7 @@
 """The real steps on branches: nothing crosses a branch, and a branch alone is the step alone."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -18,9 +19,10 @@ SPANS = jnp.array([[0, 2], [2, 2]], jnp.int32)
 COLLECTIVE = r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\("
 
 
-def branched(toy, sizes):
-    """State, shared arguments and both steps compiled for two branches on this mesh."""
-    mesh = make_mesh(sizes)
+@functools.cache
+def branched(toy, fsdp):
+    """State, shared arguments and both steps compiled for two branches of `fsdp` devices each."""
+    mesh = make_mesh({"branch": 2, "fsdp": fsdp})
     state, steps, frozen = toy.match(toy.networks(toy.SMALL, mesh))
     one = state_shardings(jax.eval_shape(lambda: state), toy.RULES, mesh)
     shardings = branch_shardings(one, mesh)
@@ -66,8 +68,7 @@ def members(line: str, devices: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_no_collective_of_a_step_crosses_a_branch(toy, fsdp):
-    sizes = {"branch": 2, "fsdp": fsdp}
-    _, _, compiled = branched(toy, sizes)
+    _, _, compiled = branched(toy, fsdp)
     lines = [
         line
         for program in compiled
@@ -83,7 +84,7 @@ def test_no_collective_of_a_step_crosses_a_branch(toy, fsdp):
 def test_two_branches_give_the_same_numbers_on_two_and_on_eight_devices(toy):
     results = []
     for fsdp in (1, 4):
-        state, shared, compiled = branched(toy, {"branch": 2, "fsdp": fsdp})
+        state, shared, compiled = branched(toy, fsdp)
         history = []
         for program in compiled:
             state, metrics = program(state, SPANS, *shared)
