@@ -10,17 +10,25 @@ from ml_collections import ConfigDict
 from flashjax.checkpoint import load_params
 from flashjax.convert.folder import Pipeline, read_pipeline
 from flashjax.data.tokenizers import Tokenizer, load_tokenizers
-from flashjax.types import Params
+from flashjax.types import InputError, Params
 
 PACKAGED = {"nano": "assets/nano"}
 
 
 def source_of(config: ConfigDict) -> Path:
-    """The teacher's folder: a path, or the name of a teacher that comes with the package."""
+    """The teacher's folder: a path, or the name of a teacher that comes with the package.
+
+    InputError if no pipeline is there.
+    """
     source = config.teacher.source
-    if source in PACKAGED:
-        return Path(str(files("flashjax"))) / PACKAGED[source]
-    return Path(source)
+    named = source in PACKAGED
+    folder = Path(str(files("flashjax"))) / PACKAGED[source] if named else Path(source)
+    if not (folder / "model_index.json").is_file():
+        raise InputError(
+            f"teacher.source={source}: {folder} holds no pipeline; train one with `flashjax teach` "
+            f"or give a diffusers folder"
+        )
+    return folder
 
 
 @functools.cache
