@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from flashjax.convert.folder import Pipeline
+from flashjax.convert.folder import Pipeline, read_transformer
 from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import transformer_from_sai
 from flashjax.data.captions import parse_caption
@@ -25,6 +25,7 @@ from flashjax.evaluate.reading import load_reader, read, reader_features, to_mod
 from flashjax.evaluate.sample import Drawn, Sample, Sampler, draw, draw_noise, make_sample
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.quantize.gguf import read_gguf
+from flashjax.stages.export import FOLDER
 from flashjax.stages.model import open_model, source_of, student_of
 from flashjax.stages.prepare import captions_of
 from flashjax.stages.stage import run_stage, write_json
@@ -55,7 +56,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         captions, images, reference = open_evaluation(config, workdir)
         file = config.evaluate.prompts
         prompts = read_prompts(file) if file else captions
-        shown = config.evaluate.shown
+        shown = min(config.evaluate.shown, len(prompts))
         judge = functools.partial(measure, reader, reader_features(reader, to_model(reference)))
         real = {"name": "real scenes", "group": "Reference", "note": "validation split"}
         rows = [real | judge(images, captions)]
@@ -77,7 +78,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         {**config.evaluate, "student": config.student},
         workdir,
         body,
-        inputs={name: workdir / name for name in ("guide", "match", "merge", "quantize")},
+        inputs={name: workdir / name for name in ("guide", "match", "export", "quantize")},
         seed=config.seed,
     )
 
@@ -123,16 +124,18 @@ def contenders(config: ConfigDict, workdir: Path, pipeline: Pipeline) -> Iterato
     guided = f"guidance {scale}"
     yield Contender(f"teacher, {full} steps", "Reference", guided, cut(full), teacher)
     yield Contender(f"teacher, {few}", few, f"not distilled, {guided}", cut(steps), teacher)
-    for stage in ("guide", "match", "merge"):
+    for stage in ("guide", "match"):
         params = student_of(workdir, stage)
-        yield Contender(f"student after {stage}, {few}", few, "16-bit", student(steps), params)
+        yield Contender(f"student after {stage}, {few}", few, "as trained", student(steps), params)
+    merged, _ = read_transformer(workdir / "export" / FOLDER / "transformer")
+    exported = f"exported, {config.export.dtype}"
+    yield Contender(f"student after merge, {few}", few, exported, student(steps), merged)
     for scheme in config.quantize.schemes:
         params = read_quantized(workdir / "quantize" / f"student-{scheme}.gguf", pipeline)
         note = f"{BITS[scheme]}, GGUF {scheme.upper()}"
         yield Contender(f"student {BITS[scheme]}, {few}", few, note, student(steps), params)
     yield Contender(f"teacher, {half}", half, f"not distilled, {guided}", cut(steps // 2), teacher)
-    params = student_of(workdir, "merge")
-    yield Contender(f"student after merge, {half}", half, "16-bit", student(steps // 2), params)
+    yield Contender(f"student after merge, {half}", half, exported, student(steps // 2), merged)
 
 
 def read_quantized(path: Path, pipeline: Pipeline) -> Params:

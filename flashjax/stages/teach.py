@@ -34,6 +34,7 @@ from flashjax.parallel.layout import MMDIT, REPLICATED
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import Rules, constrain_on, state_shardings
 from flashjax.stages.prepare import encode_images, prepare_split, to_unit
+from flashjax.stages.setting import abstract_on
 from flashjax.stages.stage import run_stage, stage_results
 from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.train.autoencode import make_autoencoder_step
@@ -231,11 +232,7 @@ def teach_flow(config: ConfigDict, workdir: Path, tokenizers: Path, folder: Path
         job,
         step=lambda state, batch: advance(state, empty, to_mesh(batch, mesh), key),
         init=jax.jit(init, out_shardings=shardings),
-        abstract=jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            abstract,
-            shardings,
-        ),
+        abstract=abstract_on(abstract, shardings),
         data=batches(samples, batch_size=job.batch_size, seed=config.seed),
     )
     save_params(folder / "params", state.learner.ema)
