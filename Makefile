@@ -6,6 +6,9 @@ BIN := .venv/bin
 # TORCH_INDEX="--index-url https://download.pytorch.org/whl/cpu".
 TORCH_INDEX ?=
 
+# Large pages for large arrays: without them half of a CPU's time goes into page faults (BUILD_NOTES.md).
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .PHONY: demo demo-full test lint types clean
 
 demo: .venv/run

@@ -11,14 +11,17 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.simulate_devices = 2  # the two branches of `split` train side by side
     config.mesh = dict(branch=1, data=1, fsdp=1, context=1, tensor=1)
-    config.teacher = dict(source="nano")
+    config.teacher = dict(
+        source="nano",  # or a diffusers folder, a single file, a GGUF
+        base="",  # a pipeline's folder with the networks that the source lacks
+    )
     config.data = dict(seed=1, train=6_000, validation=1_500)
     config.student = dict(steps=4)
 
     config.guide = dict(
-        job=dict(steps=200, batch_size=32, log_steps=10, checkpoint_steps=100),
-        optimiser=dict(learning_rate=2e-4, warmup_steps=10),
-        guide=dict(guidance_scale=2.5, substeps=4, drop_t5=0.15, ema_decay=0.95),
+        job=dict(steps=240, batch_size=32, log_steps=10, checkpoint_steps=120),
+        optimiser=dict(learning_rate=5e-4, warmup_steps=10, decay_steps=80),
+        guide=dict(guidance_scale=4.0, substeps=4, drop_t5=0.15, ema_decay=0.95),
     )
 
     config.match = dict(
@@ -30,7 +33,7 @@ def get_config() -> ConfigDict:
         heads=dict(taps=(0, 2), width=64),
         match=dict(
             eta=0.0,
-            guidance_scale=2.5,
+            guidance_scale=4.0,
             fake_density=dict(mean=0.0, std=1.2, shift=2.0),
             shared_share=0.25,
             adversarial_weight=5e-3,
@@ -61,6 +64,6 @@ def get_config() -> ConfigDict:
         chunk=50,
         seed=7,
         teacher_steps=50,
-        guidance_scale=2.5,
+        guidance_scale=4.0,
     )
     return config

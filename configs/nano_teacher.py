@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     )
 
     config.flow = dict(
-        job=dict(steps=14_000, batch_size=64, log_steps=50, checkpoint_steps=500),
+        job=dict(steps=10_000, batch_size=64, log_steps=50, checkpoint_steps=500),
         optimiser=dict(learning_rate=2e-3, warmup_steps=200, decay_steps=3000, beta2=0.99),
         teach=dict(
             density=dict(mean=0.0, std=1.2, shift=2.0),

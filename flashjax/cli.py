@@ -1,4 +1,7 @@
-"""The command line: `flashjax VERB --config FILE --workdir DIR [--config.a.b=v]`."""
+"""The command line: `flashjax VERB --config FILE --workdir DIR [--config.a.b=v]`.
+
+Tools need no config; `flashjax VERB --help` shows the flags of each.
+"""
 
 import argparse
 import importlib
@@ -6,6 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from flashjax import config as configs
 from flashjax.parallel.mesh import simulate_devices
@@ -27,6 +31,12 @@ VERBS = {  # verb: (module of stages/, what it does)
     "report": ("report", "one HTML file about the run"),
 }
 
+TOOLS = {  # the same for what works without a config; `export` is both
+    "sample": ("sample", "prompts to PNG files with any checkpoint"),
+    "export": ("convert", "any checkpoint to PyTorch formats (or, with --config, the student)"),
+    "bench": ("bench", "measure speed and memory on this machine"),
+}
+
 WRONG_INPUT, INTERRUPTED = 2, 75
 
 
@@ -35,17 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     overrides = [a.removeprefix("--config.") for a in arguments if a.startswith("--config.")]
     rest = [a for a in arguments if not a.startswith("--config.")]
-    options = parser().parse_args(rest)
+    tool = rest[:1] and rest[0] in TOOLS and "--config" not in rest
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
+    options = (tool_parser(rest[0]) if tool else parser()).parse_args(rest)
     try:
+        if tool:
+            _module(TOOLS[options.verb][0]).run(options)
+            return 0
         config = configs.load(options.config, overrides)
         if options.dry_run:
             print(configs.to_json(config))
             return 0
         simulate_devices(config.simulate_devices)
-        stage = importlib.import_module(f"flashjax.stages.{VERBS[options.verb][0]}")
-        stage.run(config, Path(options.workdir))
+        _module(VERBS[options.verb][0]).run(config, Path(options.workdir))
     except InputError as error:
         print(f"flashjax {options.verb}: {error}", file=sys.stderr)
         return WRONG_INPUT
@@ -56,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verbs and the flags that they share."""
+    """The verbs of a config and the flags that they share; the tools are listed."""
     top = argparse.ArgumentParser(prog="flashjax", description=__doc__)
     verbs = top.add_subparsers(dest="verb", required=True)
     for name, (_, text) in VERBS.items():
@@ -64,7 +77,22 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument("--config", required=True, metavar="FILE", help="a configs/*.py file")
         verb.add_argument("--workdir", required=True, metavar="DIR", help="where results go")
         verb.add_argument("--dry_run", action="store_true", help="print the resolved config")
+    for name in TOOLS.keys() - VERBS.keys():
+        verbs.add_parser(name, help=TOOLS[name][1])
     return top
+
+
+def tool_parser(name: str) -> argparse.ArgumentParser:
+    """The flags of one tool."""
+    top = argparse.ArgumentParser(prog="flashjax")
+    verbs = top.add_subparsers(dest="verb", required=True)
+    module, text = TOOLS[name]
+    _module(module).add_arguments(verbs.add_parser(name, help=text, description=text))
+    return top
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"flashjax.stages.{name}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from flashjax.convert.folder import Pipeline, write_pipeline
+from flashjax.convert.folder import write_pipeline
+from flashjax.convert.pipeline import Pipeline
 from flashjax.data.captions import vocabulary
 from flashjax.data.tokenizers import build_tokenizers, load_tokenizers
 from flashjax.models.clip import CLIPConfig, CLIPText

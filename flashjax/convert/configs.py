@@ -4,8 +4,6 @@ Written files say all that matters, so that no version's defaults change them; r
 our models do not compute.
 """
 
-import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +19,7 @@ DIFFUSERS_VERSION = "0.42.1"  # the one that written folders are tested with
 
 def mmdit_config_from_diffusers(config: Json, where: str) -> MMDiTConfig:
     """Of `SD3Transformer2DModel`'s config; `where` names its file in messages."""
-    read = _Reader(config, where)
+    read = Reader(config, where)
     depth, dual = read("num_layers"), list(read("dual_attention_layers"))
     mmdit = MMDiTConfig(
         depth=depth,
@@ -68,36 +66,9 @@ def mmdit_config_to_diffusers(config: MMDiTConfig, *, sample_size: int) -> Json:
     }
 
 
-def mmdit_config_from_sai(shapes: Mapping[str, tuple[int, ...]], where: str) -> MMDiTConfig:
-    """What the shapes of SAI's tensors (without prefix) say. InputError if not an SD3 model's."""
-    read = _Reader(shapes, where)
-    width, channels, patch, _ = read("x_embedder.proj.weight")
-    blocks = "joint_blocks.{}.x_block.{}.qkv.weight"
-    depth, dual = (
-        sum(re.fullmatch(blocks.format(r"\d+", name), key) is not None for key in shapes)
-        for name in ("attn", "attn2")
-    )
-    norm = "joint_blocks.0.x_block.attn.ln_q.weight"
-    head_width = shapes[norm][0] if norm in shapes else 64
-    hidden, _ = read("joint_blocks.0.x_block.mlp.fc1.weight")
-    return MMDiTConfig(
-        depth=depth,
-        heads=width // head_width,
-        dual=min(dual, depth - 1),
-        position_size=math.isqrt(read("pos_embed")[1]),
-        text_width=read("context_embedder.weight")[1],
-        pooled_width=read("y_embedder.mlp.0.weight")[1],
-        head_width=head_width,
-        channels=channels,
-        patch=patch,
-        mlp_ratio=hidden // width,
-        qk_norm=norm in shapes,
-    )
-
-
 def vae_config_from_diffusers(config: Json, where: str) -> VAEConfig:
     """Of `AutoencoderKL`'s config."""
-    read = _Reader(config, where)
+    read = Reader(config, where)
     for key in ("use_quant_conv", "use_post_quant_conv"):
         read.require(key, False)
     read.require("mid_block_add_attention", True)
@@ -139,7 +110,7 @@ def vae_config_to_diffusers(config: VAEConfig) -> Json:
 
 def clip_config_from_transformers(config: Json, where: str, *, projected: bool) -> CLIPConfig:
     """Of `CLIPTextModelWithProjection`'s config; `projected` is False where it is the identity."""
-    read = _Reader(config, where)
+    read = Reader(config, where)
     read.require("hidden_act", *ACTIVATIONS)
     read.require("layer_norm_eps", 1e-5)
     # Either way the first end-of-text is pooled, if it has the largest id: 2 means just that.
@@ -179,7 +150,7 @@ def clip_config_to_transformers(config: CLIPConfig) -> Json:
 
 def t5_config_from_transformers(config: Json, where: str) -> T5Config:
     """Of `T5EncoderModel`'s config."""
-    read = _Reader(config, where)
+    read = Reader(config, where)
     read.require("feed_forward_proj", "gated-gelu")
     read.require("layer_norm_epsilon", 1e-6)
     return T5Config(
@@ -218,7 +189,7 @@ def t5_config_to_transformers(config: T5Config) -> Json:
     }
 
 
-class _Reader:
+class Reader:
     """Reads keys of a config; one that is absent or means another model is an InputError."""
 
     def __init__(self, config: Mapping[str, Any], where: str) -> None:

@@ -1,8 +1,7 @@
 """A whole pipeline in diffusers' folder layout: read, and written whole or not at all."""
 
-import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +9,36 @@ import numpy as np
 
 from flashjax.convert import configs
 from flashjax.convert.configs import Json
-from flashjax.convert.tensors import open_weights, read_json, replacing, write_safetensors
-from flashjax.convert.text import (
-    clip_from_transformers,
-    clip_is_projected,
-    clip_to_transformers,
-    t5_from_transformers,
-    t5_to_transformers,
+from flashjax.convert.pipeline import (
+    ABSENT_T5_TOKENS,
+    NETWORKS,
+    Parts,
+    Pipeline,
+    Place,
+    assemble,
+    in_float32,
 )
-from flashjax.convert.transformer import transformer_from_diffusers, transformer_to_diffusers
-from flashjax.convert.vae import vae_from_diffusers, vae_to_diffusers
+from flashjax.convert.reading import open_weights, read_json
+from flashjax.convert.table import FLOAT32, Placement
+from flashjax.convert.tensors import Tensors
+from flashjax.convert.text import clip_from, clip_is_projected, clip_to, t5_from, t5_to
+from flashjax.convert.transformer import transformer_from, transformer_to
+from flashjax.convert.vae import vae_from, vae_to
+from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, write_json, write_weights
 from flashjax.models.clip import CLIPConfig
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.t5 import T5Config
-from flashjax.models.text import TextConfig
 from flashjax.models.vae import VAEConfig
 from flashjax.types import InputError, Params
 
-_INDEX = "model_index.json"
+INDEX = "model_index.json"
+FOLDERS = {
+    "transformer": "transformer",
+    "vae": "vae",
+    "clip_l": "text_encoder",
+    "clip_g": "text_encoder_2",
+    "t5": "text_encoder_3",
+}
 _CLASSES = {
     "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
     "transformer": ("diffusers", "SD3Transformer2DModel"),
@@ -39,128 +50,165 @@ _CLASSES = {
     "tokenizer_2": ("transformers", "CLIPTokenizer"),
     "tokenizer_3": ("transformers", "T5TokenizerFast"),
 }
-_TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+_T5_ENTRIES = ("text_encoder_3", "tokenizer_3")
 _DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"  # names of the weights' files
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """All networks of one model; `text` is {"clip_l", "clip_g", "t5"}.
+def read_pipeline(
+    folder: Path | str, *, place: Place = in_float32, absent_t5: int = ABSENT_T5_TOKENS
+) -> Pipeline:
+    """The model of a folder. InputError for what is missing, broken or unlike SD3.
 
-    `shift` bends the sampler's sigmas; `sample_size` is the default side of the latents it makes.
+    Where T5 is left out, its tokens are `absent_t5` zeros.
     """
-
-    transformer: Params
-    transformer_config: MMDiTConfig
-    vae: Params
-    vae_config: VAEConfig
-    text: Params
-    text_config: TextConfig
-    shift: float = 3.0
-    sample_size: int = 128
-
-
-def read_pipeline(folder: Path | str) -> Pipeline:
-    """The networks of a folder, float32. InputError for what is missing, broken or unlike SD3."""
     folder = Path(folder)
-    if not (folder / _INDEX).is_file():
-        raise InputError(f"{folder} has no {_INDEX}: give a pipeline's folder in diffusers' layout")
-    transformer, transformer_config = read_transformer(folder / "transformer")
-    vae, vae_config = read_vae(folder / "vae")
-    clip_l, clip_l_config = read_clip(folder / "text_encoder")
-    clip_g, clip_g_config = read_clip(folder / "text_encoder_2")
-    t5, t5_config = read_t5(folder / "text_encoder_3")
-    return Pipeline(
-        transformer=transformer,
-        transformer_config=transformer_config,
-        vae=vae,
-        vae_config=vae_config,
-        text={"clip_l": clip_l, "clip_g": clip_g, "t5": t5},
-        text_config=TextConfig(clip_l_config, clip_g_config, t5_config),
-        shift=_value(folder / "scheduler" / "scheduler_config.json", "shift"),
-        sample_size=_value(folder / "transformer" / "config.json", "sample_size"),
+    return assemble(
+        read_parts(folder, place=place), where=str(folder), absent_t5=absent_t5, **settings(folder)
     )
 
 
-def read_transformer(folder: Path) -> tuple[Params, MMDiTConfig]:
+def settings(folder: Path) -> Json:
+    """The `shift` and `sample_size` of a folder's model."""
+    return {
+        "shift": _value(folder / "scheduler" / "scheduler_config.json", "shift"),
+        "sample_size": _value(folder / "transformer" / "config.json", "sample_size"),
+    }
+
+
+def read_parts(
+    folder: Path, *, place: Place = in_float32, names: Sequence[str] = NETWORKS
+) -> Parts:
+    """The networks `names` of a folder; T5 is left out where the folder's index leaves it out."""
+    if not (folder / INDEX).is_file():
+        raise InputError(f"{folder} has no {INDEX}: give a pipeline's folder in diffusers' layout")
+    if not has_t5(folder):
+        names = [name for name in names if name != "t5"]
+    readers: dict[str, Callable[..., tuple[Params, Any]]] = {
+        "transformer": read_transformer,
+        "vae": read_vae,
+        "clip_l": read_clip,
+        "clip_g": read_clip,
+        "t5": read_t5,
+    }
+    return {name: readers[name](folder / FOLDERS[name], place(name)) for name in names}
+
+
+def read_configs(folder: Path) -> dict[str, Any]:
+    """The configs of the transformer and the autoencoder, without reading a weight."""
+    return {
+        "transformer": configs.mmdit_config_from_diffusers(*_config(folder / "transformer")),
+        "vae": configs.vae_config_from_diffusers(*_config(folder / "vae")),
+    }
+
+
+def has_t5(folder: Path) -> bool:
+    """Whether the index of a pipeline's folder names a third text encoder."""
+    _, name = read_json(folder / INDEX).get("text_encoder_3") or (None, None)
+    return name is not None
+
+
+def read_transformer(folder: Path, placement: Placement = FLOAT32) -> tuple[Params, MMDiTConfig]:
     """The `transformer` folder of a pipeline."""
     config = configs.mmdit_config_from_diffusers(*_config(folder))
-    return transformer_from_diffusers(open_weights(folder, _DIFFUSERS), config), config
+    tensors = open_weights(folder, _DIFFUSERS)
+    return transformer_from(tensors, config, "diffusers", placement), config
 
 
-def read_vae(folder: Path) -> tuple[Params, VAEConfig]:
+def read_vae(folder: Path, placement: Placement = FLOAT32) -> tuple[Params, VAEConfig]:
     """The `vae` folder of a pipeline."""
     config = configs.vae_config_from_diffusers(*_config(folder))
-    return vae_from_diffusers(open_weights(folder, _DIFFUSERS), config), config
+    return vae_from(open_weights(folder, _DIFFUSERS), config, "diffusers", placement), config
 
 
-def read_clip(folder: Path) -> tuple[Params, CLIPConfig]:
+def read_clip(folder: Path, placement: Placement = FLOAT32) -> tuple[Params, CLIPConfig]:
     """The `text_encoder` or `text_encoder_2` folder of a pipeline."""
     tensors = open_weights(folder, _TRANSFORMERS)
     projected = clip_is_projected(tensors)
     config = configs.clip_config_from_transformers(*_config(folder), projected=projected)
-    return clip_from_transformers(tensors, config), config
+    return clip_from(tensors, config, placement), config
 
 
-def read_t5(folder: Path) -> tuple[Params, T5Config]:
+def read_t5(folder: Path, placement: Placement = FLOAT32) -> tuple[Params, T5Config]:
     """The `text_encoder_3` folder of a pipeline."""
     config = configs.t5_config_from_transformers(*_config(folder))
-    return t5_from_transformers(open_weights(folder, _TRANSFORMERS), config), config
+    return t5_from(open_weights(folder, _TRANSFORMERS), config, placement), config
 
 
 def write_pipeline(
-    folder: Path | str, pipeline: Pipeline, *, tokenizers_from: Path | str, dtype: Any = np.float16
+    folder: Path | str,
+    pipeline: Pipeline,
+    *,
+    tokenizers_from: Path | str,
+    dtype: Any = np.float16,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a folder that `StableDiffusion3Pipeline.from_pretrained` loads, weights in `dtype`.
 
-    The tokenizers are copied from another pipeline's folder. An older pipeline is replaced once the
-    new one is complete; InputError if `folder` holds something else.
+    `dtype` None keeps each tensor's own. The tokenizers are copied from another pipeline's folder.
+    An older pipeline is replaced once the new one is complete; InputError if `folder` holds
+    something else.
     """
     folder, tokenizers_from = Path(folder), Path(tokenizers_from)
-    if folder.exists() and not (folder / _INDEX).is_file() and any(folder.iterdir()):
+    if folder.exists() and not (folder / INDEX).is_file() and any(folder.iterdir()):
         raise InputError(f"{folder} holds something that is no pipeline: choose an empty folder")
-    for name in _TOKENIZERS:
+    index = model_index(with_t5="t5" in pipeline.text)
+    tokenizers = [name for name in index if name.startswith("tokenizer") and all(index[name])]
+    for name in tokenizers:
         if not (tokenizers_from / name).is_dir():
             raise InputError(f"{tokenizers_from / name} does not exist: give a pipeline's folder")
-    with replacing(folder) as temporary:
-        for name, (stem, config, tensors) in _networks(pipeline).items():
-            _write_json(temporary / name / "config.json", config)
-            write_safetensors(temporary / name / f"{stem}.safetensors", tensors, dtype=dtype)
-        _write_json(temporary / "scheduler" / "scheduler_config.json", _scheduler(pipeline.shift))
-        _write_json(temporary / _INDEX, _model_index())
-        for name in _TOKENIZERS:
-            shutil.copytree(tokenizers_from / name, temporary / name)
+    with replacing(folder) as new:
+        write_parts(
+            new,
+            pipeline.parts,
+            sample_size=pipeline.sample_size,
+            dtype=dtype,
+            max_shard_bytes=max_shard_bytes,
+        )
+        write_json(new / "scheduler" / "scheduler_config.json", _scheduler(pipeline.shift))
+        write_json(new / INDEX, index)
+        for name in tokenizers:
+            shutil.copytree(tokenizers_from / name, new / name)
 
 
-def _networks(pipeline: Pipeline) -> dict[str, tuple[str, Json, dict[str, np.ndarray]]]:
-    """For each folder of weights: the stem of its file, its config.json, its tensors."""
-    text, sizes = pipeline.text, pipeline.text_config
+def write_parts(
+    folder: Path,
+    parts: Parts,
+    *,
+    sample_size: int = 128,
+    dtype: Any = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write the folder of each network: each is what its own class's `from_pretrained` loads."""
+    for name, (params, config) in parts.items():
+        stem, written, tensors = _network(name, params, config, sample_size)
+        home = folder / FOLDERS[name]
+        write_json(home / "config.json", written)
+        write_weights(home, stem, tensors, dtype=dtype, max_shard_bytes=max_shard_bytes)
 
-    def clip(params: Params, config: CLIPConfig) -> tuple[str, Json, dict[str, np.ndarray]]:
-        written = configs.clip_config_to_transformers(config)
-        return _TRANSFORMERS, written, clip_to_transformers(params, config)
 
-    return {
-        "transformer": (
-            _DIFFUSERS,
-            configs.mmdit_config_to_diffusers(
-                pipeline.transformer_config, sample_size=pipeline.sample_size
-            ),
-            transformer_to_diffusers(pipeline.transformer, pipeline.transformer_config),
-        ),
-        "vae": (
-            _DIFFUSERS,
-            configs.vae_config_to_diffusers(pipeline.vae_config),
-            vae_to_diffusers(pipeline.vae, pipeline.vae_config),
-        ),
-        "text_encoder": clip(text["clip_l"], sizes.clip_l),
-        "text_encoder_2": clip(text["clip_g"], sizes.clip_g),
-        "text_encoder_3": (
-            _TRANSFORMERS,
-            configs.t5_config_to_transformers(sizes.t5),
-            t5_to_transformers(text["t5"], sizes.t5),
-        ),
+def model_index(*, with_t5: bool) -> Json:
+    """The model_index.json; a T5 that is left out has null entries."""
+    index: Json = {
+        "_class_name": "StableDiffusion3Pipeline",
+        "_diffusers_version": configs.DIFFUSERS_VERSION,
     }
+    for name, library_and_class in _CLASSES.items():
+        absent = name in _T5_ENTRIES and not with_t5
+        index[name] = [None, None] if absent else list(library_and_class)
+    return index
+
+
+def _network(name: str, params: Params, config: Any, sample_size: int) -> tuple[str, Json, Tensors]:
+    """For a network's folder: the stem of its file, its config.json, its tensors."""
+    if name == "transformer":
+        written = configs.mmdit_config_to_diffusers(config, sample_size=sample_size)
+        return _DIFFUSERS, written, transformer_to(params, config, "diffusers")
+    if name == "vae":
+        written = configs.vae_config_to_diffusers(config)
+        return _DIFFUSERS, written, vae_to(params, config, "diffusers")
+    if name == "t5":
+        return _TRANSFORMERS, configs.t5_config_to_transformers(config), t5_to(params, config)
+    return _TRANSFORMERS, configs.clip_config_to_transformers(config), clip_to(params, config)
 
 
 def _scheduler(shift: float) -> Json:
@@ -170,15 +218,6 @@ def _scheduler(shift: float) -> Json:
         "num_train_timesteps": 1000,
         "shift": shift,
     }
-
-
-def _model_index() -> Json:
-    index = {name: list(library_and_class) for name, library_and_class in _CLASSES.items()}
-    header = {
-        "_class_name": "StableDiffusion3Pipeline",
-        "_diffusers_version": configs.DIFFUSERS_VERSION,
-    }
-    return header | index
 
 
 def _config(folder: Path) -> tuple[Json, str]:
@@ -192,8 +231,3 @@ def _value(path: Path, key: str) -> Any:
     if key not in content:
         raise InputError(f"{path} lacks {key}")
     return content[key]
-
-
-def _write_json(path: Path, content: Json) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,61 +1,120 @@
-"""Stability AI's single file: the transformer and the autoencoder under their original names.
+"""Stability AI's single file: transformer, autoencoder, perhaps text encoders, original names.
 
-Source: layout of sd3.5_medium.safetensors; metadata of https://github.com/Stability-AI/ModelSpec.
+Source: layout of sd3.5_medium.safetensors and of single files with text encoders as ComfyUI and
+diffusers read them; metadata of https://github.com/Stability-AI/ModelSpec.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from flashjax.convert.configs import mmdit_config_from_sai
-from flashjax.convert.folder import Pipeline
-from flashjax.convert.tensors import open_safetensors, write_safetensors
-from flashjax.convert.transformer import transformer_from_sai, transformer_to_sai
-from flashjax.convert.vae import vae_from_sai, vae_to_sai
+from flashjax.convert.pipeline import NETWORKS, Parts, Place, in_float32
+from flashjax.convert.reading import open_safetensors
+from flashjax.convert.sizes import clip_sizes, mmdit_sizes, t5_sizes, vae_sizes
+from flashjax.convert.table import Placement
+from flashjax.convert.tensors import Tensors, joined
+from flashjax.convert.text import clip_from, clip_is_projected, clip_to, t5_from, t5_to
+from flashjax.convert.transformer import transformer_from, transformer_to
+from flashjax.convert.vae import vae_from, vae_to
+from flashjax.convert.writing import write_safetensors
 from flashjax.models.mmdit import MMDiTConfig
-from flashjax.models.vae import VAEConfig
-from flashjax.types import Params
+from flashjax.types import InputError, Params
 
-TRANSFORMER, VAE = "model.diffusion_model.", "first_stage_model."
+PREFIXES = {
+    "transformer": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+    "clip_l": "text_encoders.clip_l.transformer.",
+    "clip_g": "text_encoders.clip_g.transformer.",
+    "t5": "text_encoders.t5xxl.transformer.",
+}
+ACTIVATIONS = {"clip_l": "quick_gelu", "clip_g": "gelu"}
 
 
-def read_sai(path: Path | str) -> tuple[Params, MMDiTConfig]:
-    """The transformer of a file, float32, with or without prefix, and its sizes.
+def split_file(tensors: Tensors) -> dict[str, Tensors]:
+    """The tensors of each network of a file, without prefix; a bare file is all transformer.
 
-    InputError if the file is broken or holds no whole SD3 transformer.
+    InputError lists tensors that belong to no network.
     """
-    tensors = open_safetensors(path)
-    if any(key.startswith(TRANSFORMER) for key in tensors.shapes):
-        tensors = tensors.under(TRANSFORMER)
-    config = mmdit_config_from_sai(tensors.shapes, tensors.where)
-    return transformer_from_sai(tensors, config), config
+    if "x_embedder.proj.weight" in tensors:
+        return {"transformer": tensors}
+    parts = {name: tensors.under(prefix) for name, prefix in PREFIXES.items()}
+    strange = [key for key in tensors if not key.startswith(tuple(PREFIXES.values()))]
+    if strange or not parts["transformer"]:
+        raise InputError(
+            f"{tensors.where} is no SD3 model: "
+            + (f"tensor {strange[0]} is of no network of it" if strange else "no transformer in it")
+        )
+    return {name: part for name, part in parts.items() if part}
 
 
-def read_sai_vae(path: Path | str, config: VAEConfig) -> Params:
-    """The autoencoder of a file, float32. InputError if its tensors are not exactly `config`'s."""
-    return vae_from_sai(open_safetensors(path).under(VAE), config)
+def read_parts(
+    path: Path | str,
+    *,
+    place: Place = in_float32,
+    known: Mapping[str, Any] | None = None,
+    names: Sequence[str] = NETWORKS,
+) -> Parts:
+    """Those of the networks `names` that a file holds.
+
+    Their sizes are those of `known` (network -> config), or else read off the tensors.
+    """
+    networks = split_file(open_safetensors(path))
+    known = known or {}
+    return {
+        name: _network(name, networks[name], place(name), known.get(name))
+        for name in names
+        if name in networks
+    }
+
+
+def read_sai(path: Path | str, placement: Placement) -> tuple[Params, MMDiTConfig]:
+    """The transformer of a file, with or without prefix, and its sizes."""
+    return read_parts(path, place=lambda _: placement, names=("transformer",))["transformer"]
 
 
 def write_sai(
-    path: Path | str,
-    pipeline: Pipeline,
-    *,
-    title: str,
-    with_vae: bool = True,
-    dtype: Any = np.float16,
+    path: Path | str, parts: Parts, *, metadata: Mapping[str, str], dtype: Any = None
 ) -> None:
-    """Write one file that ComfyUI and its kin load; text encoders are files of their own there."""
-    tensors = transformer_to_sai(
-        pipeline.transformer, pipeline.transformer_config, prefix=TRANSFORMER
-    )
-    if with_vae:
-        tensors |= vae_to_sai(pipeline.vae, pipeline.vae_config, prefix=VAE)
-    side = pipeline.sample_size * pipeline.vae_config.factor
-    metadata = {
+    """Write the networks `parts` to one file that ComfyUI and its kin load.
+
+    `dtype` None keeps each tensor's own. The released files hold transformer and autoencoder.
+    """
+    named = (_named(name, *part).prefixed(PREFIXES[name]) for name, part in parts.items())
+    write_safetensors(path, joined(*named), dtype=dtype, metadata=metadata)
+
+
+def model_spec(config: MMDiTConfig, *, title: str, side: int) -> dict[str, str]:
+    """The metadata by which user interfaces tell the models apart; `side` in pixels."""
+    size = "v3-medium" if not config.qk_norm else "v3.5-medium" if config.dual else "v3.5-large"
+    return {
+        "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-v3.5-medium",
+        "modelspec.architecture": f"stable-diffusion-{size}",
         "modelspec.title": title,
         "modelspec.resolution": f"{side}x{side}",
     }
-    write_safetensors(path, tensors, dtype=dtype, metadata=metadata)
+
+
+def _network(
+    name: str, tensors: Tensors, placement: Placement, known: Any | None
+) -> tuple[Params, Any]:
+    if name == "transformer":
+        config = known or mmdit_sizes(tensors)
+        return transformer_from(tensors, config, "sai", placement), config
+    if name == "vae":
+        config = known or vae_sizes(tensors)
+        return vae_from(tensors, config, "sai", placement), config
+    if name == "t5":
+        config = known or t5_sizes(tensors)
+        return t5_from(tensors, config, placement), config
+    projected = clip_is_projected(tensors)
+    config = known or clip_sizes(tensors, activation=ACTIVATIONS[name], projected=projected)
+    return clip_from(tensors, config, placement), config
+
+
+def _named(name: str, params: Params, config: Any) -> Tensors:
+    if name == "transformer":
+        return transformer_to(params, config, "sai")
+    if name == "vae":
+        return vae_to(params, config, "sai")
+    return t5_to(params, config) if name == "t5" else clip_to(params, config)

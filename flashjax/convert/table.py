@@ -1,39 +1,58 @@
 """Tables that are read both ways: each row says where one leaf lies in a file, and how.
 
-A file holds torch's layout: output dim first, convolutions channel-first.
+A file holds torch's layout: output dim first, convolutions channel-first. Arrays are moved on the
+devices: the host only ever holds a piece of one tensor.
 """
 
+import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from flashjax import trees
-from flashjax.convert.tensors import Tensors
+from flashjax.convert.tensors import Info, Shape, Tensors
 from flashjax.types import InputError, Params
 
-Shape = tuple[int, ...]
 _SUFFIXES = {"kernel": ".weight", "scale": ".weight", "bias": ".bias"}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """In a file, a leaf is `leaf.reshape(split).transpose(order).reshape(shape)`."""
+    """In a file, a leaf is `leaf.reshape(split).transpose(order).reshape(shape)`.
+
+    `parts` counts the tensors that the file cuts this into, equal pieces of its first dim: a fused
+    projection. `swap` exchanges the halves of the first dim.
+    """
 
     leaf: Shape
     split: Shape
     order: Shape
     shape: Shape
+    parts: int = 1
+    swap: bool = False
 
-    def to_file(self, leaf: np.ndarray) -> np.ndarray:
-        return leaf.reshape(self.split).transpose(self.order).reshape(self.shape)
+    def to_file(self, leaf: Array) -> Array:
+        """The elements of the file's tensors, "parts size"."""
+        stored = leaf.reshape(self.split).transpose(self.order).reshape(self.shape)
+        return self._swapped(stored).reshape(self.parts, -1)
 
-    def from_file(self, stored: np.ndarray) -> np.ndarray:
+    def from_file(self, stored: Array) -> Array:
+        """The leaf of "parts size" elements."""
+        stored = self._swapped(stored.reshape(self.shape))
         moved = stored.reshape([self.split[dim] for dim in self.order])
         return moved.transpose(np.argsort(self.order)).reshape(self.leaf)
+
+    def _swapped(self, stored: Array) -> Array:
+        return jnp.roll(stored, stored.shape[0] // 2, axis=0) if self.swap else stored
 
 
 def reshaped(leaf: Shape, shape: Shape) -> Layout:
@@ -61,36 +80,44 @@ def conv(leaf: Shape, *, split: Shape | None = None) -> Layout:
 
 @dataclass(frozen=True)
 class Row:
-    """One leaf, or one layer of a stacked leaf.
-
-    Several `keys` are the parts of a fused projection: equal pieces of the first dim, in order.
-    `swap` exchanges the halves of the first dim.
-    """
+    """One leaf, or one layer of a stacked leaf; `keys` name its tensors, one for each part."""
 
     path: str
     keys: tuple[str, ...]
     layout: Layout
     layer: int | None = None
-    swap: bool = False
 
     @property
     def shape(self) -> Shape:
         """The shape of each key's tensor."""
         first, *rest = self.layout.shape
-        return first // len(self.keys), *rest
+        return first // self.layout.parts, *rest
 
-    def to_file(self, leaf: np.ndarray) -> dict[str, np.ndarray]:
-        """The tensors of this row, as views where numpy can."""
-        stored = self.layout.to_file(leaf if self.layer is None else leaf[self.layer])
-        parts = np.split(self._swapped(stored), len(self.keys))
-        return dict(zip(self.keys, parts, strict=True))
 
-    def from_file(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        """The leaf, or its layer, of the tensors of `keys`."""
-        return self.layout.from_file(self._swapped(np.concatenate(parts)))
+def row(
+    path: str,
+    keys: tuple[str, ...],
+    layout: Layout,
+    *,
+    layer: int | None = None,
+    swap: bool = False,
+) -> Row:
+    """The row of a leaf whose tensors are `keys`, each an equal piece of `layout`'s first dim."""
+    return Row(path, keys, dataclasses.replace(layout, parts=len(keys), swap=swap), layer)
 
-    def _swapped(self, stored: np.ndarray) -> np.ndarray:
-        return np.roll(stored, stored.shape[0] // 2, axis=0) if self.swap else stored
+
+@dataclass(frozen=True)
+class Placement:
+    """How an imported tree is kept: in `dtype` (None: as stored), laid out by `shardings`.
+
+    `shardings` turns the abstract tree into a tree of shardings; None is the first device.
+    """
+
+    dtype: Any = None
+    shardings: Callable[[Params], Params] | None = None
+
+
+AS_STORED, FLOAT32 = Placement(), Placement(np.dtype(np.float32))
 
 
 def split_path(path: str) -> tuple[str, str]:
@@ -99,37 +126,125 @@ def split_path(path: str) -> tuple[str, str]:
     return (module, _SUFFIXES[parameter]) if parameter in _SUFFIXES else (path, "")
 
 
-def to_tensors(rows: Iterable[Row], params: Params) -> dict[str, np.ndarray]:
-    """Every tensor of a file, in the dtype of `params`. InputError if they do not fit the rows."""
+def to_tensors(rows: Iterable[Row], params: Params) -> Tensors:
+    """The tensors of a file, in the dtype of `params`, each computed when it is read.
+
+    InputError if the parameters do not fit the rows.
+    """
     rows = list(rows)
     trees.check_same(_abstract(rows), params, where="the parameter tree")
-    leaves = {path: np.asarray(leaf) for path, leaf in trees.flatten(params).items()}
-    tensors: dict[str, np.ndarray] = {}
-    for row in rows:
-        tensors |= row.to_file(leaves[row.path])
-    return tensors
+    leaves = {path: jnp.asarray(leaf) for path, leaf in trees.flatten(params).items()}
+    places = {key: (row, part) for row in rows for part, key in enumerate(row.keys)}
+    infos = {key: Info(row.shape, leaves[row.path].dtype) for key, (row, _) in places.items()}
+
+    @functools.lru_cache(maxsize=1)
+    def stored(row: Row) -> np.ndarray:
+        leaf = leaves[row.path]
+        return np.asarray(_taker(row.layout, leaf.sharding)(leaf, row.layer))
+
+    def piece(name: str, start: int, stop: int) -> np.ndarray:
+        row, part = places[name]
+        return stored(row)[part, start:stop]
+
+    return Tensors("the parameter tree", infos, piece)
 
 
-def from_tensors(rows: Iterable[Row], tensors: Tensors) -> Params:
-    """The parameter tree, float32.
+def from_tensors(rows: Iterable[Row], tensors: Tensors, placement: Placement = AS_STORED) -> Params:
+    """The parameter tree, one tensor at a time onto the devices.
 
+    Each process reads an equal share of every tensor; the devices exchange what their layout needs.
     One InputError for all that is missing, extra or mis-shaped; one for all that is not finite.
     """
     rows = list(rows)
     expected = {key: row.shape for row in rows for key in row.keys}
     trees.check_same(_shapes(expected), _shapes(tensors.shapes), where=tensors.where)
-    leaves, broken = {}, []
-    for path, layers in itertools.groupby(rows, key=lambda row: row.path):
-        values = []
-        for row in layers:
-            parts = [tensors.read(key) for key in row.keys]
-            pairs = zip(row.keys, parts, strict=True)
-            broken += [key for key, part in pairs if not np.isfinite(part).all()]
-            values.append(row.from_file(parts))
-        leaves[path] = np.ascontiguousarray(values[0]) if row.layer is None else np.stack(values)
+    abstract = _abstract(rows)
+    shardings = trees.flatten(placement.shardings(abstract)) if placement.shardings else {}
+    leaves: dict[str, Array] = {}
+    broken: list[str] = []
+    for path, group in itertools.groupby(rows, key=lambda row: row.path):
+        sharding = shardings.get(path, SingleDeviceSharding(jax.local_devices()[0]))
+        leaves[path], found = _load(list(group), tensors, placement.dtype, sharding)
+        broken += found
     if broken:
         raise InputError(f"{tensors.where} is not finite in: {trees.in_one_line(broken)}")
     return trees.unflatten(leaves)
+
+
+def _load(
+    rows: list[Row], tensors: Tensors, dtype: Any, sharding: Sharding
+) -> tuple[Array, list[str]]:
+    """One leaf, its layers one after the other, and the tensors of it that are not finite."""
+    dtype = _common_dtype(rows, tensors) if dtype is None else dtype
+    layout, stacked = rows[0].layout, rows[0].layer is not None
+    leaf: Any = jnp.zeros((len(rows), *layout.leaf), dtype, device=sharding) if stacked else None
+    broken: list[str] = []
+    for row in rows:
+        put = _putter(row.layout, dtype, sharding)
+        leaf, finite = put(leaf, _read(row, tensors, sharding), row.layer)
+        finite = np.asarray(finite)  # wait: the host keeps one tensor, not a queue of them
+        broken += itertools.compress(row.keys, ~finite)
+    return leaf, broken
+
+
+def _read(row: Row, tensors: Tensors, sharding: Sharding) -> Array:
+    """The elements "parts size" of one row, each device's share read for it alone."""
+    info = tensors.infos[row.keys[0]]
+
+    def share(index: tuple[slice, ...] | None) -> np.ndarray:
+        start, stop, _ = (slice(None) if index is None else index[1]).indices(info.size)
+        pieces = [tensors.piece(key, start, stop) for key in row.keys]
+        return pieces[0][None] if len(pieces) == 1 else np.stack(pieces)
+
+    shape = (len(row.keys), info.size)
+    return jax.make_array_from_callback(shape, _even(sharding, info.size), share)
+
+
+def _even(sharding: Sharding, size: int) -> Sharding:
+    """Elements spread over all devices, or on each of them where they do not divide."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    mesh = sharding.mesh
+    spread = PartitionSpec(None, mesh.axis_names) if size % mesh.size == 0 else PartitionSpec()
+    return NamedSharding(mesh, spread)
+
+
+def _replicated(sharding: Sharding) -> Sharding:
+    mesh = getattr(sharding, "mesh", None)
+    return sharding if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+@functools.cache
+def _putter(layout: Layout, dtype: np.dtype, sharding: Sharding) -> Callable:
+    """`put(leaf, stored, layer)` -> (the leaf with this layer in place, which parts are finite)."""
+
+    def put(leaf: Array | None, stored: Array, layer: int | None) -> tuple[Array, Array]:
+        finite = jnp.isfinite(stored).all(axis=1)
+        value = layout.from_file(stored).astype(dtype)
+        if leaf is not None:
+            value = jax.lax.dynamic_update_index_in_dim(leaf, value, layer, 0)
+        return value, finite
+
+    return jax.jit(put, donate_argnums=0, out_shardings=(sharding, _replicated(sharding)))
+
+
+@functools.cache
+def _taker(layout: Layout, sharding: Sharding) -> Callable:
+    """`take(leaf, layer)` -> the elements "parts size" of the file's tensors."""
+
+    def take(leaf: Array, layer: int | None) -> Array:
+        return layout.to_file(leaf if layer is None else leaf[layer])
+
+    return jax.jit(take, out_shardings=_replicated(sharding))
+
+
+def _common_dtype(rows: list[Row], tensors: Tensors) -> np.dtype:
+    """The one dtype that all tensors of a leaf are stored in."""
+    found = {tensors.infos[key].dtype.name: key for row in rows for key in row.keys}
+    if len(found) > 1:
+        examples = ", ".join(f"{key} is {name}" for name, key in found.items())
+        raise InputError(f"{tensors.where} mixes dtypes in one leaf ({examples}): choose a dtype")
+    return tensors.infos[rows[0].keys[0]].dtype
 
 
 def _abstract(rows: Iterable[Row]) -> Params:

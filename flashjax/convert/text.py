@@ -9,17 +9,19 @@ import numpy as np
 
 from flashjax import trees
 from flashjax.convert.table import (
+    AS_STORED,
     Layout,
+    Placement,
     Row,
-    Shape,
     from_tensors,
     linear,
     reshaped,
+    row,
     split_path,
     to_tensors,
     vector,
 )
-from flashjax.convert.tensors import Tensors
+from flashjax.convert.tensors import Shape, Tensors, in_memory, joined
 from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.types import InputError, Params
@@ -55,42 +57,45 @@ T5 = {
 }
 _PROJECTION = "text_projection.weight"
 _TWIN = "encoder.embed_tokens.weight"  # the token table of T5 once more
+_IDS = "text_model.embeddings.position_ids"  # 0, 1, 2, ...: older files carry them
 
 
 def clip_is_projected(tensors: Tensors) -> bool:
-    """False where `text_projection` is the identity, which is how files say "no projection"."""
-    if _PROJECTION not in tensors.shapes:
-        raise InputError(f"{tensors.where} lacks {_PROJECTION}: give a CLIPTextModelWithProjection")
-    projection = tensors.read(_PROJECTION)
+    """False where `text_projection` is the identity or absent: files say "no projection" so."""
+    if _PROJECTION not in tensors:
+        return False
+    projection = tensors[_PROJECTION]
     return not np.array_equal(projection, np.eye(projection.shape[-1]))
 
 
-def clip_from_transformers(tensors: Tensors, config: CLIPConfig) -> Params:
+def clip_from(tensors: Tensors, config: CLIPConfig, placement: Placement = AS_STORED) -> Params:
     """The parameter tree of `CLIPTextModelWithProjection`. InputError if not exactly `config`'s."""
     if not config.projection:
         if clip_is_projected(tensors):
             raise InputError(f"{tensors.where}: {_PROJECTION} is no identity, but projection is 0")
         tensors = tensors.without(_PROJECTION)
-    return from_tensors(_rows(CLIP, abstract_clip(config)), tensors)
+    return from_tensors(_rows(CLIP, abstract_clip(config)), tensors.without(_IDS), placement)
 
 
-def clip_to_transformers(params: Params, config: CLIPConfig) -> dict[str, np.ndarray]:
+def clip_to(params: Params, config: CLIPConfig) -> Tensors:
     """The tensors of `CLIPTextModelWithProjection`; no projection is written as the identity."""
     tensors = to_tensors(_rows(CLIP, abstract_clip(config)), params)
-    if not config.projection:
-        tensors[_PROJECTION] = np.eye(config.width, dtype=np.float32)
-    return tensors
+    if config.projection:
+        return tensors
+    dtype = tensors.infos[CLIP["tokens"]].dtype
+    return joined(tensors, in_memory({_PROJECTION: np.eye(config.width, dtype=dtype)}))
 
 
-def t5_from_transformers(tensors: Tensors, config: T5Config) -> Params:
+def t5_from(tensors: Tensors, config: T5Config, placement: Placement = AS_STORED) -> Params:
     """The parameter tree of `T5EncoderModel`. InputError if its tensors are not `config`'s."""
-    return from_tensors(_rows(T5, abstract_t5(config)), tensors.without(_TWIN))
+    return from_tensors(_rows(T5, abstract_t5(config)), tensors.without(_TWIN), placement)
 
 
-def t5_to_transformers(params: Params, config: T5Config) -> dict[str, np.ndarray]:
+def t5_to(params: Params, config: T5Config) -> Tensors:
     """The tensors of `T5EncoderModel`, its token table under both names."""
     tensors = to_tensors(_rows(T5, abstract_t5(config)), params)
-    return tensors | {_TWIN: tensors["shared.weight"]}
+    twin = tensors.renamed({T5["tokens"]: _TWIN}, where=tensors.where)
+    return joined(tensors, twin)
 
 
 def abstract_clip(config: CLIPConfig) -> Params:
@@ -116,7 +121,7 @@ def _rows(table: dict[str, str], abstract: Params) -> list[Row]:
         block, slash, inner = module.partition("/")
         keys = table[f"block/{inner}" if slash else module].format(block.removeprefix("block_"))
         names = tuple(key + suffix for key in keys.split())
-        rows.append(Row(path, names, _layout(path, leaf.shape)))
+        rows.append(row(path, names, _layout(path, leaf.shape)))
     return rows
 
 

@@ -5,22 +5,23 @@ Source: keys of Stability-AI/sd3.5 `mmditx.py` and diffusers `SD3Transformer2DMo
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flashjax import trees
 from flashjax.convert.table import (
+    AS_STORED,
     Layout,
+    Placement,
     Row,
-    Shape,
     conv,
     from_tensors,
     linear,
     reshaped,
+    row,
     split_path,
     to_tensors,
     vector,
 )
-from flashjax.convert.tensors import Tensors
+from flashjax.convert.tensors import Shape, Tensors
 from flashjax.models.mmdit import MMDiT, MMDiTConfig
 from flashjax.types import Cond, Params
 
@@ -67,34 +68,28 @@ _KEYS = {
 SWAPPED = {"sai": (), "diffusers": ("final_modulation", "last/text/modulation")}
 
 
-def transformer_from_diffusers(tensors: Tensors, config: MMDiTConfig) -> Params:
-    """The parameter tree of diffusers' tensors. InputError if they are not exactly `config`'s."""
-    return from_tensors(transformer_rows(config, "diffusers"), tensors)
+def transformer_from(
+    tensors: Tensors, config: MMDiTConfig, naming: str, placement: Placement = AS_STORED
+) -> Params:
+    """The parameter tree of tensors named "sai" (without prefix) or "diffusers".
+
+    InputError if they are not exactly `config`'s.
+    """
+    return from_tensors(transformer_rows(config, naming), tensors, placement)
 
 
-def transformer_to_diffusers(params: Params, config: MMDiTConfig) -> dict[str, np.ndarray]:
-    """The tensors of diffusers' `SD3Transformer2DModel`."""
-    return to_tensors(transformer_rows(config, "diffusers"), params)
-
-
-def transformer_from_sai(tensors: Tensors, config: MMDiTConfig) -> Params:
-    """The parameter tree of SAI's tensors, without prefix. InputError if not exactly `config`'s."""
-    return from_tensors(transformer_rows(config, "sai"), tensors)
-
-
-def transformer_to_sai(
-    params: Params, config: MMDiTConfig, *, prefix: str = ""
-) -> dict[str, np.ndarray]:
-    """SAI's tensors; single files want the prefix "model.diffusion_model."."""
-    tensors = to_tensors(transformer_rows(config, "sai"), params)
-    return {prefix + key: array for key, array in tensors.items()}
+def transformer_to(params: Params, config: MMDiTConfig, naming: str) -> Tensors:
+    """The tensors of a parameter tree, named "sai" (without prefix) or "diffusers"."""
+    return to_tensors(transformer_rows(config, naming), params)
 
 
 def transformer_rows(config: MMDiTConfig, naming: str) -> list[Row]:
     """Where every leaf lies under `naming`, "sai" or "diffusers"."""
     leaves = trees.flatten(abstract_transformer(config))
     return [
-        row for path, leaf in leaves.items() for row in _leaf_rows(path, leaf.shape, config, naming)
+        found
+        for path, leaf in leaves.items()
+        for found in _leaf_rows(path, leaf.shape, config, naming)
     ]
 
 
@@ -114,7 +109,7 @@ def _leaf_rows(path: str, shape: Shape, config: MMDiTConfig, naming: str) -> lis
     if group in first_blocks:
         layout, first = _layout(path, shape[1:], config), first_blocks[group]
         return [
-            Row(path, _keys(inner, suffix, naming, block=first + layer), layout, layer)
+            row(path, _keys(inner, suffix, naming, block=first + layer), layout, layer=layer)
             for layer in range(shape[0])
         ]
     keys = (
@@ -122,7 +117,7 @@ def _leaf_rows(path: str, shape: Shape, config: MMDiTConfig, naming: str) -> lis
         if group == "last"
         else _keys(module, suffix, naming)
     )
-    return [Row(path, keys, _layout(path, shape, config), swap=module in SWAPPED[naming])]
+    return [row(path, keys, _layout(path, shape, config), swap=module in SWAPPED[naming])]
 
 
 def _keys(module: str, suffix: str, naming: str, *, block: int | None = None) -> tuple[str, ...]:

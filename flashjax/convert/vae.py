@@ -7,21 +7,22 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flashjax import trees
 from flashjax.convert.table import (
+    AS_STORED,
     Layout,
+    Placement,
     Row,
-    Shape,
     conv,
     from_tensors,
     linear,
+    row,
     split_path,
     to_tensors,
     vector,
 )
-from flashjax.convert.tensors import Tensors
+from flashjax.convert.tensors import Shape, Tensors
 from flashjax.models.vae import VAE, VAEConfig
 from flashjax.types import Params
 
@@ -48,25 +49,19 @@ PARTS = (
 )
 
 
-def vae_from_diffusers(tensors: Tensors, config: VAEConfig) -> Params:
-    """The parameter tree of diffusers' tensors. InputError if they are not exactly `config`'s."""
-    return from_tensors(vae_rows(config, "diffusers"), tensors)
+def vae_from(
+    tensors: Tensors, config: VAEConfig, naming: str, placement: Placement = AS_STORED
+) -> Params:
+    """The parameter tree of tensors named "sai" (without prefix) or "diffusers".
+
+    InputError if they are not exactly `config`'s.
+    """
+    return from_tensors(vae_rows(config, naming), tensors, placement)
 
 
-def vae_to_diffusers(params: Params, config: VAEConfig) -> dict[str, np.ndarray]:
-    """The tensors of diffusers' `AutoencoderKL`."""
-    return to_tensors(vae_rows(config, "diffusers"), params)
-
-
-def vae_from_sai(tensors: Tensors, config: VAEConfig) -> Params:
-    """The parameter tree of SAI's tensors, without prefix. InputError if not exactly `config`'s."""
-    return from_tensors(vae_rows(config, "sai"), tensors)
-
-
-def vae_to_sai(params: Params, config: VAEConfig, *, prefix: str = "") -> dict[str, np.ndarray]:
-    """SAI's tensors; single files want the prefix "first_stage_model."."""
-    tensors = to_tensors(vae_rows(config, "sai"), params)
-    return {prefix + key: array for key, array in tensors.items()}
+def vae_to(params: Params, config: VAEConfig, naming: str) -> Tensors:
+    """The tensors of a parameter tree, named "sai" (without prefix) or "diffusers"."""
+    return to_tensors(vae_rows(config, naming), params)
 
 
 def vae_rows(config: VAEConfig, naming: str) -> list[Row]:
@@ -78,7 +73,7 @@ def vae_rows(config: VAEConfig, naming: str) -> list[Row]:
         for ours, theirs in parts.items():
             module = module.replace(ours, theirs)
         key = module.replace("/", ".") + suffix
-        rows.append(Row(path, (key,), _layout(path, leaf.shape, naming)))
+        rows.append(row(path, (key,), _layout(path, leaf.shape, naming)))
     return rows
 
 

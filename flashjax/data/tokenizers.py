@@ -35,24 +35,27 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """The three tokenizers of a pipeline and the lengths they pad and cut to."""
+    """The tokenizers of a pipeline and the lengths they pad and cut to; T5 may be left out."""
 
     clip_l: "CLIPTokenizer"
     clip_g: "CLIPTokenizer"
-    t5: "T5Tokenizer"
+    t5: "T5Tokenizer | None"
     clip_length: int
     t5_length: int
 
     def __call__(self, prompts: list[str]) -> Tokens:
         """The ids of `prompts`, numpy int32: CLIP-L and CLIP-G "b clip_length", T5 "b t5_length".
 
-        Logs one warning for each prompt that was cut.
+        Without T5 its ids are "b 0". Logs one warning for each prompt that was cut.
         Source: `_get_clip_prompt_embeds` and `_get_t5_prompt_embeds` of diffusers'
         `StableDiffusion3Pipeline`.
         """
         clip_l, cut_l = _encode(self.clip_l, prompts, length=self.clip_length)
         clip_g, cut_g = _encode(self.clip_g, prompts, length=self.clip_length)
-        t5, cut_t5 = _encode(self.t5, prompts, length=self.t5_length)
+        if self.t5 is None:
+            t5, cut_t5 = np.zeros((len(prompts), 0), np.int32), [False] * len(prompts)
+        else:
+            t5, cut_t5 = _encode(self.t5, prompts, length=self.t5_length)
         for prompt, *cuts in zip(prompts, cut_l, cut_g, cut_t5, strict=True):
             if any(cuts):
                 names = [n for n, cut in zip(("CLIP-L", "CLIP-G", "T5"), cuts, strict=True) if cut]
@@ -64,11 +67,14 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
     """The tokenizers of `folder`, any pipeline in SD3.5's diffusers layout; never uses the network.
 
     Both CLIPs take the length of `tokenizer/`, as in diffusers. `t5_length` is by default that of
-    `tokenizer_3/`, at most 256. Raises InputError for a missing file or a missing CLIP length.
+    `tokenizer_3/`, at most 256; a pipeline whose index leaves T5 out has none. Raises InputError
+    for a missing file or a missing CLIP length.
     """
     folder = Path(folder)
+    with_t5 = not _leaves_t5_out(folder)
     for name in _VOCABULARIES:
-        _check_files(folder / name)
+        if with_t5 or name != "tokenizer_3":
+            _check_files(folder / name)
     config = folder / "tokenizer" / "tokenizer_config.json"
     if "model_max_length" not in json.loads(config.read_text(encoding="utf-8")):
         raise InputError(f"{config}: no model_max_length; set it (77 for SD3.5)")
@@ -76,13 +82,16 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
     from transformers import CLIPTokenizer, T5Tokenizer
 
     clip_l = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    t5 = T5Tokenizer.from_pretrained(folder / "tokenizer_3", local_files_only=True)
+    t5 = None
+    if with_t5:
+        t5 = T5Tokenizer.from_pretrained(folder / "tokenizer_3", local_files_only=True)
+        t5_length = t5_length or min(t5.model_max_length, _T5_LENGTH)
     return Tokenizer(
         clip_l=clip_l,
         clip_g=CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
         t5=t5,
         clip_length=clip_l.model_max_length,
-        t5_length=min(t5.model_max_length, _T5_LENGTH) if t5_length is None else t5_length,
+        t5_length=t5_length or 0,
     )
 
 
@@ -111,6 +120,15 @@ def _encode(
     encoded = tokenizer(prompts, padding="max_length", max_length=length, truncation=True)
     cut = [bool(encoding.overflowing) for encoding in encoded.encodings]
     return np.asarray(encoded["input_ids"], np.int32), cut
+
+
+def _leaves_t5_out(folder: Path) -> bool:
+    """Whether the folder is a pipeline's whose index has no third tokenizer."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return False
+    entry = json.loads(index.read_text(encoding="utf-8")).get("tokenizer_3")
+    return not entry or entry[1] is None
 
 
 def _check_files(folder: Path) -> None:

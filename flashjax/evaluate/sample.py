@@ -12,23 +12,38 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flashjax.convert.folder import Pipeline
-from flashjax.flow.guidance import guided
-from flashjax.flow.solvers import euler
+from flashjax.convert.pipeline import Pipeline
+from flashjax.flow.guidance import Guided, SkipLayers, guided, skip_guided
+from flashjax.flow.solvers import dpmpp_2m, euler
 from flashjax.models import vae
 from flashjax.models.mmdit import MMDiT, velocity_of
 from flashjax.models.text import encode_text
-from flashjax.types import Params, Tokens
+from flashjax.models.tiling import tiled_decode
+from flashjax.types import InputError, Params, Tokens
 
 Sample = Callable[[Params, Tokens, Tokens, Array], Array]
+
+SOLVERS = {"euler": euler, "dpmpp_2m": dpmpp_2m}
+LARGEST_TILE = 128  # latent pixels: pictures up to 1024 are decoded in one go
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """A grid of noise levels "steps + 1" and a guidance scale; 1 means one pass per step."""
+    """A grid of noise levels "steps + 1", how it is followed, and what guides it.
+
+    A guidance scale of 1 means one pass per step.
+    """
 
     sigmas: tuple[float, ...]
     guidance_scale: float = 1.0
+    solver: str = "euler"
+    skip: SkipLayers | None = None
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise InputError(f"solver {self.solver!r} is unknown: choose {' or '.join(SOLVERS)}")
+        if self.skip is not None and self.guidance_scale == 1.0:
+            raise InputError("skip-layer guidance adds to guidance: give a guidance_scale above 1")
 
     @property
     def steps(self) -> int:
@@ -36,18 +51,29 @@ class Sampler:
 
     @property
     def passes(self) -> int:
-        """Passes of the transformer for one picture."""
+        """Passes of the transformer for one picture, without those of skip-layer guidance."""
         return self.steps * (1 if self.guidance_scale == 1.0 else 2)
 
 
-def make_sample(pipeline: Pipeline, sampler: Sampler) -> Sample:
+def make_sample(pipeline: Pipeline, sampler: Sampler, *, tile: int = LARGEST_TILE) -> Sample:
     """Builds `sample(params, tokens, empty, noise) -> images "b H W 3"` in [-1, 1].
+
+    Latents with a side of more than `tile` are decoded in tiles.
 
     `params` is {"transformer", "vae", "text"}; `noise` is "b h w c"; `empty` is the empty caption's
     tokens "1 m", read only with guidance.
     """
-    velocity = velocity_of(MMDiT(pipeline.transformer_config))
+    model = MMDiT(pipeline.transformer_config)
+    velocity = velocity_of(model)
     sigmas = jnp.asarray(sampler.sigmas)
+    solve = SOLVERS[sampler.solver]
+
+    def guide() -> Guided:
+        scale, skip = sampler.guidance_scale, sampler.skip
+        if skip is None:
+            return guided(velocity, scale)
+        without = velocity_of(model, skip=skip.blocks)
+        return skip_guided(velocity, without, scale, skip=skip, sigmas=np.asarray(sampler.sigmas))
 
     def sample(params: Params, tokens: Tokens, empty: Tokens, noise: Array) -> Array:
         transformer = params["transformer"]
@@ -57,9 +83,12 @@ def make_sample(pipeline: Pipeline, sampler: Sampler) -> Sample:
         else:
             one = encode_text(pipeline.text_config, params["text"], empty)
             uncond = jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), one, cond)
-            teach = guided(velocity, sampler.guidance_scale)
+            teach = guide()
             field = lambda x, sigma: teach(transformer, x, sigma, cond, uncond)
-        return vae.decode(pipeline.vae_config, params["vae"], euler(field, noise, sigmas))
+        latents = solve(field, noise, sigmas)
+        if max(latents.shape[1:3]) > tile:
+            return tiled_decode(pipeline.vae_config, params["vae"], latents, tile=tile)
+        return vae.decode(pipeline.vae_config, params["vae"], latents)
 
     return jax.jit(sample)
 

@@ -5,6 +5,7 @@ Letters: b batch, m tokens, d width, p pooled.
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -31,6 +32,7 @@ class CLIPConfig:
     hidden: int
     activation: str  # "quick_gelu" for L, "gelu" for bigG
     projection: int = 0
+    dtype: jnp.dtype = jnp.float32  # of everything but norms' statistics and softmax
 
 
 class CLIPBlock(nn.Module):
@@ -41,16 +43,16 @@ class CLIPBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         config = self.config
+        dense = functools.partial(Dense, dtype=config.dtype)
+        norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=config.dtype)
         heads = (3, config.heads, config.width // config.heads)
-        normed = nn.LayerNorm(epsilon=1e-5, name="norm1")(x)
-        qkv = Dense(heads, (None, "heads", None), name="qkv")(normed)
+        qkv = dense(heads, (None, "heads", None), name="qkv")(norm(name="norm1")(x))
         q, k, v = jnp.moveaxis(qkv, 2, 0)
         attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-        x = x + Dense((config.width,), ("width",), contract=2, name="proj")(attended)
-        normed = nn.LayerNorm(epsilon=1e-5, name="norm2")(x)
-        hidden = Dense((config.hidden,), ("hidden",), name="fc1")(normed)
+        x = x + dense((config.width,), ("width",), contract=2, name="proj")(attended)
+        hidden = dense((config.hidden,), ("hidden",), name="fc1")(norm(name="norm2")(x))
         hidden = ACTIVATIONS[config.activation](hidden)
-        return x + Dense((config.width,), ("width",), name="fc2")(hidden)
+        return x + dense((config.width,), ("width",), name="fc2")(hidden)
 
 
 class CLIPText(nn.Module):
@@ -68,13 +70,14 @@ class CLIPText(nn.Module):
         normal = nn.initializers.normal(0.02)
         table = self.param("tokens", normal, (config.vocabulary, config.width))
         positions = self.param("positions", normal, (config.length, config.width))
-        x = penultimate = table[ids] + positions[None, : ids.shape[1]]
+        x = penultimate = (table[ids] + positions[None, : ids.shape[1]]).astype(config.dtype)
         for layer in range(config.depth):
             penultimate = x
             x = CLIPBlock(config, name=f"block_{layer}")(x)
-        x = nn.LayerNorm(epsilon=1e-5, name="norm")(x)
+        x = nn.LayerNorm(epsilon=1e-5, dtype=config.dtype, name="norm")(x)
         pooled = x[jnp.arange(ids.shape[0]), jnp.argmax(ids, axis=1)]
         if config.projection:
-            projection = Dense((config.projection,), ("width",), use_bias=False, name="projection")
-            pooled = projection(pooled)
+            shape, names = (config.projection,), ("width",)
+            project = Dense(shape, names, use_bias=False, dtype=config.dtype, name="projection")
+            pooled = project(pooled)
         return penultimate, pooled

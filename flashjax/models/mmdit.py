@@ -113,7 +113,10 @@ class JointBlock(nn.Module):
     last: bool = False
 
     @nn.compact
-    def __call__(self, streams: tuple[Array, Array], c: Array) -> tuple[tuple[Array, Array], Array]:
+    def __call__(
+        self, streams: tuple[Array, Array], c: Array, skip: Array | None = None
+    ) -> tuple[tuple[Array, Array], Array]:
+        """Both streams after the block, and the image again; where `skip`, they pass unchanged."""
         image, text = streams
         image_stream = Stream(self.config, self.constrain, dual=self.dual, name="image")
         text_stream = Stream(self.config, self.constrain, only_context=self.last, name="text")
@@ -128,6 +131,11 @@ class JointBlock(nn.Module):
         image = image_stream.mix(image, attended[:, split:], image_mod, image_normed)
         if not self.last:
             text = text_stream.mix(text, attended[:, :split], text_mod, text_normed)
+        if skip is not None:
+            image, text = (
+                jnp.where(skip, before, after)
+                for before, after in zip(streams, (image, text), strict=True)
+            )
         return (image, text), image
 
 
@@ -138,8 +146,13 @@ class MMDiT(nn.Module):
     constrain: Constrain = unconstrained
 
     @nn.compact
-    def __call__(self, x: Array, sigma: Array, cond: Cond) -> tuple[Array, Array]:
-        """Returns the velocity "b h w c" and the image tokens "depth b n d" after every block."""
+    def __call__(
+        self, x: Array, sigma: Array, cond: Cond, skip: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Returns the velocity "b h w c" and the image tokens "depth b n d" after every block.
+
+        `skip`, bool "depth", bypasses blocks; the last one always runs.
+        """
         config = self.config
         image = self.embed_patches(x.astype(config.dtype))
         c = self.embed_condition(1000.0 * sigma, cond.pooled.astype(config.dtype))
@@ -147,30 +160,31 @@ class MMDiT(nn.Module):
             cond.text.astype(config.dtype)
         )
         streams, taps = (image, text), []
-        for name, length, dual in self.groups():
-            streams, tap = self.group(name, length, dual)(streams, c)
+        for name, first, length in self.groups():
+            skipped = None if skip is None else skip[first : first + length]
+            streams, tap = self.group(name, length)(streams, c, skipped)
             taps.append(tap)
         _, image = JointBlock(config, self.constrain, last=True, name="last")(streams, c)
         taps.append(image[None])
         return self.unpatchify(self.final(image, c), x.shape), jnp.concatenate(taps)
 
-    def groups(self) -> list[tuple[str, int, bool]]:
-        """The scanned runs of equal blocks before the last one: (name, length, dual)."""
-        plain = self.config.depth - 1 - self.config.dual
-        runs = [("dual", self.config.dual, True), ("joint", plain, False)]
-        return [run for run in runs if run[1]]
+    def groups(self) -> list[tuple[str, int, int]]:
+        """The scanned runs of equal blocks before the last one: (name, first block, length)."""
+        dual = self.config.dual
+        runs = [("dual", 0, dual), ("joint", dual, self.config.depth - 1 - dual)]
+        return [run for run in runs if run[2]]
 
-    def group(self, name: str, length: int, dual: bool) -> Callable:
+    def group(self, name: str, length: int) -> Callable:
         """`length` equal blocks as one scan; their parameters gain a leading depth dim."""
         block = nn.remat(JointBlock, prevent_cse=False) if self.config.remat else JointBlock
         scanned = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=(nn.broadcast, 0),
             length=length,
         )
-        return scanned(self.config, self.constrain, dual=dual, name=name)
+        return scanned(self.config, self.constrain, dual=name == "dual", name=name)
 
     def dense(self, shape: tuple[int, ...], names: tuple, name: str, **kwargs) -> Dense:
         """A named projection in the model's dtype and layout."""
@@ -233,11 +247,23 @@ class MMDiT(nn.Module):
         return grid.reshape(shape).astype(jnp.float32)
 
 
-def velocity_of(model: MMDiT) -> Callable[[Params, Array, Array, Cond], Array]:
-    """`velocity(params, x, sigma, cond)`: the one seam between models and the rest."""
+def velocity_of(
+    model: MMDiT, *, skip: tuple[int, ...] = ()
+) -> Callable[[Params, Array, Array, Cond], Array]:
+    """`velocity(params, x, sigma, cond)`: the one seam between models and the rest.
+
+    The blocks in `skip` are bypassed; InputError for one that the model cannot do without.
+    """
+    depth = model.config.depth
+    if not all(0 <= block < depth - 1 for block in skip):
+        raise InputError(
+            f"blocks {skip} cannot all be skipped in a model of {depth} blocks, whose last one "
+            f"always runs: choose from 0 to {depth - 2}"
+        )
+    flags = jnp.isin(jnp.arange(depth), jnp.array(skip)) if skip else None
 
     def velocity(params: Params, x: Array, sigma: Array, cond: Cond) -> Array:
-        return layers.apply(model, params, x, sigma, cond)[0]
+        return layers.apply(model, params, x, sigma, cond, flags)[0]
 
     return velocity
 

@@ -5,6 +5,7 @@ Letters: b batch, m tokens, d width, h heads, k head width.
 """
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -18,7 +19,11 @@ from flashjax.models.layers import Dense, RMSNorm
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-    """Sizes of one T5 v1.1 encoder (gated GELU)."""
+    """Sizes of one T5 v1.1 encoder (gated GELU).
+
+    `dtype` is that of everything but norms' statistics and softmax. bfloat16 is safe; the real
+    weights overflow float16.
+    """
 
     vocabulary: int
     width: int
@@ -28,6 +33,7 @@ class T5Config:
     hidden: int
     buckets: int = 32
     max_distance: int = 128
+    dtype: jnp.dtype = jnp.float32
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
@@ -48,17 +54,16 @@ class T5Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, bias: Array) -> Array:
         config = self.config
+        dense = functools.partial(Dense, use_bias=False, dtype=config.dtype)
         heads = (3, config.heads, config.head_width)
-        normed = RMSNorm(name="norm1")(x)
-        qkv = Dense(heads, (None, "heads", None), use_bias=False, name="qkv")(normed)
+        qkv = dense(heads, (None, "heads", None), name="qkv")(RMSNorm(name="norm1")(x))
         q, k, v = jnp.moveaxis(qkv, 2, 0)
         attended = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0)
-        proj = Dense((config.width,), ("width",), contract=2, use_bias=False, name="proj")
-        x = x + proj(attended)
+        x = x + dense((config.width,), ("width",), contract=2, name="proj")(attended)
         normed = RMSNorm(name="norm2")(x)
-        gates = Dense((2, config.hidden), (None, "hidden"), use_bias=False, name="gates")(normed)
+        gates = dense((2, config.hidden), (None, "hidden"), name="gates")(normed)
         hidden = jax.nn.gelu(gates[:, :, 0]) * gates[:, :, 1]
-        return x + Dense((config.width,), ("width",), use_bias=False, name="out")(hidden)
+        return x + dense((config.width,), ("width",), name="out")(hidden)
 
 
 class T5Encoder(nn.Module):
@@ -70,7 +75,8 @@ class T5Encoder(nn.Module):
     def __call__(self, ids: Array) -> Array:
         config = self.config
         normal = nn.initializers.normal(1.0)
-        x = self.param("tokens", normal, (config.vocabulary, config.width))[ids]
+        tokens = self.param("tokens", normal, (config.vocabulary, config.width))
+        x = tokens[ids].astype(config.dtype)
         table = self.param("position_bias", normal, (config.buckets, config.heads))
         index = relative_buckets(ids.shape[1], config.buckets, config.max_distance)
         bias = table[index].transpose(2, 0, 1)[None]

@@ -1,6 +1,6 @@
 """The three text encoders together: prompts' tokens to what the transformer is conditioned on.
 
-Source: Stability-AI/sd3.5 `sd3_infer.py`; formats differ between runtimes only where T5 is absent.
+Source: Stability-AI/sd3.5 `sd3_infer.py`; runtimes differ only where T5 is absent.
 """
 
 import dataclasses
@@ -16,12 +16,24 @@ from flashjax.types import Cond, Params, Tokens
 
 
 @dataclasses.dataclass(frozen=True)
+class AbsentT5:
+    """No T5: `length` zero tokens stand in its place.
+
+    Runtimes disagree on how many: ComfyUI appends none, sd.cpp and KerasHub 77, diffusers 256. The
+    transformer attends to zeros too, so use a model with the length that it was made for.
+    """
+
+    width: int
+    length: int
+
+
+@dataclasses.dataclass(frozen=True)
 class TextConfig:
     """The sizes of CLIP-L, CLIP-bigG and T5."""
 
     clip_l: CLIPConfig
     clip_g: CLIPConfig
-    t5: T5Config
+    t5: T5Config | AbsentT5
 
     @property
     def pooled_width(self) -> int:
@@ -35,14 +47,18 @@ def encode_text(
 
     Args:
       config: sizes of the encoders.
-      params: {"clip_l", "clip_g", "t5"} parameter trees.
-      tokens: ids "b m" for each encoder.
+      params: {"clip_l", "clip_g", "t5"} parameter trees; "t5" is not read where T5 is absent.
+      tokens: ids "b m" for each encoder that there is.
       drop: bool "b 3", True where an encoder (L, G, T5) is absent: its features are zeros.
     """
-    kept = jnp.ones((tokens.t5.shape[0], 3)) if drop is None else 1.0 - drop.astype(jnp.float32)
+    size = tokens.clip_l.shape[0]
+    kept = jnp.ones((size, 3)) if drop is None else 1.0 - drop.astype(jnp.float32)
     hidden_l, pooled_l = apply(CLIPText(config.clip_l), params["clip_l"], tokens.clip_l)
     hidden_g, pooled_g = apply(CLIPText(config.clip_g), params["clip_g"], tokens.clip_g)
-    t5 = apply(T5Encoder(config.t5), params["t5"], tokens.t5)
+    if isinstance(config.t5, AbsentT5):
+        t5 = jnp.zeros((size, config.t5.length, config.t5.width))
+    else:
+        t5 = apply(T5Encoder(config.t5), params["t5"], tokens.t5)
     clip = jnp.concatenate(
         [hidden_l * kept[:, 0, None, None], hidden_g * kept[:, 1, None, None]], axis=-1
     )
@@ -60,8 +76,8 @@ def encode_pair(
 
     An encoder that is dropped for a sample is dropped from both.
     """
-    size = tokens.t5.shape[0]
-    repeated = jax.tree.map(lambda ids: jnp.broadcast_to(ids, (size, ids.shape[1])), empty)
+    size = tokens.clip_l.shape[0]
+    repeated = jax.tree.map(lambda ids: jnp.broadcast_to(ids, (size, *ids.shape[1:])), empty)
     return (
         encode_text(config, params, tokens, drop=drop),
         encode_text(config, params, repeated, drop=drop),

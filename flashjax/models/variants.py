@@ -13,10 +13,47 @@ MMDIT = {
     "nano": MMDiTConfig(
         depth=3, heads=4, dual=1, position_size=16, text_width=256, pooled_width=192
     ),
+    "sd3_medium": MMDiTConfig(
+        depth=24,
+        heads=24,
+        dual=0,
+        position_size=192,
+        text_width=4096,
+        pooled_width=2048,
+        qk_norm=False,
+    ),
     "sd35_medium": MMDiTConfig(
         depth=24, heads=24, dual=13, position_size=384, text_width=4096, pooled_width=2048
     ),
+    "sd35_large": MMDiTConfig(
+        depth=38, heads=38, dual=0, position_size=192, text_width=4096, pooled_width=2048
+    ),
 }
+
+# CLIP-L, CLIP-bigG and T5-v1.1-XXL: the whole family shares them, and the autoencoder.
+SD3_TEXT = TextConfig(
+    clip_l=CLIPConfig(
+        vocabulary=49408,
+        length=77,
+        width=768,
+        depth=12,
+        heads=12,
+        hidden=3072,
+        activation="quick_gelu",
+    ),
+    clip_g=CLIPConfig(
+        vocabulary=49408,
+        length=77,
+        width=1280,
+        depth=32,
+        heads=20,
+        hidden=5120,
+        activation="gelu",
+        projection=1280,
+    ),
+    t5=T5Config(vocabulary=32128, width=4096, depth=24, heads=64, head_width=64, hidden=10240),
+)
+SD3_VAE = VAEConfig()
 
 NANO_LENGTH = 12  # tokens of every nano text encoder
 

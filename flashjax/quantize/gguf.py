@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from flashjax.convert.tensors import Info, Tensors, computed
 from flashjax.quantize.codecs import CODECS, Codec
 from flashjax.quantize.tensors import decode_tensor
 from flashjax.types import InputError
@@ -111,6 +112,14 @@ def read_gguf(path: Path) -> GgufFile:
         if entry.start + entry.nbytes > header.size:
             raise header.damaged(f"tensor {name}")
     return GgufFile(path, keys, tensors)
+
+
+def open_gguf(path: Path) -> Tensors:
+    """The tensors of a file, each dequantised to float32 when it is read."""
+    file = read_gguf(path)
+    float32 = np.dtype(np.float32)
+    infos = {name: Info(entry.shape, float32) for name, entry in file.tensors.items()}
+    return computed(str(path), infos, file.array)
 
 
 class _Header:

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from flashjax.convert.folder import Pipeline, read_transformer
-from flashjax.convert.tensors import Tensors
-from flashjax.convert.transformer import transformer_from_sai
+from flashjax.convert.folder import read_transformer
+from flashjax.convert.pipeline import Pipeline
+from flashjax.convert.transformer import transformer_from
 from flashjax.data.captions import parse_caption
 from flashjax.data.digit_scenes import open_scenes
 from flashjax.data.pipeline import stack
@@ -24,9 +24,9 @@ from flashjax.evaluate.frechet import frechet_distance
 from flashjax.evaluate.reading import load_reader, read, reader_features, to_model
 from flashjax.evaluate.sample import Drawn, Sample, Sampler, draw, draw_noise, make_sample
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
-from flashjax.quantize.gguf import read_gguf
+from flashjax.quantize.gguf import open_gguf
 from flashjax.stages.export import FOLDER
-from flashjax.stages.model import open_model, source_of, student_of
+from flashjax.stages.model import home_of, open_model, student_of
 from flashjax.stages.prepare import captions_of
 from flashjax.stages.stage import run_stage, write_json
 from flashjax.types import InputError, Params
@@ -51,8 +51,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Draws, reads and measures; keeps the figures and the first pictures of every sampler."""
 
     def body(folder: Path) -> dict[str, Any]:
-        pipeline, tokenizer = open_model(config, workdir)
-        reader = load_reader(source_of(config) / "reader")
+        pipeline, tokenizer = open_model(workdir)
+        reader = load_reader(home_of(config) / "reader")
         captions, images, reference = open_evaluation(config, workdir)
         file = config.evaluate.prompts
         prompts = read_prompts(file) if file else captions
@@ -140,9 +140,7 @@ def contenders(config: ConfigDict, workdir: Path, pipeline: Pipeline) -> Iterato
 
 def read_quantized(path: Path, pipeline: Pipeline) -> Params:
     """The transformer of a GGUF file, dequantised."""
-    file = read_gguf(path)
-    shapes = {name: entry.shape for name, entry in file.tensors.items()}
-    return transformer_from_sai(Tensors(str(path), shapes, file.array), pipeline.transformer_config)
+    return transformer_from(open_gguf(path), pipeline.transformer_config, "sai")
 
 
 def draw_all(

@@ -9,8 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flashjax.convert.folder import write_pipeline
-from flashjax.convert.sai import write_sai
-from flashjax.stages.model import open_model, source_of, student_of
+from flashjax.convert.sai import model_spec, write_sai
+from flashjax.stages.model import TOKENIZERS, open_model, student_of
 from flashjax.stages.stage import run_stage
 from flashjax.types import InputError
 
@@ -25,10 +25,17 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         if config.export.dtype not in DTYPES:
             raise InputError(f"export.dtype={config.export.dtype}: choose one of {list(DTYPES)}")
         dtype = DTYPES[config.export.dtype]
-        pipeline, _ = open_model(config, workdir)
+        pipeline, _ = open_model(workdir)
+        tokenizers = workdir / "import" / TOKENIZERS
         student = dataclasses.replace(pipeline, transformer=student_of(workdir, "merge"))
-        write_pipeline(folder / FOLDER, student, tokenizers_from=source_of(config), dtype=dtype)
-        write_sai(folder / SINGLE, student, title=config.export.title, dtype=dtype)
+        write_pipeline(folder / FOLDER, student, tokenizers_from=tokenizers, dtype=dtype)
+        side = student.sample_size * student.vae_config.factor
+        write_sai(
+            folder / SINGLE,
+            {name: student.parts[name] for name in ("transformer", "vae")},
+            metadata=model_spec(student.transformer_config, title=config.export.title, side=side),
+            dtype=dtype,
+        )
         return {
             str(path.relative_to(folder)): path.stat().st_size
             for path in sorted(folder.rglob("*.safetensors"))

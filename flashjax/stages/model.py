@@ -1,49 +1,106 @@
-"""The model as every stage opens it: configs and tokenizers of its source, weights from Orbax."""
+"""The model as every stage after `import` opens it, and what `import` leaves for them."""
 
 import dataclasses
 import functools
+import shutil
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from flashjax.checkpoint import load_params
-from flashjax.convert.folder import Pipeline, read_pipeline
+from flashjax.checkpoint import load_params, save_params
+from flashjax.convert.pipeline import Pipeline
+from flashjax.convert.reading import read_json
+from flashjax.convert.writing import write_json
 from flashjax.data.tokenizers import Tokenizer, load_tokenizers
+from flashjax.models.clip import CLIPConfig
+from flashjax.models.mmdit import MMDiTConfig
+from flashjax.models.t5 import T5Config
+from flashjax.models.text import AbsentT5, TextConfig
+from flashjax.models.vae import VAEConfig
 from flashjax.types import InputError, Params
 
 PACKAGED = {"nano": "assets/nano"}
+PARAMS, TOKENIZERS, MODEL = "params", "tokenizers", "model.json"
+_HOW = ("dtype", "remat")  # how a network is computed is not part of what it is
 
 
-def source_of(config: ConfigDict) -> Path:
-    """The teacher's folder: a path, or the name of a teacher that comes with the package.
-
-    InputError if no pipeline is there.
-    """
-    source = config.teacher.source
-    named = source in PACKAGED
-    folder = Path(str(files("flashjax"))) / PACKAGED[source] if named else Path(source)
+def packaged(name: str) -> Path:
+    """The folder of a teacher that comes with the package. InputError if it is not there."""
+    folder = Path(str(files("flashjax"))) / PACKAGED[name]
     if not (folder / "model_index.json").is_file():
-        raise InputError(
-            f"teacher.source={source}: {folder} holds no pipeline; train one with `flashjax teach` "
-            f"or give a diffusers folder"
-        )
+        raise InputError(f"{name}: {folder} holds no pipeline; train one with `flashjax teach`")
     return folder
 
 
-@functools.cache
-def open_source(folder: Path) -> tuple[Pipeline, Tokenizer]:
-    """The pipeline of a folder and its tokenizer, read once."""
-    return read_pipeline(folder), load_tokenizers(folder)
+def source_of(config: ConfigDict) -> Path:
+    """The teacher: a path, or the name of one that comes with the package."""
+    source = config.teacher.source
+    path = packaged(source) if source in PACKAGED else Path(source)
+    if not path.exists():
+        raise InputError(
+            f"teacher.source={source} does not exist: train one with `flashjax teach`, or give a "
+            f"diffusers folder, a single file or a GGUF"
+        )
+    return path
 
 
-def open_model(config: ConfigDict, workdir: Path) -> tuple[Pipeline, Tokenizer]:
-    """The imported teacher: its weights from the workdir, its configs from its source."""
-    pipeline, tokenizer = open_source(source_of(config))
-    params = load_params(workdir / "import" / "params")
-    return dataclasses.replace(pipeline, **params), tokenizer
+def home_of(config: ConfigDict) -> Path:
+    """The pipeline's folder that has what the teacher's own file lacks."""
+    return Path(config.teacher.base) if config.teacher.get("base") else source_of(config)
+
+
+def keep_model(folder: Path, pipeline: Pipeline, *, tokenizers: Path) -> None:
+    """Writes the weights, the sizes and the tokenizers of a model into a stage's folder."""
+    networks = {name: getattr(pipeline, name) for name in ("transformer", "vae", "text")}
+    save_params(folder / PARAMS, networks)
+    (folder / TOKENIZERS).mkdir(exist_ok=True)
+    for source in sorted(tokenizers.glob("tokenizer*")):
+        shutil.copytree(source, folder / TOKENIZERS / source.name, dirs_exist_ok=True)
+    sizes = {name: _sizes(config) for name, (_, config) in pipeline.parts.items()}
+    absent = {"t5": _sizes(pipeline.text_config.t5)}
+    settings = {"shift": pipeline.shift, "sample_size": pipeline.sample_size}
+    write_json(folder / MODEL, {"sizes": absent | sizes, **settings})
+
+
+def open_model(workdir: Path) -> tuple[Pipeline, Tokenizer]:
+    """The imported teacher, from the workdir alone."""
+    folder = workdir / "import"
+    model = read_json(folder / MODEL)
+    sizes = model.pop("sizes")
+    t5 = AbsentT5 if "length" in sizes["t5"] else T5Config
+    pipeline = Pipeline(
+        **load_params(folder / PARAMS),
+        **model,
+        transformer_config=_config(MMDiTConfig, sizes["transformer"]),
+        vae_config=_config(VAEConfig, sizes["vae"]),
+        text_config=TextConfig(
+            _config(CLIPConfig, sizes["clip_l"]),
+            _config(CLIPConfig, sizes["clip_g"]),
+            _config(t5, sizes["t5"]),
+        ),
+    )
+    return pipeline, _tokenizer(folder / TOKENIZERS)
 
 
 def student_of(workdir: Path, stage: str) -> Params:
     """The student that a stage made, on the first device."""
-    return load_params(workdir / stage / "params")
+    return load_params(workdir / stage / PARAMS)
+
+
+@functools.cache
+def _tokenizer(folder: Path) -> Tokenizer:
+    return load_tokenizers(folder)
+
+
+def _sizes(config: Any) -> dict[str, Any]:
+    """A network's config as JSON."""
+    fields = [field.name for field in dataclasses.fields(config) if field.name not in _HOW]
+    return {name: getattr(config, name) for name in fields}
+
+
+def _config(kind: Any, sizes: Mapping[str, Any]) -> Any:
+    """A network's config from JSON, whose lists were tuples."""
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()})

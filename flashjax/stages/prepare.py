@@ -26,7 +26,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     def body(folder: Path) -> dict[str, Any]:
         scenes = open_scenes(workdir / "data", **config.data)
-        pipeline, tokenizer = open_model(config, workdir)
+        pipeline, tokenizer = open_model(workdir)
         prepare_split(
             scenes["train"],
             folder / TRAIN,

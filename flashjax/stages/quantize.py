@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from flashjax.convert.transformer import transformer_to_sai
+from flashjax.convert.transformer import transformer_to
 from flashjax.quantize.gguf_export import quantize_transformer
 from flashjax.stages.model import open_model, student_of
 from flashjax.stages.stage import run_stage, write_json
@@ -18,8 +18,9 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Writes quantize/student-SCHEME.gguf and a table of what became of every tensor."""
 
     def body(folder: Path) -> dict[str, Any]:
-        pipeline, _ = open_model(config, workdir)
-        tensors = transformer_to_sai(student_of(workdir, "merge"), pipeline.transformer_config)
+        pipeline, _ = open_model(workdir)
+        student = student_of(workdir, "merge")
+        tensors = transformer_to(student, pipeline.transformer_config, "sai")
         results = {}
         for scheme in config.quantize.schemes:
             path = folder / f"student-{scheme}.gguf"

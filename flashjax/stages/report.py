@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.evaluate import report
 from flashjax.evaluate.reading import CARD
-from flashjax.stages.model import source_of
+from flashjax.stages.model import home_of
 from flashjax.stages.stage import read_stage, run_stage, stage_results
 from flashjax.stages.training import curves
 
@@ -56,7 +56,7 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
     figures = {sampler.name: sampler.figures for sampler in samplers}
     steps, full = config.student.steps, config.evaluate.teacher_steps
     reference = f"teacher, {full} steps"
-    card = json.loads((source_of(config) / "reader" / CARD).read_text())
+    card = json.loads((home_of(config) / "reader" / CARD).read_text())
     records = {name: read_stage(workdir / name) for name in STAGES}
     versions = (records["evaluate"] or {})["versions"]
     return report.Report(

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
-from flashjax.convert.folder import Pipeline
+from flashjax.convert.pipeline import Pipeline
 from flashjax.data.latents import load_latents
 from flashjax.flow.schedule import student_sigmas
 from flashjax.models.heads import Heads, HeadsConfig
@@ -51,7 +51,7 @@ def open_setting(
     every step.
     """
     devices = make_mesh(mesh)
-    pipeline, tokenizer = open_model(config, workdir)
+    pipeline, tokenizer = open_model(workdir)
     steps = config.student.steps
     if steps < 2:
         raise InputError(f"student.steps={steps}: a step shares a later level, so give 2 or 4")

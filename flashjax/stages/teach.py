@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.checkpoint import load_params, save_params
-from flashjax.convert.folder import Pipeline, write_pipeline
+from flashjax.convert.folder import write_pipeline
+from flashjax.convert.pipeline import Pipeline
 from flashjax.data.digit_scenes import open_scenes
 from flashjax.data.latents import load_latents
 from flashjax.data.pipeline import batches, stack, to_mesh
@@ -27,7 +28,7 @@ from flashjax.evaluate.reading import CARD, WEIGHTS, teach_reader
 from flashjax.models import variants
 from flashjax.models.clip import CLIPText
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
-from flashjax.models.t5 import T5Encoder
+from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import TextConfig
 from flashjax.models.vae import VAE, VAEConfig
 from flashjax.parallel.layout import MMDIT, REPLICATED
@@ -110,7 +111,7 @@ def log_reader(step: int, metrics: Metrics) -> None:
 
 def vocabulary_sizes(tokenizer: Tokenizer) -> tuple[int, int]:
     """Tokens that CLIP and T5 know."""
-    return len(tokenizer.clip_l), len(tokenizer.t5)
+    return len(tokenizer.clip_l), 0 if tokenizer.t5 is None else len(tokenizer.t5)
 
 
 def teach_vae(config: ConfigDict, source: Any, folder: Path) -> dict[str, float]:
@@ -177,13 +178,14 @@ def cache_latents(
 
 
 def init_text(config: TextConfig, key: jax.Array) -> Params:
-    """Fresh parameters of the three text encoders."""
+    """Fresh parameters of the text encoders that there are."""
     ids = jnp.zeros((1, variants.NANO_LENGTH), jnp.int32)
-    modules = {
+    modules: dict[str, CLIPText | T5Encoder] = {
         "clip_l": CLIPText(config.clip_l),
         "clip_g": CLIPText(config.clip_g),
-        "t5": T5Encoder(config.t5),
     }
+    if isinstance(config.t5, T5Config):
+        modules["t5"] = T5Encoder(config.t5)
     keys = jax.random.split(key, len(modules))
     return {
         name: module.init(key, ids)["params"]

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from flashjax import trees
-from flashjax.convert.folder import Pipeline
-from flashjax.convert.tensors import Tensors
+from flashjax.convert.pipeline import Pipeline
+from flashjax.convert.tensors import in_memory
 from flashjax.convert.text import abstract_clip, abstract_t5
 from flashjax.convert.transformer import abstract_transformer
 from flashjax.convert.vae import abstract_vae
@@ -42,8 +42,7 @@ def tensors_of():
     def wrap(source):
         if isinstance(source, torch.nn.Module):
             source = {name: value.numpy() for name, value in source.state_dict().items()}
-        shapes = {name: array.shape for name, array in source.items()}
-        return Tensors("memory", shapes, lambda name: source[name].astype(np.float32))
+        return in_memory(source)
 
     return wrap
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from flashjax import trees
-from flashjax.convert.folder import Pipeline, read_pipeline, write_pipeline
+from flashjax.convert.folder import read_pipeline, write_pipeline
+from flashjax.convert.pipeline import Pipeline
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.models.text import encode_text
 from flashjax.types import InputError

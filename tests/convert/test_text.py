@@ -19,11 +19,11 @@ from flashjax.convert.configs import (
 from flashjax.convert.text import (
     abstract_clip,
     abstract_t5,
-    clip_from_transformers,
+    clip_from,
     clip_is_projected,
-    clip_to_transformers,
-    t5_from_transformers,
-    t5_to_transformers,
+    clip_to,
+    t5_from,
+    t5_to,
 )
 from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.t5 import T5Config, T5Encoder
@@ -91,17 +91,17 @@ def test_clip_weights_give_transformers_features(config, randomise, tensors_of):
         json.loads(model.config.to_json_string()), "memory", projected=clip_is_projected(tensors)
     )
     assert read == config
-    assert_same_clip(model, config, clip_from_transformers(tensors, config))
+    assert_same_clip(model, config, clip_from(tensors, config))
 
 
 @pytest.mark.parametrize("config", [CLIP_L, CLIP_G], ids=["clip_l", "clip_g"])
 def test_exported_clip_loads_in_transformers(config, random_params, tensors_of):
     params = random_params(abstract_clip(config), std=0.3)
-    tensors = clip_to_transformers(params, config)
+    tensors = clip_to(params, config)
     model = torch_clip(config).eval()
     model.load_state_dict({key: torch.tensor(array) for key, array in tensors.items()})
     assert_same_clip(model, config, params)
-    back = clip_from_transformers(tensors_of(tensors), config)
+    back = clip_from(tensors, config)
     assert trees.digest(back) == trees.digest(params)
 
 
@@ -109,24 +109,24 @@ def test_t5_weights_give_transformers_features(randomise, tensors_of):
     model = randomise(torch_t5(), std=0.3)
     config = t5_config_from_transformers(json.loads(model.config.to_json_string()), "memory")
     assert config == T5
-    assert_same_t5(model, t5_from_transformers(tensors_of(model), T5))
+    assert_same_t5(model, t5_from(tensors_of(model), T5))
 
 
 def test_exported_t5_loads_in_transformers(random_params, tensors_of):
     params = random_params(abstract_t5(T5), std=0.3)
-    tensors = t5_to_transformers(params, T5)
+    tensors = t5_to(params, T5)
     model = torch_t5().eval()
     model.load_state_dict({key: torch.tensor(array) for key, array in tensors.items()})
     assert_same_t5(model, params)
-    assert trees.digest(t5_from_transformers(tensors_of(tensors), T5)) == trees.digest(params)
+    assert trees.digest(t5_from(tensors, T5)) == trees.digest(params)
 
 
 def test_a_projection_is_not_dropped(random_params, tensors_of):
-    tensors = clip_to_transformers(random_params(abstract_clip(CLIP_L)), CLIP_L)
+    tensors = dict(clip_to(random_params(abstract_clip(CLIP_L)), CLIP_L))
     tensors["text_projection.weight"][0, 1] = 0.5
     assert clip_is_projected(tensors_of(tensors))
     with pytest.raises(InputError, match=r"text_projection.weight is no identity"):
-        clip_from_transformers(tensors_of(tensors), CLIP_L)
+        clip_from(tensors_of(tensors), CLIP_L)
 
 
 def test_released_encoders_have_the_released_number_of_tensors():

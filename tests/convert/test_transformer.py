@@ -13,18 +13,18 @@ from flashjax import trees
 from flashjax.convert import transformer
 from flashjax.convert.configs import (
     mmdit_config_from_diffusers,
-    mmdit_config_from_sai,
     mmdit_config_to_diffusers,
 )
+from flashjax.convert.sizes import mmdit_sizes
+from flashjax.convert.tensors import Info, Tensors
 from flashjax.convert.transformer import (
     abstract_transformer,
-    transformer_from_diffusers,
-    transformer_from_sai,
+    transformer_from,
     transformer_rows,
-    transformer_to_diffusers,
-    transformer_to_sai,
+    transformer_to,
 )
-from flashjax.models.mmdit import MMDiT, MMDiTConfig
+from flashjax.models import variants
+from flashjax.models.mmdit import MMDiT
 from flashjax.types import Cond, InputError
 
 TINY = {
@@ -42,9 +42,7 @@ VARIANTS = {
     "sd35_large": {"dual_attention_layers": (), "qk_norm": "rms_norm"},
     "sd3": {"dual_attention_layers": (), "qk_norm": None},
 }
-MEDIUM = MMDiTConfig(
-    depth=24, heads=24, dual=13, position_size=384, text_width=4096, pooled_width=2048
-)
+MEDIUM = variants.MMDIT["sd35_medium"]
 
 
 def torch_model(variant="sd35_medium"):
@@ -85,7 +83,7 @@ def velocities(model, config, params, *, height, width):
 )
 def test_diffusers_weights_give_diffusers_velocity(variant, size, randomise, tensors_of):
     model = randomise(torch_model(variant))
-    params = transformer_from_diffusers(tensors_of(model), config_of(model))
+    params = transformer_from(tensors_of(model), config_of(model), "diffusers")
     height, width = size
     theirs, ours = velocities(model, config_of(model), params, height=height, width=width)
     assert np.abs(theirs).max() > 0.1
@@ -96,7 +94,7 @@ def test_export_loads_in_diffusers_and_gives_the_same_velocity(random_params):
     config = config_of(torch_model())
     params = random_params(abstract_transformer(config))
     model = SD3Transformer2DModel.from_config(mmdit_config_to_diffusers(config, sample_size=16))
-    tensors = transformer_to_diffusers(params, config)
+    tensors = transformer_to(params, config, "diffusers")
     model.load_state_dict({key: torch.tensor(array) for key, array in tensors.items()})
     theirs, ours = velocities(model.eval(), config, params, height=6, width=4)
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
@@ -108,15 +106,15 @@ def test_an_omitted_half_swap_shows(omitted, randomise, tensors_of, monkeypatch)
     config = config_of(model)
     kept = tuple(name for name in transformer.SWAPPED["diffusers"] if name != omitted)
     monkeypatch.setitem(transformer.SWAPPED, "diffusers", kept)
-    params = transformer_from_diffusers(tensors_of(model), config)
+    params = transformer_from(tensors_of(model), config, "diffusers")
     theirs, ours = velocities(model, config, params, height=6, width=4)
     assert np.abs(ours - theirs).max() > 1e-2 * np.abs(theirs).max()
 
 
 def test_sai_names_are_those_that_diffusers_converts(medium, tensors_of):
     model, config = medium
-    params = transformer_from_diffusers(tensors_of(model), config)
-    sai = transformer_to_sai(params, config, prefix="model.diffusion_model.")
+    params = transformer_from(tensors_of(model), config, "diffusers")
+    sai = transformer_to(params, config, "sai").prefixed("model.diffusion_model.")
     converted = convert_sd3_transformer_checkpoint_to_diffusers(
         {key: torch.tensor(array) for key, array in sai.items()}
     )
@@ -130,11 +128,11 @@ def test_sai_names_are_those_that_diffusers_converts(medium, tensors_of):
 def test_round_trips_keep_every_bit(variant, random_params, tensors_of):
     config = config_of(torch_model(variant))
     params = random_params(abstract_transformer(config))
-    sai = transformer_to_sai(params, config)
-    diffusers = transformer_to_diffusers(params, config)
+    sai = transformer_to(params, config, "sai")
+    diffusers = transformer_to(params, config, "diffusers")
     for back in (
-        transformer_from_sai(tensors_of(sai), config),
-        transformer_from_diffusers(tensors_of(diffusers), config),
+        transformer_from(tensors_of(sai), config, "sai"),
+        transformer_from(tensors_of(diffusers), config, "diffusers"),
     ):
         assert trees.digest(back) == trees.digest(params)
 
@@ -168,11 +166,21 @@ def test_configs_survive_both_formats(variant):
     config = config_of(torch_model(variant))
     written = mmdit_config_to_diffusers(config, sample_size=16)
     assert mmdit_config_from_diffusers(written, "memory") == config
-    shapes = {key: row.shape for row in transformer_rows(config, "sai") for key in row.keys}
     if config.qk_norm:  # else the file does not say how wide a head is
-        assert mmdit_config_from_sai(shapes, "memory") == config
-    medium = {key: row.shape for row in transformer_rows(MEDIUM, "sai") for key in row.keys}
-    assert mmdit_config_from_sai(medium, "memory") == MEDIUM
+        assert mmdit_sizes(sai_header(config)) == config
+
+
+def sai_header(config):
+    """The tensors of a file, without their numbers."""
+    rows = transformer_rows(config, "sai")
+    float16 = np.dtype(np.float16)
+    infos = {key: Info(row.shape, float16) for row in rows for key in row.keys}
+    return Tensors("memory", infos, lambda name, start, stop: np.zeros(stop - start, float16))
+
+
+@pytest.mark.parametrize("name", ["sd3_medium", "sd35_medium", "sd35_large"])
+def test_the_sizes_of_a_released_model_are_read_off_its_tensors(name):
+    assert mmdit_sizes(sai_header(variants.MMDIT[name])) == variants.MMDIT[name]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +207,7 @@ def test_every_misfit_is_named_in_one_error(medium, tensors_of):
     arrays["proj_out.bias"] = arrays["proj_out.bias"][:-1]
     arrays["lora.weight"] = arrays.pop("context_embedder.bias")
     with pytest.raises(InputError) as error:
-        transformer_from_diffusers(tensors_of(arrays), config)
+        transformer_from(tensors_of(arrays), config, "diffusers")
     message = str(error.value)
     assert message.startswith("memory ")
     assert "missing context_embedder.bias (16,)" in message
@@ -215,7 +223,7 @@ def test_every_tensor_that_is_not_finite_is_named(medium, tensors_of):
     for key, value in zip(broken, (np.nan, np.inf), strict=True):
         arrays[key].flat[3] = value
     with pytest.raises(InputError, match="memory is not finite in") as error:
-        transformer_from_diffusers(tensors_of(arrays), config)
+        transformer_from(tensors_of(arrays), config, "diffusers")
     assert all(key in str(error.value) for key in broken)
 
 
@@ -224,4 +232,4 @@ def test_a_tree_of_another_config_is_not_exported(random_params):
     params = random_params(abstract_transformer(config))
     del params["final"]["bias"]
     with pytest.raises(InputError, match="missing final/bias"):
-        transformer_to_sai(params, config)
+        transformer_to(params, config, "sai")

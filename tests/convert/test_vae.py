@@ -13,11 +13,9 @@ from flashjax import trees
 from flashjax.convert.configs import vae_config_from_diffusers, vae_config_to_diffusers
 from flashjax.convert.vae import (
     abstract_vae,
-    vae_from_diffusers,
-    vae_from_sai,
+    vae_from,
     vae_rows,
-    vae_to_diffusers,
-    vae_to_sai,
+    vae_to,
 )
 from flashjax.models.vae import VAE, VAEConfig
 from flashjax.types import InputError
@@ -52,20 +50,20 @@ def assert_same(model, params):
 def test_diffusers_weights_give_diffusers_images(torch_vae, tensors_of):
     config = vae_config_from_diffusers(json.loads(torch_vae.to_json_string()), "memory")
     assert config == TINY
-    assert_same(torch_vae, vae_from_diffusers(tensors_of(torch_vae), TINY))
+    assert_same(torch_vae, vae_from(tensors_of(torch_vae), TINY, "diffusers"))
 
 
 def test_export_loads_in_diffusers_and_gives_the_same_images(random_params):
     params = random_params(abstract_vae(TINY))
     model = AutoencoderKL.from_config(vae_config_to_diffusers(TINY)).eval()
-    tensors = vae_to_diffusers(params, TINY)
+    tensors = vae_to(params, TINY, "diffusers")
     model.load_state_dict({key: torch.tensor(array) for key, array in tensors.items()})
     assert_same(model, params)
 
 
 def test_sai_names_are_those_that_diffusers_converts(torch_vae, tensors_of):
-    params = vae_from_diffusers(tensors_of(torch_vae), TINY)
-    sai = vae_to_sai(params, TINY, prefix="first_stage_model.")
+    params = vae_from(tensors_of(torch_vae), TINY, "diffusers")
+    sai = vae_to(params, TINY, "sai").prefixed("first_stage_model.")
     converted = convert_ldm_vae_checkpoint(
         {key: torch.tensor(array) for key, array in sai.items()}, vae_config_to_diffusers(TINY)
     )
@@ -78,8 +76,8 @@ def test_sai_names_are_those_that_diffusers_converts(torch_vae, tensors_of):
 def test_round_trips_keep_every_bit(random_params, tensors_of):
     params = random_params(abstract_vae(TINY))
     for back in (
-        vae_from_sai(tensors_of(vae_to_sai(params, TINY)), TINY),
-        vae_from_diffusers(tensors_of(vae_to_diffusers(params, TINY)), TINY),
+        vae_from(vae_to(params, TINY, "sai"), TINY, "sai"),
+        vae_from(vae_to(params, TINY, "diffusers"), TINY, "diffusers"),
     ):
         assert trees.digest(back) == trees.digest(params)
 

@@ -11,6 +11,7 @@ from flashjax.convert.folder import read_pipeline
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.evaluate.sample import Sampler, draw, draw_noise, make_sample
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
+from flashjax.stages.model import packaged
 
 PROMPTS = ["a red seven left of a blue three on white", "a green five at the top on black"]
 
@@ -18,10 +19,19 @@ PROMPTS = ["a red seven left of a blue three on white", "a green five at the top
 @pytest.mark.parametrize(
     ("name", "steps", "guidance"), [("student", 4, 1.0), ("student", 2, 1.0), ("teacher", 5, 2.5)]
 )
-def test_the_exported_folder_gives_the_same_picture_in_diffusers(
+def test_an_exported_folder_gives_the_same_picture_in_diffusers(
     tiny_teacher: Path, name: str, steps: int, guidance: float
 ):
-    pipeline, tokenizer = read_pipeline(tiny_teacher), load_tokenizers(tiny_teacher)
+    assert_same_pictures(tiny_teacher, name, steps=steps, guidance=guidance)
+
+
+def test_nano_gives_the_same_picture_in_diffusers_from_prompt_to_pixel():
+    assert_same_pictures(packaged("nano"), "teacher", steps=28, guidance=5.0)
+
+
+def assert_same_pictures(folder: Path, name: str, *, steps: int, guidance: float):
+    """At most 2 of 255 apart, on the student's grid or on the sampler's own."""
+    pipeline, tokenizer = read_pipeline(folder), load_tokenizers(folder)
     noise = draw_noise(0, len(PROMPTS), (8, 8, 16))
     grid = student_sigmas(steps, 3.0) if name == "student" else sampler_sigmas(steps, 3.0)
     params = {
@@ -38,7 +48,7 @@ def test_the_exported_folder_gives_the_same_picture_in_diffusers(
         chunk=2,
     ).images
 
-    torch_pipe = StableDiffusion3Pipeline.from_pretrained(tiny_teacher, torch_dtype=torch.float32)
+    torch_pipe = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32)
     torch_pipe.set_progress_bar_config(disable=True)
     raw = (1.0 - np.arange(steps) / steps).tolist()
     theirs = torch_pipe(

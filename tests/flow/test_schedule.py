@@ -43,6 +43,7 @@ def test_the_samplers_grid_is_that_of_diffusers(steps, shift):
 def test_the_students_grid_is_shifted_once():
     np.testing.assert_allclose(student_sigmas(4, 3.0), [1, 0.9, 0.75, 0.5, 0], atol=1e-7)
     np.testing.assert_allclose(student_sigmas(2, 3.0), [1, 0.75, 0], atol=1e-7)
+    np.testing.assert_allclose(student_sigmas(1, 3.0), [1, 0], atol=1e-7)
     np.testing.assert_allclose(student_sigmas(4, 1.0), [1, 0.75, 0.5, 0.25, 0], atol=1e-7)
 
 

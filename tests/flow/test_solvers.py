@@ -1,16 +1,26 @@
-"""Euler: exact where it must be, first order elsewhere, and the steps of diffusers' scheduler."""
+"""Solvers: exact where they must be, their order elsewhere, and the steps of the published code."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from flashjax.flow.schedule import sampler_sigmas
-from flashjax.flow.solvers import euler
+from flashjax.flow.solvers import dpmpp_2m, euler
 
 
-def test_euler_is_exact_where_velocity_is_constant_along_the_way(key):
+def wavy(x, sigma):
+    """A field that is linear in nothing."""
+    return jnp.sin(3 * x) + sigma.reshape((-1,) + (1,) * (x.ndim - 1))
+
+
+SOLVERS = pytest.mark.parametrize("solver", [euler, dpmpp_2m])
+
+
+@SOLVERS
+def test_a_solver_is_exact_where_velocity_is_constant_along_the_way(solver, key):
     """On the straight path to one point x0 the velocity (x - x0) / sigma is linear in x."""
     x0, x = (jax.random.normal(k, (2, 3, 3, 4)) for k in jax.random.split(key))
     sigmas = jnp.array([1.0, 0.9, 0.75, 0.5, 0.0])
@@ -18,7 +28,7 @@ def test_euler_is_exact_where_velocity_is_constant_along_the_way(key):
     def velocity(x, sigma):
         return (x - x0) / sigma[:, None, None, None]
 
-    np.testing.assert_allclose(euler(velocity, x, sigmas), x0, atol=1e-6)
+    np.testing.assert_allclose(solver(velocity, x, sigmas), x0, atol=1e-6)
 
 
 def test_euler_converges_to_the_solution_at_first_order():
@@ -31,12 +41,74 @@ def test_euler_converges_to_the_solution_at_first_order():
     assert fine < 0.002 and 1.9 < coarse / fine < 2.1
 
 
-def test_every_sample_may_have_its_own_grid():
+def gaussian_data(x, sigma):
+    """The true velocity of data whose standard deviation is 1/2."""
+    sigma = sigma[:, None]
+    return x * (sigma - 0.25 * (1 - sigma)) / deviation(sigma) ** 2
+
+
+def deviation(sigma):
+    """The standard deviation at `sigma` on the way to noise."""
+    return (0.25 * (1 - sigma) ** 2 + sigma**2) ** 0.5
+
+
+@pytest.mark.parametrize(("solver", "order"), [(euler, 1), (dpmpp_2m, 2)])
+def test_error_falls_with_the_solvers_order(solver, order):
+    """A normal variable stays so many deviations from its mean along the flow."""
+
+    def error(steps):
+        sigmas = np.geomspace(1.0, 0.05, steps + 1, dtype=np.float32)
+        end = jax.jit(lambda x: solver(gaussian_data, x, sigmas))(jnp.ones((1, 1)))
+        return abs(float(end[0, 0]) - deviation(0.05))
+
+    coarse, fine = error(24), error(48)
+    assert fine < 0.02 and 0.8 * 2**order < coarse / fine < 1.2 * 2**order
+
+
+@pytest.mark.parametrize("grid", [[1.0, 0.0], [1.0, 0.6, 0.0]])
+def test_two_steps_that_end_in_data_are_eulers(grid):
+    x, sigmas = jnp.array([[1.0], [-2.0]]), jnp.array(grid)
+    np.testing.assert_allclose(dpmpp_2m(wavy, x, sigmas), euler(wavy, x, sigmas), atol=1e-6)
+
+
+def published_dpmpp_2m(denoise, x, sigmas):
+    """`sample_dpmpp_2m` of k-diffusion and Stability-AI/sd3.5, retold in numpy."""
+    with np.errstate(divide="ignore"):
+        t = -np.log(sigmas)
+    before = None
+    for i in range(len(sigmas) - 1):
+        denoised, h = denoise(x, sigmas[i]), t[i + 1] - t[i]
+        target = denoised
+        if before is not None and sigmas[i + 1] > 0:
+            r = (t[i] - t[i - 1]) / h
+            target = (1 + 1 / (2 * r)) * denoised - 1 / (2 * r) * before
+        x = np.exp(-t[i + 1]) / np.exp(-t[i]) * x - np.expm1(-h) * target
+        before = denoised
+    return x
+
+
+@pytest.mark.parametrize("steps", [4, 28])
+def test_dpmpp_2m_takes_the_published_steps(steps, key):
+    x = jax.random.normal(key, (2, 4))
+    sigmas = sampler_sigmas(steps, 3.0)
+    got = jax.jit(lambda x: dpmpp_2m(wavy, x, sigmas))(x)
+    want = published_dpmpp_2m(
+        lambda x, sigma: x - sigma * (np.sin(3 * x) + sigma),
+        np.asarray(x, np.float64),
+        sigmas.astype(np.float64),
+    )
+    np.testing.assert_allclose(got, want, atol=2e-5)
+    assert np.abs(got - euler(wavy, x, sigmas)).max() > 1e-3
+
+
+@SOLVERS
+def test_every_sample_may_have_its_own_grid(solver):
     x = jnp.array([[1.0], [2.0]])
-    grids = jnp.array([[1.0, 0.5], [0.8, 0.4], [0.0, 0.3]])
-    together = euler(lambda x, sigma: x * sigma[:, None], x, grids)
+    grids = jnp.array([[1.0, 0.5], [0.8, 0.4], [0.5, 0.35], [0.0, 0.3]])
+    together = solver(lambda x, sigma: x * sigma[:, None], x, grids)
     for sample in range(2):
-        alone = euler(lambda x, sigma: x * sigma[:, None], x[sample : sample + 1], grids[:, sample])
+        one = x[sample : sample + 1]
+        alone = solver(lambda x, sigma: x * sigma[:, None], one, grids[:, sample])
         np.testing.assert_allclose(together[sample], alone[0], rtol=1e-6)
 
 
@@ -50,8 +122,5 @@ def test_euler_takes_the_steps_of_diffusers(key):
         field = torch.sin(3 * want) + timestep / 1000
         want = scheduler.step(field, timestep, want, return_dict=False)[0]
 
-    def field_of(x, sigma):
-        return jnp.sin(3 * x) + sigma[:, None, None, None]
-
-    got = jax.jit(lambda x: euler(field_of, x, sampler_sigmas(6, 3.0)))(x)
+    got = jax.jit(lambda x: euler(wavy, x, sampler_sigmas(6, 3.0)))(x)
     np.testing.assert_allclose(got, want.numpy(), atol=2e-5)

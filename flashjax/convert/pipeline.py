@@ -1,0 +1,91 @@
+"""All networks of one model, whatever files they come from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flashjax.convert.table import FLOAT32, Placement
+from flashjax.models.mmdit import MMDiTConfig
+from flashjax.models.text import AbsentT5, TextConfig
+from flashjax.models.vae import VAEConfig
+from flashjax.types import InputError, Params
+
+NETWORKS = ("transformer", "vae", "clip_l", "clip_g", "t5")
+ABSENT_T5_TOKENS = 256  # zeros, as diffusers has them where T5 is left out
+
+# The parameters and the config of some networks, by name.
+Parts = dict[str, tuple[Params, Any]]
+Place = Callable[[str], Placement]  # how each network is to be kept
+
+
+def in_float32(name: str) -> Placement:
+    """Every network in float32 on the first device."""
+    del name
+    return FLOAT32
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """All networks of one model; `text` is {"clip_l", "clip_g", "t5"}, without "t5" where absent.
+
+    `shift` bends the sampler's sigmas; `sample_size` is the default side of the latents it makes.
+    """
+
+    transformer: Params
+    transformer_config: MMDiTConfig
+    vae: Params
+    vae_config: VAEConfig
+    text: Params
+    text_config: TextConfig
+    shift: float = 3.0
+    sample_size: int = 128
+
+    @property
+    def parts(self) -> Parts:
+        """The networks one by one; T5 only where it is there."""
+        text = {
+            name: (params, getattr(self.text_config, name)) for name, params in self.text.items()
+        }
+        return {
+            "transformer": (self.transformer, self.transformer_config),
+            "vae": (self.vae, self.vae_config),
+            **text,
+        }
+
+
+def assemble(
+    parts: Mapping[str, tuple[Params, Any]],
+    *,
+    where: str,
+    shift: float = 3.0,
+    sample_size: int = 128,
+    absent_t5: int = ABSENT_T5_TOKENS,
+) -> Pipeline:
+    """One model of its networks; without T5 its tokens are `absent_t5` zeros.
+
+    InputError lists the networks that `where` lacks.
+    """
+    missing = [name for name in NETWORKS if name not in parts and name != "t5"]
+    if missing:
+        raise InputError(f"{where} lacks {', '.join(missing)}: give --base a pipeline's folder")
+    transformer, transformer_config = parts["transformer"]
+    vae, vae_config = parts["vae"]
+    absent = AbsentT5(transformer_config.text_width, absent_t5)
+    text_config = TextConfig(
+        parts["clip_l"][1], parts["clip_g"][1], parts["t5"][1] if "t5" in parts else absent
+    )
+    if text_config.pooled_width != transformer_config.pooled_width:
+        raise InputError(
+            f"{where}: the text encoders pool to {text_config.pooled_width} numbers, the "
+            f"transformer wants {transformer_config.pooled_width}; they are of different models"
+        )
+    return Pipeline(
+        transformer=transformer,
+        transformer_config=transformer_config,
+        vae=vae,
+        vae_config=vae_config,
+        text={name: parts[name][0] for name in ("clip_l", "clip_g", "t5") if name in parts},
+        text_config=text_config,
+        shift=shift,
+        sample_size=sample_size,
+    )

@@ -1,0 +1,153 @@
+"""Safetensors files, written: one tensor in memory at a time, read back, and whole or not at all.
+
+Source: https://github.com/huggingface/safetensors, section "Format"; index files as diffusers and
+transformers write them.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flashjax.convert.reading import DTYPES, open_safetensors
+from flashjax.convert.tensors import Info, Tensors
+from flashjax.types import InputError
+
+MAX_SHARD_BYTES = 10_000_000_000  # diffusers' own limit
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_ORDER = {dtype: order for order, dtype in enumerate(DTYPES.values())}
+
+
+def write_safetensors(
+    path: Path | str,
+    tensors: Tensors,
+    *,
+    dtype: Any = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write `tensors` in `dtype`, or each in its own; the file appears once it is proved complete.
+
+    The order is the format's own library's, so that equal tensors give equal files. `metadata` is
+    {"format": "pt"} unless given. Every tensor is read back and compared. InputError for weights
+    that are not finite in `dtype`.
+    """
+    infos = _stored(path, tensors, dtype)
+    header = _header(infos, {"format": "pt"} if metadata is None else metadata)
+    digests = {}
+    with replacing(Path(path)) as new:
+        with new.open("wb") as file:
+            file.write(header)
+            for name, info in infos.items():
+                stored = _as(info.dtype, tensors[name], f"{path}: tensor {name}").tobytes()
+                digests[name] = hashlib.sha256(stored).digest()
+                file.write(stored)
+        _prove(new, digests)
+
+
+def write_weights(
+    folder: Path,
+    stem: str,
+    tensors: Tensors,
+    *,
+    dtype: Any = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write `stem`.safetensors, or shards with their index where it would exceed a size."""
+    infos = _stored(folder / stem, tensors, dtype)
+    shards = _shards(infos, max_shard_bytes)
+    if len(shards) == 1:
+        write_safetensors(folder / f"{stem}.safetensors", tensors, dtype=dtype)
+        return
+    places: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
+        part = tensors.renamed({name: name for name in names}, where=tensors.where)
+        write_safetensors(folder / file, part, dtype=dtype)
+        places |= dict.fromkeys(names, file)
+    total = sum(info.nbytes for info in infos.values())
+    write_json(
+        folder / f"{stem}.safetensors.index.json",
+        {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))},
+    )
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """An object to a JSON file, its folder made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path for a new file or folder; it takes the place of `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        new = Path(scratch) / path.name
+        yield new
+        if path.is_dir():  # a folder that is not empty cannot be replaced in one step
+            os.replace(path, Path(scratch) / "old")
+        os.replace(new, path)
+
+
+def _stored(path: Path | str, tensors: Tensors, dtype: Any) -> dict[str, Info]:
+    """The tensors as the file will have them, in its order: wide types first, then by name."""
+    if dtype is not None and np.dtype(dtype) not in _NAMES:
+        known = ", ".join(known.name for known in _NAMES)
+        raise InputError(f"{path} cannot be written in {np.dtype(dtype).name}: choose of {known}")
+    infos = {
+        name: info if dtype is None else Info(info.shape, np.dtype(dtype))
+        for name, info in tensors.infos.items()
+    }
+    return dict(sorted(infos.items(), key=lambda item: (-_ORDER[item[1].dtype], item[0])))
+
+
+def _header(infos: Mapping[str, Info], metadata: Mapping[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, info in infos.items():
+        start, end = end, end + info.nbytes
+        header[name] = {
+            "dtype": _NAMES[info.dtype],
+            "shape": list(info.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _shards(infos: Mapping[str, Info], max_bytes: int) -> list[list[str]]:
+    """The names in order, cut wherever the next tensor would not fit."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, info in infos.items():
+        if shards[-1] and filled + info.nbytes > max_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += info.nbytes
+    return shards
+
+
+def _as(dtype: np.dtype, array: np.ndarray, what: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # an overflow is what the next line reports
+        stored = np.asarray(array).astype(dtype, copy=False)
+    if not np.isfinite(stored).all():
+        raise InputError(
+            f"{what} is not finite in {dtype.name}: mend the weights, or write bfloat16 or float32"
+        )
+    return stored
+
+
+def _prove(path: Path, digests: Mapping[str, bytes]) -> None:
+    """OSError if the disk does not give back what was written."""
+    written = open_safetensors(path)
+    for name, digest in digests.items():
+        if hashlib.sha256(written[name].tobytes()).digest() != digest:
+            raise OSError(f"{path}: tensor {name} reads back other than it was written")

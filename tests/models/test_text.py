@@ -1,0 +1,75 @@
+"""The encoders together: the three ways to be without T5, and compute in bfloat16."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flashjax.models.clip import CLIPConfig, CLIPText
+from flashjax.models.t5 import T5Config, T5Encoder
+from flashjax.models.text import AbsentT5, TextConfig, encode_pair, encode_text
+from flashjax.types import Tokens
+
+CONFIG = TextConfig(
+    CLIPConfig(30, 7, 16, 2, 2, 32, "quick_gelu"),
+    CLIPConfig(30, 7, 24, 2, 2, 32, "gelu", 20),
+    T5Config(30, 48, 2, 2, 8, 32),
+)
+IDS = np.array([[28, 3, 5, 29, 29, 29, 29], [28, 9, 8, 7, 6, 4, 29]], np.int32)
+TOKENS = Tokens(clip_l=IDS, clip_g=IDS, t5=IDS[:, :5])
+
+
+@pytest.fixture(scope="module")
+def params(random_params):
+    modules = {
+        "clip_l": CLIPText(CONFIG.clip_l),
+        "clip_g": CLIPText(CONFIG.clip_g),
+        "t5": T5Encoder(CONFIG.t5),
+    }
+    return {
+        name: random_params(jax.eval_shape(module.init, jax.random.key(0), IDS)["params"], std=0.3)
+        for name, module in modules.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(params):
+    return jax.jit(lambda p: encode_text(CONFIG, p, TOKENS))(params)
+
+
+@pytest.mark.parametrize("length", [0, 77, 256])
+def test_an_absent_t5_is_so_many_zeros_and_needs_no_weights(length, params, whole):
+    absent = dataclasses.replace(CONFIG, t5=AbsentT5(width=48, length=length))
+    clips = {name: params[name] for name in ("clip_l", "clip_g")}
+    tokens = dataclasses.replace(TOKENS, t5=np.zeros((2, 0), np.int32))
+    cond = encode_text(absent, clips, tokens)
+    assert cond.text.shape == (2, 7 + length, 48)
+    np.testing.assert_allclose(cond.text[:, :7], whole.text[:, :7], atol=1e-6)
+    assert not np.any(cond.text[:, 7:])
+    np.testing.assert_allclose(cond.pooled, whole.pooled, atol=1e-6)
+
+
+def test_an_absent_t5_is_one_whose_features_are_dropped(params):
+    absent = dataclasses.replace(CONFIG, t5=AbsentT5(width=48, length=5))
+    drop = jnp.array([[False, False, True]] * 2)
+    empty = jax.tree.map(lambda ids: ids[:1], TOKENS)
+    for got, want in zip(
+        encode_pair(absent, params, TOKENS, empty, drop=jnp.zeros((2, 3), bool)),
+        encode_pair(CONFIG, params, TOKENS, empty, drop=drop),
+        strict=True,
+    ):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, want)
+
+
+def test_half_precision_encoders_condition_alike_in_fp32(params, whole):
+    half = {
+        name: dataclasses.replace(getattr(CONFIG, name), dtype=jnp.bfloat16)
+        for name in ("clip_l", "clip_g", "t5")
+    }
+    cond = jax.jit(lambda p: encode_text(TextConfig(**half), p, TOKENS))(params)
+    for got, want in ((cond.text, whole.text), (cond.pooled, whole.pooled)):
+        assert got.dtype == jnp.float32
+        error = np.abs(got - want).max() / np.abs(want).max()
+        assert 1e-5 < error < 0.02
