@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     )
 
     config.match = dict(
-        job=dict(steps=200, batch_size=32, log_steps=10, checkpoint_steps=50),
+        job=dict(steps=100, batch_size=32, log_steps=5, checkpoint_steps=50),
         critic_updates=2,
         student_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
         fake_optimiser=dict(learning_rate=2e-4, warmup_steps=5, beta1=0.5),
@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
     config.split = dict(
         mesh=dict(branch=2, data=1, fsdp=1, context=1, tensor=1),
         branches=dict(lo=(0.0, 500.0), hi=(500.0, 1000.0)),
-        job=dict(steps=40, batch_size=32, log_steps=5, checkpoint_steps=20),
+        job=dict(steps=24, batch_size=32, log_steps=4, checkpoint_steps=12),
         student_optimiser=dict(learning_rate=5e-5, warmup_steps=5, beta1=0.5),
         fake_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
         heads_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),

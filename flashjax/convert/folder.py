@@ -94,11 +94,16 @@ def read_parts(
 
 
 def read_configs(folder: Path) -> dict[str, Any]:
-    """The configs of the transformer and the autoencoder, without reading a weight."""
-    return {
+    """The config of every network; of the weights only what tells whether a CLIP is projected."""
+    found = {
         "transformer": configs.mmdit_config_from_diffusers(*_config(folder / "transformer")),
         "vae": configs.vae_config_from_diffusers(*_config(folder / "vae")),
+        "clip_l": _clip_config(folder / FOLDERS["clip_l"]),
+        "clip_g": _clip_config(folder / FOLDERS["clip_g"]),
     }
+    if has_t5(folder):
+        found["t5"] = configs.t5_config_from_transformers(*_config(folder / FOLDERS["t5"]))
+    return found
 
 
 def has_t5(folder: Path) -> bool:
@@ -122,10 +127,8 @@ def read_vae(folder: Path, placement: Placement = FLOAT32) -> tuple[Params, VAEC
 
 def read_clip(folder: Path, placement: Placement = FLOAT32) -> tuple[Params, CLIPConfig]:
     """The `text_encoder` or `text_encoder_2` folder of a pipeline."""
-    tensors = open_weights(folder, _TRANSFORMERS)
-    projected = clip_is_projected(tensors)
-    config = configs.clip_config_from_transformers(*_config(folder), projected=projected)
-    return clip_from(tensors, config, placement), config
+    config = _clip_config(folder)
+    return clip_from(open_weights(folder, _TRANSFORMERS), config, placement), config
 
 
 def read_t5(folder: Path, placement: Placement = FLOAT32) -> tuple[Params, T5Config]:
@@ -224,6 +227,11 @@ def _config(folder: Path) -> tuple[Json, str]:
     """The config.json of `folder`, and its name for messages."""
     path = folder / "config.json"
     return read_json(path), str(path)
+
+
+def _clip_config(folder: Path) -> CLIPConfig:
+    projected = clip_is_projected(open_weights(folder, _TRANSFORMERS))
+    return configs.clip_config_from_transformers(*_config(folder), projected=projected)
 
 
 def _value(path: Path, key: str) -> Any:

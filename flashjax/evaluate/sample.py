@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from flashjax.convert.pipeline import Pipeline
 from flashjax.flow.guidance import Guided, SkipLayers, guided, skip_guided
@@ -19,6 +20,7 @@ from flashjax.models import vae
 from flashjax.models.mmdit import MMDiT, velocity_of
 from flashjax.models.text import encode_text
 from flashjax.models.tiling import tiled_decode
+from flashjax.parallel.mesh import make_mesh
 from flashjax.types import InputError, Params, Tokens
 
 Sample = Callable[[Params, Tokens, Tokens, Array], Array]
@@ -111,14 +113,19 @@ def draw(
 ) -> Drawn:
     """Pictures of all prompts, `chunk` at a time; the first chunk is drawn twice, to compile.
 
-    The time counts everything from token ids to decoded pictures on the host.
+    Each device draws its share of a chunk; one that they cannot share evenly is made larger. The
+    time counts everything from token ids to decoded pictures on the host.
     """
-    count = len(noise)
+    mesh = make_mesh({"data": -1})
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    params, empty = jax.device_put((params, empty), everywhere)
+    count, chunk = len(noise), -(-chunk // mesh.size) * mesh.size
     rows = [np.arange(start, start + chunk) % count for start in range(0, count, chunk)]
 
     def part(row: np.ndarray) -> np.ndarray:
-        chosen = jax.tree.map(lambda ids: ids[row], tokens)
-        return np.asarray(sample(params, chosen, empty, noise[row]))
+        chosen = jax.tree.map(lambda array: array[row], (tokens, noise))
+        tokens_part, noise_part = jax.device_put(chosen, NamedSharding(mesh, PartitionSpec("data")))
+        return np.asarray(sample(params, tokens_part, empty, noise_part))
 
     part(rows[0])
     started = time.perf_counter()

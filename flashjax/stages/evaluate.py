@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -156,7 +155,7 @@ def draw_all(
     params = {"transformer": contender.transformer, "vae": pipeline.vae, "text": pipeline.text}
     return draw(
         program,
-        jax.device_put(params, jax.devices()[0]),
+        params,
         tokenizer(captions),
         tokenizer([""]),
         draw_noise(config.evaluate.seed, len(captions), (side, side, channels)),
