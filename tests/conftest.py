@@ -11,8 +11,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from flashjax import trees
 from flashjax.convert.folder import write_pipeline
 from flashjax.convert.pipeline import Pipeline
 from flashjax.data.captions import vocabulary
@@ -29,6 +31,22 @@ from flashjax.types import Cond, Params
 def key() -> jax.Array:
     """A typed random key; the same one in every test."""
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def random_params():
+    """A random parameter tree with the shapes of an abstract one."""
+
+    def fill(abstract, *, std=0.1):
+        random = np.random.default_rng(0)
+        return trees.unflatten(
+            {
+                path: (std * random.normal(size=leaf.shape)).astype(np.float32)
+                for path, leaf in trees.flatten(abstract).items()
+            }
+        )
+
+    return fill
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,8 @@
 """Torch oracles with random weights, and parameter trees of the same kind."""
 
-import numpy as np
 import pytest
 import torch
 
-from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.tensors import in_memory
 from flashjax.convert.text import abstract_clip, abstract_t5
@@ -45,22 +43,6 @@ def tensors_of():
         return in_memory(source)
 
     return wrap
-
-
-@pytest.fixture
-def random_params():
-    """A random parameter tree with the shapes of an abstract one."""
-
-    def fill(abstract, *, std=0.1):
-        random = np.random.default_rng(0)
-        return trees.unflatten(
-            {
-                path: (std * random.normal(size=leaf.shape)).astype(np.float32)
-                for path, leaf in trees.flatten(abstract).items()
-            }
-        )
-
-    return fill
 
 
 @pytest.fixture(scope="session")
