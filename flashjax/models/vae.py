@@ -89,6 +89,35 @@ class ResnetBlock(nn.Module):
         return x + y
 
 
+class UpsampleConv(nn.Module):
+    """Nearest-neighbour upsampling by two, then a 3x3 convolution, at the low resolution.
+
+    An output pixel sees 2x2 low-resolution pixels only: along each side, kernel rows (0, 1 + 2) for
+    even and (0 + 1, 2) for odd pixels. Four 2x2 kernels take 4/9 of the work of the two steps.
+    """
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, height, width, inputs = x.shape
+        kernel = self.param("kernel", default, (3, 3, inputs, self.channels))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.channels,))
+        merge = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
+        phases = jnp.einsum("pak,qbl,klio->abipqo", merge, merge, kernel)
+        y = jax.lax.conv_general_dilated(
+            jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))),
+            phases.reshape(2, 2, inputs, -1),
+            window_strides=(1, 1),
+            padding="VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ).reshape(batch, height + 1, width + 1, 2, 2, self.channels)
+        # Odd pixels see the next low-resolution pixel, so their window starts one later.
+        rows = jnp.stack([y[:, :-1, :, 0], y[:, 1:, :, 1]], axis=2)
+        both = jnp.stack([rows[:, :, :, :-1, 0], rows[:, :, :, 1:, 1]], axis=4)
+        return both.reshape(batch, 2 * height, 2 * width, self.channels) + bias
+
+
 class AttentionBlock(nn.Module):
     """Single-head attention over all positions."""
 
@@ -152,8 +181,7 @@ class Decoder(nn.Module):
             for index in range(config.layers + 1):
                 x = ResnetBlock(channels, config.groups, name=f"up_{level}_resnet_{index}")(x)
             if level < len(config.channels) - 1:
-                x = x.repeat(2, axis=1).repeat(2, axis=2)
-                x = conv(channels, f"up_{level}_conv")(x)
+                x = UpsampleConv(channels, name=f"up_{level}_conv")(x)
         x = jax.nn.silu(GroupNorm(config.groups, name="norm_out")(x))
         return conv(3, "conv_out")(x)
 
