@@ -25,9 +25,9 @@ def get_config() -> ConfigDict:
     )
 
     config.match = dict(
-        job=dict(steps=100, batch_size=32, log_steps=5, checkpoint_steps=50),
+        job=dict(steps=60, batch_size=32, log_steps=5, checkpoint_steps=20),
         critic_updates=2,
-        student_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
+        student_optimiser=dict(learning_rate=3e-5, warmup_steps=10, beta1=0.5),
         fake_optimiser=dict(learning_rate=2e-4, warmup_steps=5, beta1=0.5),
         heads_optimiser=dict(learning_rate=2e-4, warmup_steps=5, beta1=0.5),
         heads=dict(taps=(0, 2), width=64),
@@ -36,13 +36,14 @@ def get_config() -> ConfigDict:
             guidance_scale=4.0,
             fake_density=dict(mean=0.0, std=1.2, shift=2.0),
             shared_share=0.25,
-            adversarial_weight=5e-3,
-            trajectory_weight=0.1,
+            adversarial_weight=0.03,
+            trajectory_weight=1.0,
             trajectory_substeps=2,
             head_reset=0.005,
             fake_pull=0.02,
             drop_t5=0.15,
             ema_decay=0.95,
+            halved=0.5,  # the student draws in two steps, too
         ),
     )
 
@@ -50,7 +51,7 @@ def get_config() -> ConfigDict:
         mesh=dict(branch=2, data=1, fsdp=1, context=1, tensor=1),
         branches=dict(lo=(0.0, 500.0), hi=(500.0, 1000.0)),
         job=dict(steps=24, batch_size=32, log_steps=4, checkpoint_steps=12),
-        student_optimiser=dict(learning_rate=5e-5, warmup_steps=5, beta1=0.5),
+        student_optimiser=dict(learning_rate=2e-5, warmup_steps=5, beta1=0.5),
         fake_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
         heads_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
     )

@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rest = [a for a in arguments if not a.startswith("--config.")]
     tool = rest[:1] and rest[0] in TOOLS and "--config" not in rest
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    for library in ("absl", "jax"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     options = (tool_parser(rest[0]) if tool else parser()).parse_args(rest)
     try:
         if tool:

@@ -1,6 +1,7 @@
 """`sample`: prompts to PNG files with any checkpoint."""
 
 import argparse
+import dataclasses
 import json
 import logging
 import re
@@ -14,13 +15,13 @@ import numpy as np
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.table import Placement
 from flashjax.data.prompts import read_prompts
-from flashjax.data.tokenizers import load_tokenizers
+from flashjax.data.tokenizers import Tokenizer, load_tokenizers
 from flashjax.evaluate.grids import grid, save_png
 from flashjax.evaluate.sample import SOLVERS, Sampler, draw, draw_noise, make_sample
 from flashjax.flow.guidance import SkipLayers
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
-from flashjax.stages.model import PACKAGED, packaged
-from flashjax.stages.sources import home_of, in_dtype, open_pipeline
+from flashjax.stages.model import PACKAGED, open_model, packaged, student_of
+from flashjax.stages.sources import home_of, in_dtype, kind_of, open_pipeline
 from flashjax.types import InputError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -59,14 +60,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Draws every prompt with the same seed and prints the path of the grid of all pictures."""
     prompts = read_prompts(options.prompts) if options.prompts else options.prompt
-    source = packaged(options.source) if options.source in PACKAGED else Path(options.source)
-    base = Path(options.base) if options.base else None
-    placement = Placement(np.dtype(DTYPES[options.dtype]))
-    pipeline = open_pipeline(
-        source, base=base, place=lambda _: placement, absent_t5=options.absent_t5
-    )
-    pipeline = in_dtype(pipeline, DTYPES[options.dtype])
-    tokenizer = load_tokenizers(home_of(source, base))
+    pipeline, tokenizer = open_source(options)
     sampler = sampler_of(options, pipeline)
     size = latent_size(options.size, pipeline)
     shape = (*size, pipeline.transformer_config.channels)
@@ -80,6 +74,22 @@ def run(options: argparse.Namespace) -> None:
     )
     log.info("%.3f s per picture, without compilation", drawn.seconds_per_image)
     print(save(Path(options.out), drawn.images, prompts, settings_of(options)))
+
+
+def open_source(options: argparse.Namespace) -> tuple[Pipeline, Tokenizer]:
+    """The model and the tokenizers that the flags name; a stage's folder has them in its run."""
+    source = packaged(options.source) if options.source in PACKAGED else Path(options.source)
+    base, dtype = Path(options.base) if options.base else None, DTYPES[options.dtype]
+    if base is None and kind_of(source) == "orbax" and (source.parent / "import").is_dir():
+        pipeline, tokenizer = open_model(source.parent)
+        params = student_of(source.parent, source.name)
+        student = params.get("transformer", params)
+        return in_dtype(dataclasses.replace(pipeline, transformer=student), dtype), tokenizer
+    placement = Placement(np.dtype(dtype))
+    pipeline = open_pipeline(
+        source, base=base, place=lambda _: placement, absent_t5=options.absent_t5
+    )
+    return in_dtype(pipeline, dtype), load_tokenizers(home_of(source, base))
 
 
 def sampler_of(options: argparse.Namespace, pipeline: Pipeline) -> Sampler:

@@ -22,11 +22,11 @@ from flashjax.losses import adversarial, distribution_matching
 from flashjax.losses.flow_matching import flow_matching_loss
 from flashjax.losses.trajectory import segment_velocity, trajectory_loss
 from flashjax.models.text import TextConfig, draw_t5_drop, encode_pair
-from flashjax.train.rollout import make_teacher_segment, roll_out
+from flashjax.train.rollout import StudentStep, draw_step, make_teacher_segment, student_input
 from flashjax.train.state import Frozen, Learner, MatchState, descend
 from flashjax.types import Batch, Cond, Metrics, Params
 
-Step = Callable[[MatchState, Frozen, Batch, Array], tuple[MatchState, Metrics]]
+Advance = Callable[[MatchState, Frozen, Batch, Array], tuple[MatchState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ class MatchConfig:
     fake_pull: float  # fake <- (1 - pull) fake + pull student, after every student step
     drop_t5: float
     ema_decay: float
+    halved: float  # share of batches on every other level of the grid, in half as many steps
     floor: float = 0.1  # of the normaliser of the matching gradient
     renoise: tuple[float, float] = (0.02, 0.98)
 
@@ -59,32 +60,8 @@ class Networks:
     text: TextConfig
 
 
-def draw_step(key: Array, frozen: Frozen) -> Array:
-    """One step of the span for the whole batch."""
-    first, number = frozen.span
-    return first + jax.random.randint(key, (), 0, number)
-
-
-def student_input(
-    velocity: Velocity,
-    params: Params,
-    frozen: Frozen,
-    sigmas: Array,
-    cond: Cond,
-    *,
-    noise: Array,
-    index: Array,
-) -> Array:
-    """The student's own state before step `index`: frozen steps up to its span, then its own."""
-    first: Array | int = 0
-    if frozen.student is not None:
-        first = frozen.span[0]
-        noise = roll_out(velocity, frozen.student, noise, sigmas, cond, first=0, upto=first)
-    return roll_out(velocity, params, noise, sigmas, cond, first=first, upto=index)
-
-
 def matching_point(
-    x0: Array, student_noise: Array, sigmas: Array, index: Array, key: Array, config: MatchConfig
+    x0: Array, student_noise: Array, at: StudentStep, key: Array, config: MatchConfig
 ) -> tuple[Array, Array]:
     """Where teacher and fake score are compared: `x` "b ..." and its `sigma` "b".
 
@@ -93,7 +70,7 @@ def matching_point(
     a uniform level, and so is every step if eta = 1.
     """
     level_key, uniform_key, fresh_key = jax.random.split(key, 3)
-    batch, steps = x0.shape[0], len(sigmas) - 1
+    batch, sigmas, index, steps = x0.shape[0], at.sigmas, at.index, jnp.sum(at.sigmas > 0)
     later = jax.random.uniform(level_key, (batch,)) * (steps - 1 - index)
     shared = sigmas[jnp.minimum(index + 1 + later.astype(jnp.int32), steps - 1)]
     low, high = config.renoise
@@ -117,8 +94,8 @@ def make_student_loss(
         nets.velocity, guidance_scale=config.guidance_scale, substeps=config.trajectory_substeps
     )
 
-    def match(x0, student_noise, index, fake, frozen, cond, uncond, key) -> tuple[Array, Metrics]:
-        x, sigma = stop_gradient(matching_point(x0, student_noise, sigmas, index, key, config))
+    def match(x0, student_noise, at, fake, frozen, cond, uncond, key) -> tuple[Array, Metrics]:
+        x, sigma = stop_gradient(matching_point(x0, student_noise, at, key, config))
         teacher_x0 = path.to_x0(teach(frozen.teacher, x, sigma, cond, uncond), x, sigma)
         fake_x0 = path.to_x0(nets.velocity(fake, x, sigma, cond), x, sigma)
         gradient = stop_gradient(
@@ -136,8 +113,8 @@ def make_student_loss(
         loss = adversarial.generator_loss(nets.heads(state.heads.params, tokens))
         return loss, {"student/adversarial_loss": loss}
 
-    def anchor(velocity, x, index, frozen, cond, uncond) -> tuple[Array, Metrics]:
-        sigma, next_sigma = (jnp.full(x.shape[:1], sigmas[index + k]) for k in (0, 1))
+    def anchor(velocity, x, at, frozen, cond, uncond) -> tuple[Array, Metrics]:
+        sigma, next_sigma = (jnp.full(x.shape[:1], at.sigmas[at.index + k]) for k in (0, 1))
         end = segment(frozen.teacher, x, sigma, next_sigma, cond, uncond)
         loss = jnp.mean(trajectory_loss(velocity, segment_velocity(x, end, sigma, next_sigma)))
         return loss, {"student/trajectory_loss": loss}
@@ -146,21 +123,21 @@ def make_student_loss(
         step_key, noise_key, match_key, deceive_key, drop_key = jax.random.split(key, 5)
         drop = draw_t5_drop(drop_key, len(batch.latents), config.drop_t5)
         cond, uncond = encode_pair(nets.text, frozen.text, batch.tokens, frozen.empty, drop=drop)
-        index = draw_step(step_key, frozen)
+        at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
         noise = jax.random.normal(noise_key, batch.latents.shape)
-        x = student_input(nets.velocity, params, frozen, sigmas, cond, noise=noise, index=index)
-        sigma = jnp.full(x.shape[:1], sigmas[index])
+        x = student_input(nets.velocity, params, frozen, at, cond, noise=noise)
+        sigma = jnp.full(x.shape[:1], at.sigmas[at.index])
         velocity = nets.velocity(params, x, sigma, cond)
         x0, student_noise = path.to_x0(velocity, x, sigma), path.to_noise(velocity, x, sigma)
 
         loss, metrics = match(
-            x0, student_noise, index, state.fake.params, frozen, cond, uncond, match_key
+            x0, student_noise, at, state.fake.params, frozen, cond, uncond, match_key
         )
         if config.adversarial_weight:
             term, more = deceive(x0, state, cond, deceive_key)
             loss, metrics = loss + config.adversarial_weight * term, metrics | more
         if config.trajectory_weight:
-            term, more = anchor(velocity, x, index, frozen, cond, uncond)
+            term, more = anchor(velocity, x, at, frozen, cond, uncond)
             loss, metrics = loss + config.trajectory_weight * term, metrics | more
         return loss, metrics
 
@@ -169,7 +146,7 @@ def make_student_loss(
 
 def make_student_step(
     nets: Networks, tx: optax.GradientTransformation, config: MatchConfig, sigmas: Array
-) -> Step:
+) -> Advance:
     """Builds `step(state, frozen, batch, key) -> (state, metrics)` for the student."""
     loss_fn = make_student_loss(nets, config, sigmas)
 
@@ -204,7 +181,7 @@ def make_critic_step(
     heads_tx: optax.GradientTransformation,
     config: MatchConfig,
     sigmas: Array,
-) -> Step:
+) -> Advance:
     """Builds `step(state, frozen, batch, key) -> (state, metrics)` for fake score and heads.
 
     The fake score learns the student's samples by flow matching with fresh noise. The heads read
@@ -236,11 +213,11 @@ def make_critic_step(
         step_key, noise_key, loss_key, reset_key, drop_key = jax.random.split(key, 5)
         drop = draw_t5_drop(drop_key, len(batch.latents), config.drop_t5)
         cond, _ = encode_pair(nets.text, frozen.text, batch.tokens, frozen.empty, drop=drop)
-        index = draw_step(step_key, frozen)
+        at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
         noise = jax.random.normal(noise_key, batch.latents.shape)
         params = state.student.params
-        x = student_input(nets.velocity, params, frozen, sigmas, cond, noise=noise, index=index)
-        sigma = jnp.full(x.shape[:1], sigmas[index])
+        x = student_input(nets.velocity, params, frozen, at, cond, noise=noise)
+        sigma = jnp.full(x.shape[:1], at.sigmas[at.index])
         x0 = path.to_x0(nets.velocity(params, x, sigma, cond), x, sigma)
 
         learned = {"fake": state.fake.params, "heads": state.heads.params}

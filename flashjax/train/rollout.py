@@ -5,12 +5,14 @@ Letters: b batch, h w c latents, s student steps.
 
 from collections.abc import Callable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from flashjax.flow.guidance import Velocity, guided
 from flashjax.flow.solvers import euler
+from flashjax.train.state import Frozen
 from flashjax.types import Cond, Params
 
 
@@ -36,6 +38,47 @@ def roll_out(
         return x + (sigmas[index + 1] - sigmas[index]) * velocity(params, x, sigma, cond)
 
     return jax.lax.stop_gradient(jax.lax.fori_loop(first, upto, step, x))
+
+
+@flax.struct.dataclass
+class StudentStep:
+    """A step of the student: the grid that it belongs to, its index, the first of its branch.
+
+    A grid "s+1" may end in more than one 0; its steps are its levels above 0.
+    """
+
+    sigmas: Array
+    index: Array
+    first: Array
+
+
+def draw_step(key: Array, sigmas: Array, span: Array, *, halved: float) -> StudentStep:
+    """One step of the span for the whole batch; a share `halved` of the steps takes two at once."""
+    first, number = span
+    index = first + jax.random.randint(key, (), 0, number)
+    if not halved:
+        return StudentStep(sigmas, index, first)
+    half = jnp.zeros_like(sigmas).at[: len(sigmas[::2])].set(sigmas[::2])
+    take_two = jax.random.bernoulli(jax.random.fold_in(key, 1), halved)
+    stride = 1 + take_two
+    return StudentStep(jnp.where(take_two, half, sigmas), index // stride, first // stride)
+
+
+def student_input(
+    velocity: Velocity,
+    params: Params,
+    frozen: Frozen,
+    step: StudentStep,
+    cond: Cond,
+    *,
+    noise: Array,
+) -> Array:
+    """The student's own state before a step: frozen steps up to its branch, then its own."""
+    first: Array | int = 0
+    if frozen.student is not None:
+        first = step.first
+        noise = roll_out(velocity, frozen.student, noise, step.sigmas, cond, first=0, upto=first)
+    return roll_out(velocity, params, noise, step.sigmas, cond, first=first, upto=step.index)
 
 
 def make_teacher_segment(

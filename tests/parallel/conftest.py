@@ -151,6 +151,7 @@ def match(nets):
         fake_pull=0.1,
         drop_t5=0.3,
         ema_decay=0.9,
+        halved=0.5,
     )
     state = MatchState(
         step=jnp.int32(0),

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flashjax.stages.stage import read_stage
 
@@ -100,3 +102,18 @@ def test_branches_start_from_the_matched_student_and_part(road):
     records = (workdir / "split" / "metrics" / "metrics.jsonl").read_text().splitlines()
     last = json.loads(records[-1])
     assert last["lo/student/matching_loss"] != last["hi/student/matching_loss"]
+
+
+def test_a_stages_folder_draws_what_its_exported_file_draws(road, tmp_path):
+    """The run has the tokenizers and the other networks: no base is asked for."""
+    workdir, _ = road
+    pictures = []
+    for name, source in (("stage", "merge"), ("file", "export/diffusers")):
+        out = tmp_path / name
+        flags = ("--source", str(workdir / source), "--out", str(out), "--steps", "2")
+        found = flashjax("sample", "--prompt", "a red seven on white", *flags)
+        assert found.returncode == 0, found.stderr
+        with Image.open(out / "0000.png") as image:
+            pictures.append(np.asarray(image).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2
+    assert pictures[0].std() > 1

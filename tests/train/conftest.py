@@ -115,6 +115,7 @@ class World:
             fake_pull=0.25,
             drop_t5=0.5,
             ema_decay=0.9,
+            halved=0.0,
         )
         return dataclasses.replace(default, **changes)
 

@@ -20,6 +20,7 @@ from flashjax.train.match import (
     redraw_heads,
 )
 from flashjax.train.optim import OptimiserConfig, make_optimiser
+from flashjax.train.rollout import StudentStep
 
 GRID = (1.0, 0.9, 0.75, 0.5, 0.0)
 SIGMAS = jnp.array(GRID)
@@ -52,7 +53,7 @@ def point(world, line, index, key, eta):
     x, velocity = line
     x0, noise = x - GRID[index] * velocity, x + (1 - GRID[index]) * velocity
     find = jax.jit(lambda *args: matching_point(*args, key, world.config(eta=eta)))
-    return x0, *find(x0, noise, SIGMAS, jnp.int32(index))
+    return x0, *find(x0, noise, StudentStep(SIGMAS, jnp.int32(index), jnp.int32(0)))
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
@@ -206,6 +207,18 @@ def test_the_student_step_is_the_reference(world, student_steps, eta, index, fir
     assert after.step == 1
     same(after.heads, state.heads)
     same(after.fake.opt, state.fake.opt)
+
+
+def test_a_halved_step_is_the_step_of_a_student_with_half_as_many_steps(world):
+    """Of both branches: on every other level of the grid, with the frozen student's first half."""
+    state = world.state(TX)
+    halved = jax.jit(make_student_step(world.nets, TX, world.config(halved=1.0), SIGMAS))
+    short = jax.jit(make_student_step(world.nets, TX, world.config(), SIGMAS[::2]))
+    for first, key in ((0, key_of_step(1)), (2, key_of_step(0))):
+        after, metrics = halved(state, world.spanning(first, 2), world.batch, key)
+        want, same_metrics = short(state, world.spanning(first // 2, 1), world.batch, key)
+        same(metrics, same_metrics, rtol=1e-5)
+        same(after.student.opt[0].trace, want.student.opt[0].trace, rtol=1e-4, atol=1e-6)
 
 
 def test_no_gradient_reaches_teacher_and_fake_score(world, student_steps):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flashjax.train.rollout import make_teacher_segment, roll_out
+from flashjax.train.rollout import draw_step, make_teacher_segment, roll_out
 from flashjax.types import Cond
 
 SIGMAS = jnp.array([1.0, 0.9, 0.75, 0.5, 0.0])
@@ -78,3 +78,12 @@ def test_no_gradient_reaches_the_teacher_through_a_segment(world, conds):
         return jnp.sum(segment(teacher, x, *levels, cond, uncond) ** 2)
 
     assert not any(leaf.any() for leaf in jax.tree.leaves(gradient(world.init(2))))
+
+
+def test_the_share_of_halved_steps_is_the_configured_one():
+    draws = jax.vmap(lambda key: draw_step(key, SIGMAS, jnp.array([0, 4]), halved=0.25))
+    steps = draws(jax.random.split(jax.random.key(0), 4000))
+    two, index = np.asarray(steps.sigmas[:, 1] == SIGMAS[2]), steps.index
+    assert abs(two.mean() - 0.25) < 0.03
+    assert set(index[two].tolist()) == {0, 1}
+    assert set(index[~two].tolist()) == {0, 1, 2, 3}
