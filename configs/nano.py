@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config.teacher = dict(
         source="nano",  # or a diffusers folder, a single file, a GGUF
         base="",  # a pipeline's folder with the networks that the source lacks
+        absent_t5=256,  # zero tokens that stand for a T5 that is not there: 0, 77 or 256
     )
     config.data = dict(seed=1, train=6_000, validation=1_500)
     config.student = dict(steps=4)

@@ -30,7 +30,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             shardings = functools.partial(param_shardings, rules=rules, mesh=mesh)
             return Placement(np.dtype(np.float32), shardings)
 
-        pipeline = open_pipeline(source, base=home, place=place)
+        absent_t5 = config.teacher.absent_t5
+        pipeline = open_pipeline(source, base=home, place=place, absent_t5=absent_t5)
         show_parameters(pipeline.transformer)
         keep_model(folder, pipeline, tokenizers=home)
         return {f"{name}_parameters": trees.count(part[0]) for name, part in pipeline.parts.items()}

@@ -7,6 +7,7 @@ import pytest
 
 from flashjax.cli import main
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, features_of
+from flashjax.stages.model import open_model
 from flashjax.types import InputError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "nano.py")
@@ -67,3 +68,16 @@ def test_a_stage_without_its_input_says_which(tiny_teacher, tmp_path, capsys):
     arguments = ["guide", "--config", CONFIG, "--workdir", str(tmp_path)]
     line = answer(capsys, [*arguments, f"--config.teacher.source={tiny_teacher}"])
     assert "prepare" in line
+
+
+@pytest.mark.parametrize("length", [0, 77])
+def test_a_teacher_without_t5_is_imported_with_the_configured_zeros(
+    tiny_teacher, tmp_path, length
+):
+    source = tmp_path / "teacher"
+    shutil.copytree(tiny_teacher, source, ignore=shutil.ignore_patterns("text_encoder_3"))
+    flags = importing(tmp_path / "run", source)
+    assert main([*flags, f"--config.teacher.absent_t5={length}"]) == 0
+    pipeline, _ = open_model(tmp_path / "run")
+    assert pipeline.text_config.t5.length == length
+    assert "t5" not in pipeline.text
