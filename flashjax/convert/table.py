@@ -162,9 +162,12 @@ def from_tensors(rows: Iterable[Row], tensors: Tensors, placement: Placement = A
     shardings = trees.flatten(placement.shardings(abstract)) if placement.shardings else {}
     leaves: dict[str, Array] = {}
     broken: list[str] = []
-    for path, group in itertools.groupby(rows, key=lambda row: row.path):
+    groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.path)]
+    # A large tensor takes room of its own while it is moved: take it while little else is there.
+    for group in sorted(groups, key=lambda group: -math.prod(group[0].shape)):
+        path = group[0].path
         sharding = shardings.get(path, SingleDeviceSharding(jax.local_devices()[0]))
-        leaves[path], found = _load(list(group), tensors, placement.dtype, sharding)
+        leaves[path], found = _load(group, tensors, placement.dtype, sharding)
         broken += found
     if broken:
         raise InputError(f"{tensors.where} is not finite in: {trees.in_one_line(broken)}")
