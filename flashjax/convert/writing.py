@@ -20,6 +20,7 @@ from flashjax.convert.tensors import Info, Tensors
 from flashjax.types import InputError
 
 MAX_SHARD_BYTES = 10_000_000_000  # diffusers' own limit
+PIECE_ELEMENTS = 2**24  # that are checked, hashed and written at once
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ORDER = {dtype: order for order, dtype in enumerate(DTYPES.values())}
 
@@ -44,9 +45,12 @@ def write_safetensors(
         with new.open("wb") as file:
             file.write(header)
             for name, info in infos.items():
-                stored = _as(info.dtype, tensors[name], f"{path}: tensor {name}").tobytes()
-                digests[name] = hashlib.sha256(stored).digest()
-                file.write(stored)
+                digest = hashlib.sha256()
+                for piece in _pieces(tensors, name):
+                    stored = _as(info.dtype, piece, f"{path}: tensor {name}").view(np.uint8)
+                    digest.update(stored)
+                    file.write(stored)
+                digests[name] = digest.digest()
         _prove(new, digests)
 
 
@@ -135,6 +139,14 @@ def _shards(infos: Mapping[str, Info], max_bytes: int) -> list[list[str]]:
     return shards
 
 
+def _pieces(tensors: Tensors, name: str) -> Iterator[np.ndarray]:
+    """The elements of a tensor in order: a large one costs no second copy of itself."""
+    size = tensors.infos[name].size
+    for start in range(0, size, PIECE_ELEMENTS):
+        piece = tensors.piece(name, start, min(start + PIECE_ELEMENTS, size))
+        yield np.ascontiguousarray(piece)
+
+
 def _as(dtype: np.dtype, array: np.ndarray, what: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # an overflow is what the next line reports
         stored = np.asarray(array).astype(dtype, copy=False)
@@ -148,6 +160,9 @@ def _as(dtype: np.dtype, array: np.ndarray, what: str) -> np.ndarray:
 def _prove(path: Path, digests: Mapping[str, bytes]) -> None:
     """OSError if the disk does not give back what was written."""
     written = open_safetensors(path)
-    for name, digest in digests.items():
-        if hashlib.sha256(written[name].tobytes()).digest() != digest:
+    for name, expected in digests.items():
+        digest = hashlib.sha256()
+        for piece in _pieces(written, name):
+            digest.update(piece.view(np.uint8))
+        if digest.digest() != expected:
             raise OSError(f"{path}: tensor {name} reads back other than it was written")

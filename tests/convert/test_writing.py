@@ -39,7 +39,10 @@ def test_the_library_reads_what_is_written(dtype, tmp_path):
         assert file.metadata() == {"title": "t"}
 
 
-def test_files_equal_the_librarys_byte_for_byte(tmp_path):
+@pytest.mark.parametrize("piece", [4, 2**24])
+def test_files_equal_the_librarys_byte_for_byte(piece, tmp_path, monkeypatch):
+    """However large the pieces are in which a tensor is written."""
+    monkeypatch.setattr(writing, "PIECE_ELEMENTS", piece)
     dtypes = (np.float16, np.float32, ml_dtypes.bfloat16)
     stored = {
         name: np.ascontiguousarray(array.astype(dtype))
