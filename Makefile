@@ -18,7 +18,7 @@ demo-full: .venv/run
 	$(BIN)/flashjax run --config configs/nano_full.py --workdir runs/nano_full
 
 test: .venv/test lint types
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/test
 	$(BIN)/ruff check flashjax configs tests
