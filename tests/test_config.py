@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -156,3 +157,12 @@ def test_missing_or_empty_files_are_named(tmp_path):
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(InputError, match=r"empty\.py has no get_config"):
         configs.load(tmp_path / "empty.py")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "configs").glob("*.py")), ids=lambda path: path.stem
+)
+def test_every_packaged_config_loads(path):
+    config = configs.load(path)
+    assert config.seed is not None
+    assert configs.digest(config)
