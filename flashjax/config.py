@@ -29,6 +29,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> ConfigDict:
     if not path.is_file():
         raise InputError(f"{path} does not exist: --config takes a Python file with get_config()")
     module = types.ModuleType(path.stem)
+    module.__file__ = str(path)  # so that it may load a config beside it
     SourceFileLoader(path.stem, str(path)).exec_module(module)
     if not hasattr(module, "get_config"):
         raise InputError(f"{path} has no get_config()")

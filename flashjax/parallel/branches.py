@@ -39,17 +39,18 @@ def branch_shardings(shardings: Any, mesh: Mesh) -> Any:
 
 
 def over_branches(
-    step: Callable[..., tuple[Any, Any]], mesh: Mesh
+    step: Callable[..., tuple[Any, Any]], mesh: Mesh, *, first: int = 0
 ) -> Callable[..., tuple[Any, Any]]:
     """`step(state, span, frozen, batch, key)` on every branch at once.
 
     `state` and `span` are branched; `frozen`, `batch` and `key` are shared, the key folded with the
-    branch's number. Both results are branched.
+    branch's number. Both results are branched. A job of its own for branch n has one branch and
+    `first` = n: it computes what that branch would compute among the others.
     """
 
     def one(state: Any, span: Any, frozen: Any, batch: Any, key: Array) -> tuple[Any, Any]:
         state, span = jax.tree.map(lambda leaf: leaf[0], (state, span))
-        key = jax.random.fold_in(key, jax.lax.axis_index("branch"))
+        key = jax.random.fold_in(key, first + jax.lax.axis_index("branch"))
         return jax.tree.map(lambda leaf: leaf[None], step(state, span, frozen, batch, key))
 
     branch, shared = PartitionSpec("branch"), PartitionSpec()

@@ -13,6 +13,7 @@ ACTIVATIONS = {
     "batch": ("data", "fsdp"),
     "tokens": "context",
     "heads": "tensor",
+    "attended_heads": ("tensor", "context"),  # inside attention, where sequences are whole
     "hidden": "tensor",
     "width": None,
 }
@@ -41,5 +42,21 @@ MMDIT = Rules(
     ),
     activations=ACTIVATIONS,
 )
+
+TEXT = Rules(  # frozen and read once a batch: split for storage, in whichever dim is long
+    params=(
+        (r"t5/block_\d+/(qkv|gates|out)/kernel", P("fsdp")),
+        (r"t5/block_\d+/proj/kernel", P(None, None, "fsdp")),
+        (r"clip_[lg]/block_\d+/(qkv|fc1|fc2)/kernel", P("fsdp")),
+        (r"clip_[lg]/block_\d+/proj/kernel", P(None, None, "fsdp")),
+        (r"clip_g/projection/kernel", P("fsdp")),
+        (r"(t5|clip_[lg])/(tokens|positions)", P(None, "fsdp")),
+        (r"t5/position_bias", P()),
+        (r"(t5|clip_[lg])/.*(bias|scale)", P()),
+    ),
+    activations=ACTIVATIONS,
+)
+
+HEADS = Rules(params=((r"pool/.*", P()),), activations=ACTIVATIONS)
 
 REPLICATED = Rules(params=((r".*", P()),), activations=ACTIVATIONS)

@@ -7,7 +7,7 @@ decides. Activations are constrained by the names of their dims, each name mappe
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -48,6 +48,27 @@ def constrain_on(mesh: Mesh, rules: Rules) -> Constrain:
     drop out. KeyError for a name without a rule, ValueError for a wrong number of names.
     """
 
+    def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+        if len(names) != x.ndim:
+            raise ValueError(f"{len(names)} names {names} for an array of shape {x.shape}")
+        here = mesh_here(mesh)
+        spec = activation_spec(rules, here, names)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(here, spec))
+
+    return constrain
+
+
+def mesh_here(mesh: Mesh) -> Mesh | AbstractMesh:
+    """The mesh to lay out on: inside shard_map only the context's knows which axes are manual."""
+    context = jax.sharding.get_abstract_mesh()
+    return mesh if context.empty else context
+
+
+def activation_spec(
+    rules: Rules, mesh: Mesh | AbstractMesh, names: Sequence[str | None]
+) -> PartitionSpec:
+    """The spec of an activation's named dims; KeyError for a name without a rule."""
+
     def axes_of(name: str | None) -> Axes:
         if name is None:
             return None
@@ -56,21 +77,16 @@ def constrain_on(mesh: Mesh, rules: Rules) -> Constrain:
             raise KeyError(f"no layout rule for activation dim {name!r}; known: {known}")
         return rules.activations[name]
 
-    def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-        if len(names) != x.ndim:
-            raise ValueError(f"{len(names)} names {names} for an array of shape {x.shape}")
-        # Inside shard_map only the context's mesh knows which axes are manual.
-        context = jax.sharding.get_abstract_mesh()
-        here = mesh if context.empty else context
-        spec = PartitionSpec(*(_free_axes(axes_of(name), here) for name in names))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(here, spec))
-
-    return constrain
+    free = free_axes(mesh)
+    return PartitionSpec(
+        *(tuple(axis for axis in _as_tuple(axes_of(name)) if axis in free) for name in names)
+    )
 
 
-def _free_axes(axes: Axes, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    return tuple(axis for axis in _as_tuple(axes) if types[axis] != AxisType.Manual)
+def free_axes(mesh: Mesh | AbstractMesh) -> set[str]:
+    """The axes that no surrounding shard_map has taken."""
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {axis for axis, kind in types if kind != AxisType.Manual}
 
 
 def _as_tuple(axes: Axes) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ import optax
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
+from flashjax import trees
 from flashjax.checkpoint import save_params
-from flashjax.data.pipeline import batches, to_mesh
+from flashjax.data.pipeline import batches
 from flashjax.parallel.sharding import state_shardings
 from flashjax.stages.model import student_of
 from flashjax.stages.setting import RULES, Setting, abstract_on, lay_out, open_setting
@@ -46,9 +47,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             "match",
             folder,
             job,
-            step=lambda state, batch: advance(
-                state, setting.frozen, to_mesh(batch, setting.mesh), key
-            ),
+            step=lambda state, batch: advance(state, setting.frozen, setting.put(batch), key),
             init=lambda: jax.jit(init, out_shardings=shardings)(
                 student, setting.frozen.teacher, key
             ),
@@ -89,6 +88,7 @@ def make_steps(
     nets, sigmas = setting.nets, setting.sigmas
 
     def init(student: Params, fake: Params, key: jax.Array) -> MatchState:
+        student, fake = trees.cast((student, fake), jnp.float32)  # a teacher may be stored in less
         return MatchState(
             step=jnp.zeros((), jnp.int32),
             student=init_learner(student, student_tx),

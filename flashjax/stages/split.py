@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.checkpoint import save_params
-from flashjax.data.pipeline import batches, to_mesh
+from flashjax.data.pipeline import batches
 from flashjax.flow.schedule import steps_in_range
 from flashjax.parallel.branches import branch_shardings, over_branches, stack, unstack
 from flashjax.parallel.sharding import state_shardings
@@ -26,16 +27,25 @@ from flashjax.types import InputError, Metrics
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Trains one copy of the matched student per range; keeps the averaged weights of each."""
-    names = tuple(config.split.branches)
+    """Trains one copy of the matched student per range; keeps the averaged weights of each.
+
+    With `split.only` the job trains that branch alone, in a folder of its own: the same numbers
+    from a job with its own pace and its own failures.
+    """
+    every, only = tuple(config.split.branches), config.split.get("only", "")
+    if only and only not in every:
+        raise InputError(f"split.only={only}: the branches are {', '.join(every)}")
+    names = (only,) if only else every
+    first = every.index(names[0])
 
     def body(folder: Path) -> dict[str, Any]:
         job = configs.section(config, "split.job", JobConfig)
-        spans = branch_spans(config)
-        if config.split.mesh.branch != len(names):
+        spans = branch_spans(config)[first : first + len(names)]
+        dcn = config.split.mesh.get("dcn", {}).get("branch", 1)
+        if config.split.mesh.branch * dcn != len(names):
             raise InputError(
-                f"split.mesh.branch={config.split.mesh.branch} but split.branches names "
-                f"{len(names)}: give every branch its sub-mesh"
+                f"split.mesh.branch={config.split.mesh.branch} but the job trains {len(names)} of "
+                f"split.branches: give every branch its sub-mesh"
             )
         student = student_of(workdir, "match")
         setting = open_setting(config, workdir, mesh=config.split.mesh, student=student)
@@ -49,13 +59,15 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         shardings = branch_shardings(state_shardings(one, RULES, setting.mesh), setting.mesh)
         span = jax.device_put(spans, NamedSharding(setting.mesh, PartitionSpec("branch")))
 
-        branched = functools.partial(on_branches, mesh=setting.mesh, span=span, shardings=shardings)
+        branched = functools.partial(
+            on_branches, mesh=setting.mesh, span=span, shardings=shardings, first=first
+        )
         advance = alternate(
             branched(student_step), branched(critic_step), config.match.critic_updates
         )
 
         def step(state: Any, batch: Any) -> tuple[Any, Metrics]:
-            state, metrics = advance(state, setting.frozen, to_mesh(batch, setting.mesh), key)
+            state, metrics = advance(state, setting.frozen, setting.put(batch), key)
             return state, by_branch(metrics, names)
 
         abstract = jax.eval_shape(init_branches, student, setting.frozen.teacher)
@@ -76,7 +88,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         return {"steps": job.steps, "samples": job.steps * job.batch_size, "branches": names}
 
     return run_stage(
-        "split",
+        folder_of(only),
         {**config.split, "match": config.match, "student": config.student},
         workdir,
         body,
@@ -85,16 +97,29 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     )
 
 
-def on_branches(step: Advance, *, mesh: Mesh, span: jax.Array, shardings: Any) -> Advance:
+def folder_of(only: str) -> str:
+    """The stage's folder: of all branches together, or of one that is a job of its own."""
+    return f"split-{only}" if only else "split"
+
+
+def on_branches(
+    step: Advance, *, mesh: Mesh, span: jax.Array, shardings: Any, first: int = 0
+) -> Advance:
     """The step compiled for all branches at once, each on its own span."""
+    advance = jit_on_branches(step, mesh=mesh, shardings=shardings, first=first)
+    return lambda state, *shared: advance(state, span, *shared)
+
+
+def jit_on_branches(
+    step: Advance, *, mesh: Mesh, shardings: Any, first: int = 0
+) -> Callable[..., Any]:
+    """`advance(state, span, frozen, batch, key)` of all branches of a job at once."""
 
     def on_span(state: Any, span: Any, frozen: Frozen, batch: Any, key: Any) -> Any:
         return step(state, dataclasses.replace(frozen, span=span), batch, key)
 
-    advance = jax.jit(
-        over_branches(on_span, mesh), donate_argnums=0, out_shardings=(shardings, None)
-    )
-    return lambda state, *shared: advance(state, span, *shared)
+    together = over_branches(on_span, mesh, first=first)
+    return jax.jit(together, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def branch_spans(config: ConfigDict) -> jax.Array:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from clu import parameter_overview
 
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Batches
+from flashjax.parallel.hosts import is_first
 from flashjax.train.loop import Hook, Step, every, loop, progress
 from flashjax.train.metrics import MetricsHook, make_writer
 from flashjax.types import Params
@@ -60,7 +62,9 @@ def run_job(
         log.info("%s goes on from step %d", name, start)
     else:
         state = init()
-    writer = make_writer(folder / "metrics")
+    # Every process writes what its own devices say; the first one's folder is the job's.
+    own = "metrics" if is_first() else f"metrics-{jax.process_index()}"
+    writer = make_writer(folder / own)
 
     def save(number: int, state: Any, *, wait: bool = False) -> None:
         checkpoints.save(number, state, data.get_state(), wait=wait)

@@ -45,6 +45,20 @@ def test_branches_draw_different_noise(mesh):
     assert metrics["draw"][0] != metrics["draw"][1]
 
 
+def test_a_branch_in_a_job_of_its_own_computes_the_same(mesh):
+    state, span, *shared = branched(mesh)
+    together, metrics = jax.jit(over_branches(step, mesh))(state, span, *shared)
+    alone = make_mesh({"fsdp": 4})
+    layout = {"w": NamedSharding(alone, PartitionSpec("branch", "fsdp"))}
+    for number in (0, 1):
+        one = jax.device_put({"w": np.asarray(state["w"])[number : number + 1]}, layout)
+        rest = jax.device_put(jax.device_get(shared[:2]), NamedSharding(alone, PartitionSpec()))
+        job = jax.jit(over_branches(step, alone, first=number))
+        got, said = job(one, np.asarray(span)[number : number + 1], *rest, jax.random.key(0))
+        np.testing.assert_array_equal(got["w"][0], together["w"][number])
+        assert said["draw"][0] == metrics["draw"][number]
+
+
 def test_no_collective_crosses_a_branch(mesh):
     arguments = branched(mesh)
     text = jax.jit(over_branches(step, mesh)).lower(*arguments).compile().as_text()
