@@ -42,7 +42,7 @@ class Batch:
     """Clean latents "b h w c" in model space, and their captions: tokens, or encoded already."""
 
     latents: HostOrDevice
-    tokens: Tokens | Cond
+    tokens: Any  # Tokens, or Cond where they are encoded
 
 
 def unconstrained(x: jax.Array, *names: str | None) -> jax.Array:

@@ -29,11 +29,12 @@ def attend_on(mesh: Mesh, rules: Rules, backend: str, *, interpret: bool = False
     """
     if backend == "xla":
         return attend
-    local = {
-        "splash": functools.partial(splash_attend, interpret=interpret),
-        "cudnn": cudnn_attend,
-    }.get(backend)
-    if local is None:
+    local: Attend
+    if backend == "splash":
+        local = functools.partial(splash_attend, interpret=interpret)
+    elif backend == "cudnn":
+        local = cudnn_attend
+    else:
         raise InputError(f"compute.attention={backend}: choose xla, splash (TPU) or cudnn (GPU)")
 
     def on_devices(q: Array, k: Array, v: Array) -> Array:

@@ -143,7 +143,8 @@ def _named_groups(line: str, devices: int) -> list[list[int]]:
         name: (int(before or 1), int(size or sizes[name]))
         for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", match[4])
     }
-    dims, along = [], []
+    dims: list[int] = []
+    along: list[int] = []
     for name, size in sizes.items():  # a part of an axis: what is before it, itself, what is after
         before, part = joined.get(name, (size, 1))
         along += [len(dims) + 1] * (name in joined)

@@ -7,7 +7,7 @@ depth dim. Small vectors are replicated.
 
 from jax.sharding import PartitionSpec as P
 
-from flashjax.parallel.sharding import Rules
+from flashjax.parallel.sharding import Rules, join_roles
 
 ACTIVATIONS = {
     "batch": ("data", "fsdp"),
@@ -37,7 +37,7 @@ MMDIT = Rules(
         (r"(context_embed|patch_embed)/kernel", P(None, "fsdp")),
         (r"final_modulation/kernel", P("fsdp", None, None)),
         (r"final/kernel", P("fsdp", None)),
-        (r"position", P()),
+        (r"position", P(None, None, "fsdp")),  # SD3.5-Medium stores 384 x 384 places
         (r".*/(bias|scale)", P()),
     ),
     activations=ACTIVATIONS,
@@ -58,5 +58,16 @@ TEXT = Rules(  # frozen and read once a batch: split for storage, in whichever d
 )
 
 HEADS = Rules(params=((r"pool/.*", P()),), activations=ACTIVATIONS)
+
+# What the networks of a run are stored in. The learner of guidance is a student.
+ROLES = {
+    "teacher": MMDIT,
+    "student": MMDIT,
+    "learner": MMDIT,
+    "fake": MMDIT,
+    "heads": HEADS,
+    "text": TEXT,
+}
+STATE = join_roles(ROLES, ACTIVATIONS)
 
 REPLICATED = Rules(params=((r".*", P()),), activations=ACTIVATIONS)

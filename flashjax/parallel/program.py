@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,7 +33,7 @@ class Program:
 
 
 def compile_program(
-    name: str, step: Callable[..., Any], arguments: tuple, mesh: Mesh, *, trips: float
+    name: str, step: Any, arguments: tuple, mesh: Mesh, *, trips: float
 ) -> tuple[Program, str]:
     """Compiles a jitted `step` on abstract arguments; the program and its HLO text.
 

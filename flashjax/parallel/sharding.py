@@ -27,6 +27,18 @@ class Rules:
     activations: Mapping[str, Axes]
 
 
+def join_roles(roles: Mapping[str, Rules], activations: Mapping[str, Axes]) -> Rules:
+    """The rules of a state that holds a network per role: "student/opt/mu/…" follows "student"."""
+    return Rules(
+        params=tuple(
+            (rf"{role}/(?:.*/)?(?:{pattern})", spec)
+            for role, rules in roles.items()
+            for pattern, spec in rules.params
+        ),
+        activations=activations,
+    )
+
+
 def param_shardings(abstract: Any, rules: Rules, mesh: Mesh) -> Any:
     """The sharding of every parameter. InputError lists all leaves without a rule that fits."""
     return _shardings(abstract, rules, mesh, prefix="")
@@ -39,6 +51,46 @@ def state_shardings(abstract: Any, rules: Rules, mesh: Mesh) -> Any:
     "blocks/kernel".
     """
     return _shardings(abstract, rules, mesh, prefix="(?:.*/)?")
+
+
+def check_split(abstract: Any, shardings: Any, mesh: Mesh, *, tolerance: float) -> None:
+    """InputError, with every parameter, if more than `tolerance` of the bytes lies on all devices.
+
+    What `fsdp` and `tensor` could split and do not is paid for on every chip.
+    """
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
+        return
+    sizes = {
+        path: (leaf.size * leaf.dtype.itemsize, sharding.is_fully_replicated)
+        for (path, leaf), sharding in zip(
+            trees.flatten(abstract).items(), jax.tree.leaves(shardings), strict=True
+        )
+    }
+    total = sum(size for size, _ in sizes.values())
+    whole = {path: size for path, (size, replicated) in sizes.items() if replicated}
+    share = sum(whole.values()) / max(1, total)
+    if share > tolerance:
+        listed = "; ".join(f"{path} {size} bytes" for path, size in whole.items())
+        raise InputError(
+            f"{100 * share:.1f} % of the bytes are not split, above {100 * tolerance:.1f} %: "
+            f"give rules to {listed}"
+        )
+
+
+def layout_table(abstract: Any, shardings: Any) -> str:
+    """The layout as text, a line for every array: path, dtype, shape, the axes of its dims."""
+
+    def line(path: str, leaf: Any, sharding: NamedSharding) -> str:
+        spec = [*sharding.spec, *(None,) * (len(leaf.shape) - len(sharding.spec))]
+        dims = (
+            f"{size}:{'+'.join(_as_tuple(axes))}" if axes else str(size)
+            for size, axes in zip(leaf.shape, spec, strict=True)
+        )
+        return f"{path} {leaf.dtype} {' '.join(dims)}".rstrip()
+
+    leaves = trees.flatten(abstract).items()
+    pairs = zip(leaves, jax.tree.leaves(shardings), strict=True)
+    return "\n".join(line(path, leaf, sharding) for (path, leaf), sharding in pairs) + "\n"
 
 
 def constrain_on(mesh: Mesh, rules: Rules) -> Constrain:
@@ -106,9 +158,10 @@ def _shardings(abstract: Any, rules: Rules, mesh: Mesh, *, prefix: str) -> Any:
         problem = _misfit(leaf.shape, spec, mesh)
         if problem:
             problems.append(f"{path} {leaf.shape} {problem}")
+            spec = PartitionSpec()
         specs.append(NamedSharding(mesh, spec))
     if problems:
-        raise InputError(f"layout does not fit: {trees.in_one_line(problems)}")
+        raise InputError(f"layout does not fit: {'; '.join(problems)}")
     return jax.tree.unflatten(jax.tree.structure(abstract), specs)
 
 
@@ -123,6 +176,10 @@ def _misfit(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> str | No
     """Why `spec` cannot lay out `shape`, or None."""
     if len(spec) > len(shape):
         return f"has fewer dims than {spec}"
+    used = [axis for axes in spec for axis in _as_tuple(axes)]
+    twice = sorted({axis for axis in used if used.count(axis) > 1})
+    if twice:
+        return f"has two dims on {', '.join(twice)} in {spec}"
     for size, axes in zip(shape, spec, strict=False):
         parts = math.prod(mesh.shape[axis] for axis in _as_tuple(axes))
         if size % parts:

@@ -12,8 +12,7 @@ from flashjax import config as configs
 from flashjax import trees
 from flashjax.checkpoint import save_params
 from flashjax.data.pipeline import batches
-from flashjax.parallel.sharding import state_shardings
-from flashjax.stages.setting import RULES, Setting, abstract_on, open_setting
+from flashjax.stages.setting import Setting, abstract_on, open_setting, state_layout
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.train.guide import GuideConfig, make_guide_step
@@ -31,7 +30,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         step, init = make_step(config, setting)
         key = jax.random.key(config.seed)
         abstract = jax.eval_shape(init, setting.frozen.teacher)
-        shardings = state_shardings(abstract, RULES, setting.mesh)
+        shardings = state_layout(abstract, setting.mesh)
         advance = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
         show_parameters(abstract.learner.params)
         state = run_job(

@@ -13,9 +13,8 @@ from flashjax import config as configs
 from flashjax import trees
 from flashjax.checkpoint import save_params
 from flashjax.data.pipeline import batches
-from flashjax.parallel.sharding import state_shardings
 from flashjax.stages.model import student_of
-from flashjax.stages.setting import RULES, Setting, abstract_on, lay_out, open_setting
+from flashjax.stages.setting import Setting, abstract_on, lay_out, open_setting, state_layout
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.train.match import MatchConfig, make_critic_step, make_student_step
@@ -32,11 +31,11 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     def body(folder: Path) -> dict[str, Any]:
         job = configs.section(config, "match.job", JobConfig)
         setting = open_setting(config, workdir, mesh=config.mesh)
-        student = lay_out(student_of(workdir, "guide"), setting.mesh)
+        student = lay_out(student_of(workdir, "guide"), setting.mesh, "student")
         student_step, critic_step, init = make_steps(config, "match", setting)
         key = jax.random.key(config.seed)
         abstract = jax.eval_shape(init, student, setting.frozen.teacher, key)
-        shardings = state_shardings(abstract, RULES, setting.mesh)
+        shardings = state_layout(abstract, setting.mesh)
 
         def jitted(step: Advance) -> Advance:
             return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))

@@ -22,19 +22,20 @@ from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import TextConfig, encode_text
 from flashjax.models.variants import MMDIT, NANO_LENGTH, SD3_TEXT, SD3_VAE, nano_text
 from flashjax.parallel.branches import branch_shardings, stack
+from flashjax.parallel.layout import ROLES
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import param_shardings, state_shardings
+from flashjax.parallel.sharding import param_shardings
 from flashjax.stages import guide, match, split
 from flashjax.stages.model import packaged
 from flashjax.stages.setting import (
     DTYPES,
-    RULES,
     Setting,
     abstract_on,
     compute_of,
     computed_text,
     make_encoder,
     make_networks,
+    state_layout,
     student_steps,
 )
 from flashjax.train.flops import critic_flops, guide_flops, student_flops
@@ -66,7 +67,7 @@ class Planned:
 
     name: str
     mesh: Mesh
-    step: Callable[..., Any]
+    step: Any
     arguments: tuple[Any, ...]
     samples: int
     flops: Mapping[str, float]
@@ -124,7 +125,7 @@ def sizes_of(model: ModelConfig) -> tuple[MMDiTConfig, TextConfig]:
     if model.name != "nano":
         return sizes, SD3_TEXT
     tokenizer = load_tokenizers(packaged("nano"))
-    return sizes, nano_text(len(tokenizer.clip_l), len(tokenizer.t5))
+    return sizes, nano_text(len(tokenizer.clip_l), len(tokenizer.t5 or ()))
 
 
 def abstract_setting(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Setting:
@@ -132,14 +133,15 @@ def abstract_setting(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Sett
     sizes, text_sizes = sizes_of(model)
     compute = compute_of(config)
     shape = (1, model.sample_size, model.sample_size, sizes.channels)
+    latents: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
     cond = Cond(jnp.zeros((1, 1, sizes.text_width)), jnp.zeros((1, sizes.pooled_width)))
     transformer = jax.eval_shape(
         lambda key: MMDiT(sizes).init(key, jnp.zeros(shape), jnp.ones(1), cond)["params"],
         jax.random.key(0),
     )
     text = _abstract_text(text_sizes)
-    teacher = _laid_out(_cast(transformer, compute.teacher_dtype), mesh)
-    encoders = _laid_out(_cast(text, compute.text_dtype), mesh)
+    teacher = _laid_out(_cast(transformer, compute.teacher_dtype), mesh, "teacher")
+    encoders = _laid_out(_cast(text, compute.text_dtype), mesh, "text")
     pipeline = Pipeline(
         transformer=transformer,
         transformer_config=sizes,
@@ -166,7 +168,7 @@ def abstract_setting(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Sett
         nets=make_networks(config, pipeline, mesh),
         sigmas=jnp.asarray(student_sigmas(steps, model.shift)),
         frozen=frozen,
-        samples=Batch(jax.ShapeDtypeStruct(shape, jnp.float32), empty),
+        samples=Batch(latents, empty),
         encode=make_encoder(config, text_sizes, mesh) if apart else None,
     )
 
@@ -227,7 +229,7 @@ def _split(which: int) -> Callable[..., Planned]:
         teacher, key, mesh = setting.frozen.teacher, jax.random.key(0), setting.mesh
         one = jax.eval_shape(init, teacher, teacher, key)
         number = len(config.split.branches)
-        shardings = branch_shardings(state_shardings(one, RULES, mesh), mesh)
+        shardings = branch_shardings(state_layout(one, mesh), mesh)
         state = abstract_on(
             jax.eval_shape(lambda *a: stack([init(*a)] * number), teacher, teacher, key), shardings
         )
@@ -287,11 +289,11 @@ def _forward(
 
 def _state(init: Callable[..., Any], setting: Setting, *arguments: Any) -> Any:
     abstract = jax.eval_shape(init, *arguments)
-    return abstract_on(abstract, state_shardings(abstract, RULES, setting.mesh))
+    return abstract_on(abstract, state_layout(abstract, setting.mesh))
 
 
 def _batch(config: ConfigDict, model: ModelConfig, setting: Setting, size: int) -> Batch:
-    latents = jax.ShapeDtypeStruct((size, *setting.samples.latents.shape[1:]), jnp.float32)
+    latents: Any = jax.ShapeDtypeStruct((size, *setting.samples.latents.shape[1:]), jnp.float32)
     texts = setting.pipeline.text_config
     tokens: Any = _tokens(texts, model, size)
     if setting.encode is not None:
@@ -305,13 +307,14 @@ def _encoded(config: ConfigDict, sizes: TextConfig, params: Any, tokens: Tokens)
     return jax.eval_shape(lambda p, t: encode_text(computed, p, t), bare, tokens)
 
 
-def _tokens(sizes: TextConfig, model: ModelConfig, size: int) -> Tokens:
+def _tokens(sizes: TextConfig, model: ModelConfig, size: int) -> Any:
     lengths = (sizes.clip_l.length, sizes.clip_g.length, model.t5_tokens)
-    return Tokens(*(jax.ShapeDtypeStruct((size, length), jnp.int32) for length in lengths))
+    ids: Any = [jax.ShapeDtypeStruct((size, length), jnp.int32) for length in lengths]
+    return Tokens(*ids)
 
 
 def _abstract_text(sizes: TextConfig) -> dict[str, Any]:
-    modules = {"clip_l": CLIPText(sizes.clip_l), "clip_g": CLIPText(sizes.clip_g)}
+    modules: dict[str, Any] = {"clip_l": CLIPText(sizes.clip_l), "clip_g": CLIPText(sizes.clip_g)}
     if isinstance(sizes.t5, T5Config):
         modules["t5"] = T5Encoder(sizes.t5)
     ids = jnp.zeros((1, NANO_LENGTH), jnp.int32)
@@ -325,8 +328,8 @@ def _cast(tree: Any, dtype: str) -> Any:
     return jax.eval_shape(lambda tree: trees.cast(tree, DTYPES[dtype]), tree)
 
 
-def _laid_out(tree: Any, mesh: Mesh) -> Any:
-    return abstract_on(tree, param_shardings(tree, RULES, mesh))
+def _laid_out(tree: Any, mesh: Mesh, role: str) -> Any:
+    return abstract_on(tree, param_shardings(tree, ROLES[role], mesh))
 
 
 def _whole(tree: Any, mesh: Mesh) -> Any:

@@ -22,17 +22,17 @@ from flashjax.models.heads import Heads, HeadsConfig
 from flashjax.models.layers import apply
 from flashjax.models.mmdit import MMDiT, features_of, velocity_of
 from flashjax.models.text import AbsentT5, TextConfig, encode_text
-from flashjax.parallel.layout import HEADS, MMDIT, TEXT
+from flashjax.parallel.layout import ROLES, STATE
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import Rules, constrain_on, state_shardings
+from flashjax.parallel.sharding import check_split, constrain_on, param_shardings, state_shardings
 from flashjax.stages.model import open_model
 from flashjax.stages.prepare import TRAIN
 from flashjax.train.match import Networks
 from flashjax.train.state import Frozen
 from flashjax.types import Batch, Cond, InputError, Params, Tokens
 
+UNSPLIT = 0.02  # share of a state's bytes that may lie whole on every device: heads, vectors
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-RULES = Rules(params=(*MMDIT.params, *TEXT.params, *HEADS.params), activations=MMDIT.activations)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Setting:
         batch = to_mesh(batch, self.mesh)
         if self.encode is None:
             return batch
-        return batch.replace(tokens=self.encode(self.pipeline.text, batch.tokens))
+        return dataclasses.replace(batch, tokens=self.encode(self.pipeline.text, batch.tokens))
 
 
 def open_setting(
@@ -86,13 +86,13 @@ def open_setting(
     compute = compute_of(config)
     whole = NamedSharding(devices, PartitionSpec())
     text = trees.cast(pipeline.text, DTYPES[compute.text_dtype])
-    pipeline = dataclasses.replace(pipeline, text=lay_out(text, devices))
+    pipeline = dataclasses.replace(pipeline, text=lay_out(text, devices, "text"))
     empty = jax.device_put(tokenizer([""]), whole)
     encode = make_encoder(config, pipeline.text_config, devices) if compute.encode_apart else None
     teacher = trees.cast(pipeline.transformer, DTYPES[compute.teacher_dtype])
     frozen = Frozen(
-        teacher=lay_out(teacher, devices),
-        student=None if student is None else lay_out(student, devices),
+        teacher=lay_out(teacher, devices, "teacher"),
+        student=None if student is None else lay_out(student, devices, "student"),
         text=pipeline.text if encode is None else {},
         empty=empty if encode is None else encode(pipeline.text, empty),
         span=jax.device_put(jnp.array([0, steps], jnp.int32), whole),
@@ -139,18 +139,24 @@ def constrain_batch(x: Array, mesh: Mesh) -> Array:
 def computed_text(config: ConfigDict, text: TextConfig) -> TextConfig:
     """The text encoders in the dtype that `compute` gives them."""
     dtype = DTYPES[compute_of(config).text_dtype]
-    encoders = {name: getattr(text, name) for name in ("clip_l", "clip_g", "t5")}
+    t5 = text.t5
     return TextConfig(
-        **{
-            name: sizes if isinstance(sizes, AbsentT5) else dataclasses.replace(sizes, dtype=dtype)
-            for name, sizes in encoders.items()
-        }
+        clip_l=dataclasses.replace(text.clip_l, dtype=dtype),
+        clip_g=dataclasses.replace(text.clip_g, dtype=dtype),
+        t5=t5 if isinstance(t5, AbsentT5) else dataclasses.replace(t5, dtype=dtype),
     )
 
 
-def lay_out(params: Params, mesh: Mesh) -> Params:
-    """A network's parameters on the mesh."""
-    return jax.device_put(params, state_shardings(params, RULES, mesh))
+def lay_out(params: Params, mesh: Mesh, role: str) -> Params:
+    """A network's parameters on the mesh, as its role is stored."""
+    return jax.device_put(params, param_shardings(params, ROLES[role], mesh))
+
+
+def state_layout(abstract: Any, mesh: Mesh) -> Any:
+    """The shardings of a training state; InputError if too much of it lies on every device."""
+    shardings = state_shardings(abstract, STATE, mesh)
+    check_split(abstract, shardings, mesh, tolerance=UNSPLIT)
+    return shardings
 
 
 def abstract_on(abstract: Any, shardings: Any) -> Any:
@@ -164,11 +170,11 @@ def abstract_on(abstract: Any, shardings: Any) -> Any:
 
 def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh) -> Networks:
     """Velocity, features and heads with this mesh's constraints."""
-    constrain = constrain_on(mesh, RULES)
+    constrain = constrain_on(mesh, STATE)
     sizes = pipeline.transformer_config
     compute = compute_of(config)
     computed = dataclasses.replace(sizes, dtype=DTYPES[compute.dtype], remat=compute.remat)
-    attend = attend_on(mesh, RULES, compute.attention)
+    attend = attend_on(mesh, STATE, compute.attention)
     model = MMDiT(computed, constrain=constrain, attend=attend)
     heads_config = configs.section(config, "match.heads", HeadsConfig)
     heads = Heads(heads_config, constrain=constrain)

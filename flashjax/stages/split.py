@@ -16,10 +16,9 @@ from flashjax.checkpoint import save_params
 from flashjax.data.pipeline import batches
 from flashjax.flow.schedule import steps_in_range
 from flashjax.parallel.branches import branch_shardings, over_branches, stack, unstack
-from flashjax.parallel.sharding import state_shardings
 from flashjax.stages.match import Advance, alternate, make_steps
 from flashjax.stages.model import student_of
-from flashjax.stages.setting import RULES, abstract_on, open_setting
+from flashjax.stages.setting import abstract_on, open_setting, state_layout
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job
 from flashjax.train.state import Frozen
@@ -56,7 +55,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             return stack([init(student, teacher, key)] * len(names))
 
         one = jax.eval_shape(init, student, setting.frozen.teacher, key)
-        shardings = branch_shardings(state_shardings(one, RULES, setting.mesh), setting.mesh)
+        shardings = branch_shardings(state_layout(one, setting.mesh), setting.mesh)
         span = jax.device_put(spans, NamedSharding(setting.mesh, PartitionSpec("branch")))
 
         branched = functools.partial(
