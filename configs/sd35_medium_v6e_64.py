@@ -37,4 +37,5 @@ def get_config() -> ConfigDict:
         config.split[f"{name}_optimiser"] = dict(learning_rate=rate, warmup_steps=100, beta1=0.0)
     config.split.mesh = dict(branch=2, data=-1, fsdp=16, context=1, tensor=1)
     config.split.job = dict(steps=1_000, batch_size=64, log_steps=10, checkpoint_steps=100)
+    config.split.only = ""  # the name of the one branch that a job of its own trains
     return config

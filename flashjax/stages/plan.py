@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 import flashjax
 from flashjax import config as configs
@@ -46,6 +47,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         jax.config.update("jax_platforms", "cpu")
     else:
         simulate_devices(target.devices)
+    config, notes = as_planned(config, target)
     chosen = tuple(name for name in options.programs.split(",") if name)
     planned = programs(config, open_devices(target), chosen)
     cache = Path(options.cache).expanduser()
@@ -61,12 +63,31 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         "target": str(target),
         "chip": dataclasses.asdict(chip) | {"as_of": AS_OF},
         "versions": versions(),
-        "remat": compute_of(config).remat,
+        "compute": dataclasses.asdict(compute_of(config)),
+        "notes": notes,
         "programs": [
             summary(p, c, chip, compute_of(config)) for p, c in zip(planned, compiled, strict=True)
         ],
     }
     print(json.dumps(record, indent=2) if options.json else render(record))
+
+
+def as_planned(config: ConfigDict, target: Target) -> tuple[ConfigDict, list[str]]:
+    """The config as it can be compiled here, and what that changes about the figures."""
+    if target.is_tpu:
+        return config, []
+    notes = [
+        f"{target} is simulated: layouts, collectives and operations are the partitioner's, but "
+        "memory is a CPU program's"
+    ]
+    attention = compute_of(config).attention
+    if attention != "xla":
+        config = config.copy_and_resolve_references()
+        config.compute.attention = "xla"
+        notes.append(
+            f"attention={attention} is not in this program: XLA's own keeps every score in memory"
+        )
+    return config, notes
 
 
 def compile_or_recall(planned: Planned, path: Path, hlo: str | None) -> Program:

@@ -137,6 +137,8 @@ def render(record: Mapping[str, Any]) -> str:
         f"{chip['hbm_bytes'] / GIB:.0f} GiB at {chip['hbm_bandwidth'] / 1e9:.0f} GB/s, "
         f"ICI {chip['ici_bandwidth'] / 1e9:.0f} GB/s, DCN {chip['dcn_bandwidth'] / 1e9:.1f} GB/s, "
         f"{chip['price']:.2f} $/h",
+        "  " + ", ".join(f"{name}={value}" for name, value in record["compute"].items()),
+        *(f"  note: {note}" for note in record["notes"]),
     ]
     for program in record["programs"]:
         lines += ["", *_program(program)]

@@ -13,6 +13,7 @@ from clu import parameter_overview
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Batches
 from flashjax.parallel.hosts import is_first
+from flashjax.train.heartbeat import heartbeat
 from flashjax.train.loop import Hook, Step, every, loop, progress
 from flashjax.train.metrics import MetricsHook, make_writer
 from flashjax.types import Params
@@ -22,12 +23,16 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class JobConfig:
-    """How long a job trains, on how many samples a step, and how often it reports and saves."""
+    """How long a job trains, on how many samples a step, and how often it reports and saves.
+
+    A step that takes more than `stall_seconds` is taken for a hang, and explained.
+    """
 
     steps: int
     batch_size: int
     log_steps: int
     checkpoint_steps: int
+    stall_seconds: float = 1800.0
 
 
 def run_job(
@@ -70,9 +75,11 @@ def run_job(
         checkpoints.save(number, state, data.get_state(), wait=wait)
 
     try:
-        with progress(name, start=start, stop=job.steps) as show:
+        alive = heartbeat(folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds)
+        with progress(name, start=start, stop=job.steps) as show, alive as beat:
             hooks: list[Hook] = [
                 show,
+                beat,
                 MetricsHook(writer, steps=job.log_steps),
                 every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps),
             ]
