@@ -61,6 +61,7 @@ def splash_attend(q: Array, k: Array, v: Array, *, interpret: bool = False) -> A
     kernel = splash.make_splash_mha_single_device(
         mask=masks.MultiHeadMask([masks.FullMask((padded, padded))] * heads),
         block_sizes=_blocks(tile),
+        residual_checkpoint_name="attended",  # what remat="attention" keeps
         interpret=interpret,
     )
     pad = ((0, 0), (0, 0), (0, padded - n), (0, 0))

@@ -61,7 +61,9 @@ def open_devices(target: Target) -> Sequence[jax.Device]:
         raise InputError(
             "a TPU target needs its compiler: pip install --requirement requirements-plan.txt"
         )
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU here to ask
+    # There is no TPU here to ask, nor to be locked against a second compilation.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     more = {"num_slices": target.slices} if target.slices > 1 else {}
     name = f"{target.chip.name}:{target.topology}"
     try:

@@ -56,6 +56,13 @@ def test_a_step_gives_the_same_numbers_on_every_mesh(toy, job):
             np.testing.assert_allclose(got[name], want[name], rtol=1e-5, err_msg=name)
 
 
+def test_sequences_split_over_a_context_axis_give_the_same_numbers(toy):
+    one, split = (losses_on(toy, sizes, toy.guide) for sizes in (ONE, {"context": 2, "fsdp": 2}))
+    for want, got in zip(one, split, strict=True):
+        for name in want:
+            np.testing.assert_allclose(got[name], want[name], rtol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("name", ["nano", "sd35_medium", "sd35_large"])
 def test_the_layout_of_every_role_is_the_golden_one(name):
     """Refreshed with REFRESH_GOLDEN=1; read the difference before you commit it."""

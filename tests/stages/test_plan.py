@@ -13,6 +13,14 @@ from flashjax.stages import plan, plan_programs
 from flashjax.types import InputError
 
 OVERRIDES = ["mesh.fsdp=4", "mesh.data=2", "guide.job.batch_size=8"]
+SMALL = """
+from flashjax.config import load
+def get_config():
+    config = load("configs/nano.py").unlock()
+    config.model = dict(name="nano", sample_size=8, t5_tokens=12, depth=2)
+    config.compute = dict(encode_apart=True)
+    return config
+"""
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +30,9 @@ def planned():
 
 
 def options(cache, **more):
-    flags = {"config": "configs/nano.py", "target": "cpu:8", "slices": 1, "programs": "guide"}
+    config = cache / "small.py"
+    config.write_text(SMALL)
+    flags = {"config": str(config), "target": "cpu:8", "slices": 1, "programs": "guide"}
     flags |= {"price": 2.0, "json": True, "cache": str(cache), "hlo": None}
     return argparse.Namespace(**flags | more)
 
