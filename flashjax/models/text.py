@@ -61,8 +61,8 @@ def encode_text(
     clip = jnp.concatenate([hidden_l, hidden_g], axis=-1)
     clip = jnp.pad(clip, ((0, 0), (0, 0), (0, t5.shape[-1] - clip.shape[-1])))
     cond = Cond(
-        text=jnp.concatenate([clip, t5], axis=1),
-        pooled=jnp.concatenate([pooled_l, pooled_g], axis=-1),
+        text=jnp.concatenate([clip, t5], axis=1).astype(jnp.float32),
+        pooled=jnp.concatenate([pooled_l, pooled_g], axis=-1).astype(jnp.float32),
     )
     return cond if drop is None else drop_encoders(config, cond, drop)
 

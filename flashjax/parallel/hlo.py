@@ -40,6 +40,7 @@ class Instruction:
     shapes: tuple[tuple[str, tuple[int, ...]], ...]  # (dtype, dims) of all results
     line: str
     runs: float
+    within: str  # the computation that it stands in
 
     @property
     def bytes(self) -> int:
@@ -72,9 +73,11 @@ def instructions(text: str, *, unknown_trips: float = 1.0) -> list[Instruction]:
                 (dtype, tuple(int(d) for d in dims.split(",") if d))
                 for dtype, dims in _SHAPE.findall(match[2])
             )
-            found.append(Instruction(match[1], match[3], shapes, line, runs))
-            trips = _TRIPS.search(line)
-            times = (float(trips[1]) if trips else unknown_trips) if match[3] == "while" else 1.0
+            found.append(Instruction(match[1], match[3], shapes, line, runs, name))
+            times = 1.0
+            if match[3] == "while":
+                trips = _trips(line, bodies)
+                times = unknown_trips if trips is None else float(trips)
             for role, called in _CALLED.findall(line):
                 if role != "to_apply" or match[3] == "call":
                     walk(called, runs * times)
@@ -88,8 +91,9 @@ def instructions(text: str, *, unknown_trips: float = 1.0) -> list[Instruction]:
 
 def loops(text: str) -> Counter[str]:
     """How many loops have a known length, and how many have not."""
+    bodies, _ = _computations(text)
     lines = [line for line in text.splitlines() if re.search(r" while\(", line)]
-    return Counter("known" if _TRIPS.search(line) else "unknown" for line in lines)
+    return Counter("unknown" if _trips(line, bodies) is None else "known" for line in lines)
 
 
 def collectives(text: str, mesh: Mesh, *, unknown_trips: float = 1.0) -> list[Collective]:
@@ -102,7 +106,10 @@ def collectives(text: str, mesh: Mesh, *, unknown_trips: float = 1.0) -> list[Co
             continue
         groups = members(found.line, mesh.size)
         axes = axes_of(groups, mesh)
+        # The TPU's compiler writes a reduce-scatter as an all-reduce and a slice, fused.
+        scatter = found.within.startswith("all-reduce-scatter")
         dtype, received = _received(kind, found, len(groups[0]))
+        kind, received = ("reduce-scatter", received / 2) if scatter else (kind, received)
         key = (kind, axes, dtype, _crosses(groups, slices))
         entry = total.setdefault(key, [0.0, 0.0])
         entry[0] += found.runs
@@ -199,6 +206,20 @@ def _received(kind: str, found: Instruction, size: int) -> tuple[str, float]:
 def _crosses(groups: Iterable[Sequence[int]], slices: Sequence[int]) -> bool:
     """Whether a group has members of several slices."""
     return any(len({slices[member] for member in group}) > 1 for group in groups)
+
+
+def _trips(line: str, bodies: Mapping[str, Sequence[str]]) -> int | None:
+    """How often a loop runs, where the compiler says so or its condition counts from 0 to N."""
+    known = _TRIPS.search(line)
+    if known:
+        return int(known[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", line)
+    inside = "\n".join(bodies.get(condition[1], ())) if condition else ""
+    compare = re.search(r"ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT", inside)
+    if not compare:
+        return None
+    bound = re.search(rf"%?{re.escape(compare[1])} = s32\[\]\S* constant\((\d+)\)", inside)
+    return int(bound[1]) if bound else None
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

@@ -6,13 +6,13 @@ import hashlib
 import importlib.metadata
 import json
 import os
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-import flashjax
 from flashjax import config as configs
 from flashjax.parallel.chips import AS_OF
 from flashjax.parallel.hlo import Collective
@@ -116,7 +116,7 @@ def from_json(record: dict[str, Any]) -> Program:
 def cache_key(config: Any, target: Target, program: str) -> str:
     """Equal keys, equal programs: the config, the machine, the versions and our own source."""
     source = hashlib.sha256()
-    for path in sorted(Path(flashjax.__file__).parent.rglob("*.py")):
+    for path in sorted(Path(str(files("flashjax"))).rglob("*.py")):
         source.update(path.read_bytes())
     asked = [configs.to_json(config), str(target), program, versions(), source.hexdigest()]
     asked.append(os.environ.get("XLA_FLAGS", "") + os.environ.get("LIBTPU_INIT_ARGS", ""))

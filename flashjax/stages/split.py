@@ -31,21 +31,11 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     With `split.only` the job trains that branch alone, in a folder of its own: the same numbers
     from a job with its own pace and its own failures.
     """
-    every, only = tuple(config.split.branches), config.split.get("only", "")
-    if only and only not in every:
-        raise InputError(f"split.only={only}: the branches are {', '.join(every)}")
-    names = (only,) if only else every
-    first = every.index(names[0])
+    names, first = chosen_branches(config)
 
     def body(folder: Path) -> dict[str, Any]:
         job = configs.section(config, "split.job", JobConfig)
         spans = branch_spans(config)[first : first + len(names)]
-        dcn = config.split.mesh.get("dcn", {}).get("branch", 1)
-        if config.split.mesh.branch * dcn != len(names):
-            raise InputError(
-                f"split.mesh.branch={config.split.mesh.branch} but the job trains {len(names)} of "
-                f"split.branches: give every branch its sub-mesh"
-            )
         student = student_of(workdir, "match")
         setting = open_setting(config, workdir, mesh=config.split.mesh, student=student)
         student_step, critic_step, init = make_steps(config, "split", setting)
@@ -87,13 +77,28 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         return {"steps": job.steps, "samples": job.steps * job.batch_size, "branches": names}
 
     return run_stage(
-        folder_of(only),
+        folder_of(config.split.get("only", "")),
         {**config.split, "match": config.match, "student": config.student},
         workdir,
         body,
         inputs={"match": workdir / "match"},
         seed=config.seed,
     )
+
+
+def chosen_branches(config: ConfigDict) -> tuple[tuple[str, ...], int]:
+    """The branches that this job trains, and the number of the first among all."""
+    every, only = tuple(config.split.branches), config.split.get("only", "")
+    if only and only not in every:
+        raise InputError(f"split.only={only}: the branches are {', '.join(every)}")
+    names = (only,) if only else every
+    size = config.split.mesh.branch * config.split.mesh.get("dcn", {}).get("branch", 1)
+    if size != len(names):
+        raise InputError(
+            f"split.mesh.branch={size} but the job trains {len(names)} of split.branches: give "
+            f"every branch its sub-mesh"
+        )
+    return names, every.index(names[0])
 
 
 def folder_of(only: str) -> str:

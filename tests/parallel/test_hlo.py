@@ -84,6 +84,35 @@ def test_groups_are_read_in_every_spelling(mesh, groups, members, axes):
     assert hlo.axes_of(members, mesh) == axes
 
 
+TPU = """
+%all-reduce-scatter (input: bf16[8,8]) -> bf16[8,2] {
+  %all-reduce.1 = bf16[8,8]{0,1} all-reduce(%input), replica_groups={{0,1,2,3},{4,5,6,7}}
+  ROOT %dynamic-slice.1 = bf16[8,2]{0,1} dynamic-slice(%all-reduce.1, %a, %b)
+}
+
+%counts (p: (s32[], bf16[8,2])) -> pred[] {
+  %constant.7 = s32[]{:T(128)} constant(23)
+  %gte = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%gte, %constant.7), direction=LT, metadata={}
+}
+
+%body (p.1: (s32[], bf16[8,2])) -> (s32[], bf16[8,2]) {
+  %fusion.1 = bf16[8,2]{0,1} fusion(%x), kind=kCustom, calls=%all-reduce-scatter
+}
+
+ENTRY %main (x: bf16[8,8]) -> bf16[8,2] {
+  %while.1 = (s32[]{:T(128)}, bf16[8,2]{1,0}) while(%tuple), condition=%counts, body=%body
+}
+"""
+
+
+def test_the_tpu_spells_loops_and_reduce_scatters_its_own_way(mesh):
+    assert hlo.loops(TPU) == {"known": 1}
+    (found,) = hlo.collectives(TPU, mesh)
+    assert (found.kind, found.axes, found.runs) == ("reduce-scatter", ("fsdp",), 23)
+    assert found.bytes == 23 * 8 * 8 * 2 * 3 / 4  # the sum of a quarter, from three others
+
+
 def test_an_unknown_spelling_is_no_guess():
     with pytest.raises(ValueError, match="not known"):
         hlo.members("replica_groups=@somewhere", 8)
