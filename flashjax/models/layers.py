@@ -23,6 +23,7 @@ def apply(module: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
 
 
 Attend: TypeAlias = Callable[[Array, Array, Array], Array]  # q, k, v "b n h k" to "b n h k"
+Names: TypeAlias = tuple[str | None, ...]
 zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -58,7 +59,7 @@ class Dense(nn.Module):
 
         kernel = self.param("kernel", init_kernel, (*inputs, *self.shape), jnp.float32)
         names = (*(self.inputs or (None,) * self.contract), *self.names)
-        kernel = lay_out_for_use(self.constrain, names, kernel.astype(self.dtype))
+        kernel = lay_out_for_use(self.constrain, names, self.stored(), kernel.astype(self.dtype))
         y = x.reshape(*lead, flat[0]) @ kernel.reshape(flat)
         y = y.reshape(*lead, *self.shape)
         if self.use_bias:
@@ -67,16 +68,22 @@ class Dense(nn.Module):
         leading = ("batch", "tokens")[: len(lead)]
         return self.constrain(y, *leading, *self.names)
 
+    def stored(self) -> Names:
+        """The dims of the kernel in storage: its width is split, which use does not."""
+        if self.inputs is None:
+            return ("stored", *(None,) * (self.contract - 1), *self.names)
+        return (*self.inputs, *("stored" if name == "width" else name for name in self.names))
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def lay_out_for_use(constrain: Constrain, names: tuple[str | None, ...], kernel: Array) -> Array:
-    """The kernel in its layout for use; its gradient may go straight to the layout of storage."""
-    return constrain(kernel, *names)
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def lay_out_for_use(constrain: Constrain, used: Names, stored: Names, kernel: Array) -> Array:
+    """The kernel laid out by the names `used`; its gradient is reduced straight to `stored`."""
+    return constrain(kernel, *used)
 
 
 lay_out_for_use.defvjp(
-    lambda constrain, names, kernel: (constrain(kernel, *names), None),
-    lambda constrain, names, _, gradient: (gradient,),
+    lambda constrain, used, stored, kernel: (constrain(kernel, *used), None),
+    lambda constrain, used, stored, _, gradient: (constrain(gradient, *stored),),
 )
 
 

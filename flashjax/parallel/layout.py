@@ -16,6 +16,7 @@ ACTIVATIONS = {
     "attended_heads": ("tensor", "context"),  # inside attention, where sequences are whole
     "hidden": "tensor",
     "width": None,
+    "stored": "fsdp",  # a kernel's width, in storage
 }
 
 _GROUP = r"(dual|joint)/(image|text)"
@@ -34,7 +35,8 @@ MMDIT = Rules(
         (rf"{_LAST}/fc2/kernel", P("tensor", "fsdp")),
         (rf"{_LAST}/modulation/kernel", P("fsdp", None, None)),
         (r"(time|pooled)_[12]/kernel", P("fsdp", None)),
-        (r"(context_embed|patch_embed)/kernel", P(None, "fsdp")),
+        (r"context_embed/kernel", P("fsdp", None)),
+        (r"patch_embed/kernel", P(None, "fsdp")),  # its input is short
         (r"final_modulation/kernel", P("fsdp", None, None)),
         (r"final/kernel", P("fsdp", None)),
         (r"position", P(None, None, "fsdp")),  # SD3.5-Medium stores 384 x 384 places

@@ -53,10 +53,13 @@ def state_shardings(abstract: Any, rules: Rules, mesh: Mesh) -> Any:
     return _shardings(abstract, rules, mesh, prefix="(?:.*/)?")
 
 
-def check_split(abstract: Any, shardings: Any, mesh: Mesh, *, tolerance: float) -> None:
-    """InputError, with every parameter, if more than `tolerance` of the bytes lies on all devices.
+def check_split(
+    abstract: Any, shardings: Any, mesh: Mesh, *, tolerance: float, floor: int = 0
+) -> None:
+    """InputError, with the arrays, if more than `tolerance` of the bytes lies on all devices.
 
-    What `fsdp` and `tensor` could split and do not is paid for on every chip.
+    What `fsdp` and `tensor` could split and do not is paid for on every chip. Less than `floor`
+    bytes are not worth a rule. Arrays are listed by size, down to a hundredth of what is whole.
     """
     if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
         return
@@ -68,9 +71,11 @@ def check_split(abstract: Any, shardings: Any, mesh: Mesh, *, tolerance: float) 
     }
     total = sum(size for size, _ in sizes.values())
     whole = {path: size for path, (size, replicated) in sizes.items() if replicated}
-    share = sum(whole.values()) / max(1, total)
-    if share > tolerance:
-        listed = "; ".join(f"{path} {size} bytes" for path, size in whole.items())
+    kept = sum(whole.values())
+    share = kept / max(1, total)
+    if share > tolerance and kept > floor:
+        largest = sorted(whole.items(), key=lambda item: -item[1])
+        listed = "; ".join(f"{path} {size} bytes" for path, size in largest if 100 * size >= kept)
         raise InputError(
             f"{100 * share:.1f} % of the bytes are not split, above {100 * tolerance:.1f} %: "
             f"give rules to {listed}"

@@ -32,6 +32,7 @@ from flashjax.train.state import Frozen
 from flashjax.types import Batch, Cond, InputError, Params, Tokens
 
 UNSPLIT = 0.02  # share of a state's bytes that may lie whole on every device: heads, vectors
+UNSPLIT_BYTES = 2**28  # and bytes that do no harm
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -155,7 +156,7 @@ def lay_out(params: Params, mesh: Mesh, role: str) -> Params:
 def state_layout(abstract: Any, mesh: Mesh) -> Any:
     """The shardings of a training state; InputError if too much of it lies on every device."""
     shardings = state_shardings(abstract, STATE, mesh)
-    check_split(abstract, shardings, mesh, tolerance=UNSPLIT)
+    check_split(abstract, shardings, mesh, tolerance=UNSPLIT, floor=UNSPLIT_BYTES)
     return shardings
 
 

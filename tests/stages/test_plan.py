@@ -19,6 +19,7 @@ def get_config():
     config = load("configs/nano.py").unlock()
     config.model = dict(name="nano", sample_size=8, t5_tokens=12, depth=2)
     config.compute = dict(encode_apart=True)
+    config.match.heads.taps = (0, 1)
     return config
 """
 
