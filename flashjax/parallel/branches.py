@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from flashjax.parallel.hlo import collectives
+
 
 def stack(trees: list[Any]) -> Any:
     """One tree per branch to one branched tree."""
@@ -36,6 +38,17 @@ def branch_shardings(shardings: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda sharding: NamedSharding(mesh, PartitionSpec("branch", *sharding.spec)), shardings
     )
+
+
+def check_isolated(text: str, mesh: Mesh) -> None:
+    """RuntimeError if a collective of a compiled program joins two branches.
+
+    One that does makes the branches wait for each other at every step, and mixes their numbers.
+    """
+    crossing = [found for found in collectives(text, mesh) if "branch" in found.axes]
+    if crossing:
+        listed = "; ".join(f"{found.runs:g} {found.kind} over {found.axes}" for found in crossing)
+        raise RuntimeError(f"the program of a step joins its branches: {listed}")
 
 
 def over_branches(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,13 @@ from flashjax import config as configs
 from flashjax.checkpoint import save_params
 from flashjax.data.pipeline import batches
 from flashjax.flow.schedule import steps_in_range
-from flashjax.parallel.branches import branch_shardings, over_branches, stack, unstack
+from flashjax.parallel.branches import (
+    branch_shardings,
+    check_isolated,
+    over_branches,
+    stack,
+    unstack,
+)
 from flashjax.stages.match import Advance, alternate, make_steps
 from flashjax.stages.model import student_of
 from flashjax.stages.setting import abstract_on, open_setting, state_layout
@@ -109,15 +114,23 @@ def folder_of(only: str) -> str:
 def on_branches(
     step: Advance, *, mesh: Mesh, span: jax.Array, shardings: Any, first: int = 0
 ) -> Advance:
-    """The step compiled for all branches at once, each on its own span."""
-    advance = jit_on_branches(step, mesh=mesh, shardings=shardings, first=first)
-    return lambda state, *shared: advance(state, span, *shared)
+    """The step for all branches at once, each on its own span; its program is read at the start."""
+    jitted = jit_on_branches(step, mesh=mesh, shardings=shardings, first=first)
+
+    program: Any = None
+
+    def advance(state: Any, *shared: Any) -> Any:
+        nonlocal program
+        if program is None:
+            program = jitted.lower(state, span, *shared).compile()
+            check_isolated(program.as_text(), mesh)
+        return program(state, span, *shared)
+
+    return advance
 
 
-def jit_on_branches(
-    step: Advance, *, mesh: Mesh, shardings: Any, first: int = 0
-) -> Callable[..., Any]:
-    """`advance(state, span, frozen, batch, key)` of all branches of a job at once."""
+def jit_on_branches(step: Advance, *, mesh: Mesh, shardings: Any, first: int = 0) -> Any:
+    """`advance(state, span, frozen, batch, key)`, jitted, of all branches of a job at once."""
 
     def on_span(state: Any, span: Any, frozen: Frozen, batch: Any, key: Any) -> Any:
         return step(state, dataclasses.replace(frozen, span=span), batch, key)

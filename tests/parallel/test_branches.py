@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from flashjax.parallel.branches import branch_shardings, over_branches, stack, unstack
+from flashjax.parallel.branches import (
+    branch_shardings,
+    check_isolated,
+    over_branches,
+    stack,
+    unstack,
+)
 from flashjax.parallel.mesh import make_mesh
 
 
@@ -69,6 +75,15 @@ def test_no_collective_crosses_a_branch(mesh):
         members = [int(member) for member in group.split(",")]
         assert {member // 4 for member in members} in ({0}, {1})
     assert all(int(size) <= 4 for _, size in iota)
+
+
+def test_a_program_that_joins_branches_is_refused(mesh):
+    arguments = branched(mesh)
+    check_isolated(jax.jit(over_branches(step, mesh)).lower(*arguments).compile().as_text(), mesh)
+    state = arguments[0]
+    joined = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf.sum(0), state))
+    with pytest.raises(RuntimeError, match=r"joins its branches: .*all-reduce over .*branch"):
+        check_isolated(joined.lower(state).compile().as_text(), mesh)
 
 
 def test_a_branch_lies_on_devices_of_its_own(mesh):
