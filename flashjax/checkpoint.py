@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
@@ -112,10 +113,14 @@ def _tree(metadata: Any) -> Any:
 
 
 def _on_first_device(saved: Any) -> Any:
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    """Whole on the first device, or on every device where several processes need it."""
+    place: jax.sharding.Sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    if jax.process_count() > 1:
+        everywhere = jax.sharding.Mesh(np.array(jax.devices()), ("all",))
+        place = jax.sharding.NamedSharding(everywhere, jax.sharding.PartitionSpec())
 
     def abstract_leaf(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
     return jax.tree.map(abstract_leaf, saved)
 

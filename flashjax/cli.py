@@ -6,12 +6,14 @@ Tools need no config; `flashjax VERB --help` shows the flags of each.
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from flashjax import config as configs
+from flashjax.parallel.hosts import initialise
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError
@@ -34,8 +36,10 @@ VERBS = {  # verb: (module of stages/, what it does)
 TOOLS = {  # the same for what works without a config; `export` is both
     "sample": ("sample", "prompts to PNG files with any checkpoint"),
     "export": ("convert", "any checkpoint to PyTorch formats (or, with --config, the student)"),
+    "plan": ("plan", "compile a config's steps for a machine, and say what they cost"),
     "bench": ("bench", "measure speed and memory on this machine"),
 }
+CONFIGURED = ("plan",)  # tools that read a config
 
 WRONG_INPUT, INTERRUPTED = 2, 75
 
@@ -45,20 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     overrides = [a.removeprefix("--config.") for a in arguments if a.startswith("--config.")]
     rest = [a for a in arguments if not a.startswith("--config.")]
-    tool = rest[:1] and rest[0] in TOOLS and "--config" not in rest
+    tool = rest[:1] and rest[0] in TOOLS and (rest[0] in CONFIGURED or "--config" not in rest)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for library in ("absl", "jax"):
         logging.getLogger(library).setLevel(logging.WARNING)
     options = (tool_parser(rest[0]) if tool else parser()).parse_args(rest)
     try:
         if tool:
-            _module(TOOLS[options.verb][0]).run(options)
+            more = [overrides] if options.verb in CONFIGURED else []
+            _module(TOOLS[options.verb][0]).run(options, *more)
             return 0
         config = configs.load(options.config, overrides)
         if options.dry_run:
             print(configs.to_json(config))
             return 0
         simulate_devices(config.simulate_devices)
+        initialise(os.environ)
         _module(VERBS[options.verb][0]).run(config, Path(options.workdir))
     except InputError as error:
         print(f"flashjax {options.verb}: {error}", file=sys.stderr)

@@ -39,10 +39,10 @@ class Cond:
 
 @flax.struct.dataclass
 class Batch:
-    """Clean latents "b h w c" in model space, and the tokens of their captions."""
+    """Clean latents "b h w c" in model space, and their captions: tokens, or encoded already."""
 
     latents: HostOrDevice
-    tokens: Tokens
+    tokens: Any  # Tokens, or Cond where they are encoded
 
 
 def unconstrained(x: jax.Array, *names: str | None) -> jax.Array:

@@ -52,12 +52,20 @@ def batches(samples: Any, *, batch_size: int, seed: int) -> Batches:
 
 
 def to_mesh(batch: Any, mesh: Mesh) -> Any:
-    """A host batch on the mesh, its first dim split over the axes data and fsdp."""
+    """A host batch on the mesh, its first dim split over the axes data and fsdp.
+
+    Every process has drawn the same indices, and puts the rows of its own devices there.
+    """
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     size = len(jax.tree.leaves(batch)[0])
     if size % parts:
         raise InputError(f"batch_size {size} does not split over data x fsdp = {parts} devices")
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+    def put(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, rows, lambda index: array[index])
+
+    return jax.tree.map(put, batch)
 
 
 def stack(source: Any, field: str) -> np.ndarray:

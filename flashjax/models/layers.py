@@ -3,8 +3,10 @@
 Letters: b batch, n tokens, d width, h heads, k head width, f frequencies.
 """
 
+import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -20,6 +22,8 @@ def apply(module: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
     return module.apply({"params": params}, *args, **kwargs)
 
 
+Attend: TypeAlias = Callable[[Array, Array, Array], Array]  # q, k, v "b n h k" to "b n h k"
+Names: TypeAlias = tuple[str | None, ...]
 zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -28,12 +32,17 @@ class Dense(nn.Module):
     """A linear map whose output dims are named, so that a fused projection keeps its own dims.
 
     `shape` (3, h, k) turns "b n d" into "b n 3 h k"; `names` are the dims given to `constrain`
-    after "batch" and "tokens". `contract` counts the input dims that are summed over.
+    after "batch" and "tokens". `contract` counts the input dims that are summed over, `inputs`
+    names them.
+
+    The kernel is stored in one layout and used in another: it is cast first and gathered then, so
+    that the bytes on the wire are those of `dtype`.
     """
 
     shape: tuple[int, ...]
     names: tuple[str | None, ...]
     contract: int = 1
+    inputs: tuple[str | None, ...] | None = None
     use_bias: bool = True
     kernel_init: Initializer = fan_in
     dtype: jnp.dtype = jnp.float32
@@ -49,13 +58,33 @@ class Dense(nn.Module):
             return self.kernel_init(key, flat, dtype).reshape(shape)
 
         kernel = self.param("kernel", init_kernel, (*inputs, *self.shape), jnp.float32)
-        y = x.reshape(*lead, flat[0]) @ kernel.reshape(flat).astype(self.dtype)
+        names = (*(self.inputs or (None,) * self.contract), *self.names)
+        kernel = lay_out_for_use(self.constrain, names, self.stored(), kernel.astype(self.dtype))
+        y = x.reshape(*lead, flat[0]) @ kernel.reshape(flat)
         y = y.reshape(*lead, *self.shape)
         if self.use_bias:
             bias = self.param("bias", zeros, self.shape, jnp.float32)
             y = y + bias.astype(self.dtype)
         leading = ("batch", "tokens")[: len(lead)]
         return self.constrain(y, *leading, *self.names)
+
+    def stored(self) -> Names:
+        """The dims of the kernel in storage: its width is split, which use does not."""
+        if self.inputs is None:
+            return ("stored", *(None,) * (self.contract - 1), *self.names)
+        return (*self.inputs, *("stored" if name == "width" else name for name in self.names))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def lay_out_for_use(constrain: Constrain, used: Names, stored: Names, kernel: Array) -> Array:
+    """The kernel laid out by the names `used`; its gradient is reduced straight to `stored`."""
+    return constrain(kernel, *used)
+
+
+lay_out_for_use.defvjp(
+    lambda constrain, used, stored, kernel: (constrain(kernel, *used), None),
+    lambda constrain, used, stored, _, gradient: (constrain(gradient, *stored),),
+)
 
 
 class RMSNorm(nn.Module):

@@ -11,10 +11,24 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from flashjax.models import layers
-from flashjax.models.layers import Dense, RMSNorm, layer_norm, modulate
+from flashjax.models.layers import Attend, Dense, RMSNorm, layer_norm, modulate
 from flashjax.types import Cond, Constrain, InputError, Params, unconstrained
+
+_saved = jax.checkpoint_policies
+REMAT = {  # the inputs of scanned blocks are kept in any case
+    "none": None,  # everything
+    "block": _saved.nothing_saveable,
+    "attention": _saved.save_only_these_names("attended"),
+    "offload": _saved.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["attended"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +46,12 @@ class MMDiTConfig:
     patch: int = 2
     mlp_ratio: int = 4
     qk_norm: bool = True
-    remat: bool = False
+    remat: str = "none"  # what the backward pass keeps of a block: a name of REMAT
     dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self) -> None:
+        if self.remat not in REMAT:
+            raise InputError(f"remat={self.remat!r}: choose of {', '.join(REMAT)}")
         if not 0 <= self.dual < self.depth:
             raise ValueError(
                 f"dual={self.dual} blocks do not fit depth={self.depth}: the last block has no "
@@ -52,6 +68,7 @@ class Stream(nn.Module):
 
     config: MMDiTConfig
     constrain: Constrain
+    attend: Attend
     dual: bool = False  # a second self-attention over this stream alone
     only_context: bool = False  # the last block's text: read by attention, never written
 
@@ -66,13 +83,13 @@ class Stream(nn.Module):
             self.q_norm, self.k_norm = RMSNorm(), RMSNorm()
         if self.dual:
             self.qkv2 = self.dense(heads, head_names)
-            self.proj2 = self.dense((width,), ("width",), contract=2)
+            self.proj2 = self.dense((width,), ("width",), contract=2, inputs=("heads", None))
             if config.qk_norm:
                 self.q_norm2, self.k_norm2 = RMSNorm(), RMSNorm()
         if not self.only_context:
-            self.proj = self.dense((width,), ("width",), contract=2)
+            self.proj = self.dense((width,), ("width",), contract=2, inputs=("heads", None))
             self.fc1 = self.dense((config.mlp_ratio * width,), ("hidden",))
-            self.fc2 = self.dense((width,), ("width",))
+            self.fc2 = self.dense((width,), ("width",), inputs=("hidden",))
 
     def dense(self, shape: tuple[int, ...], names: tuple[str | None, ...], **kwargs) -> Dense:
         """A projection in this stream's dtype and layout."""
@@ -92,7 +109,7 @@ class Stream(nn.Module):
         q, k, v = jnp.moveaxis(self.qkv2(modulate(normed, mod[:, 6], mod[:, 7])), 2, 0)
         if self.config.qk_norm:
             q, k = self.q_norm2(q), self.k_norm2(k)
-        return mod[:, 8][:, None] * self.proj2(layers.attend(q, k, v))
+        return mod[:, 8][:, None] * self.proj2(attend_whole(self.attend, self.constrain, q, k, v))
 
     def mix(self, x: Array, attended: Array, mod: Array, normed: Array) -> Array:
         """Adds the gated attention, second attention and MLP to the stream."""
@@ -104,11 +121,19 @@ class Stream(nn.Module):
         return self.constrain(x, "batch", "tokens", "width")
 
 
+def attend_whole(attend: Attend, constrain: Constrain, q: Array, k: Array, v: Array) -> Array:
+    """Attention between layouts: whole sequences of few heads inside, split tokens outside."""
+    q, k, v = (constrain(x, "batch", None, "attended_heads", None) for x in (q, k, v))
+    attended = checkpoint_name(attend(q, k, v), "attended")
+    return constrain(attended, "batch", "tokens", "heads", None)
+
+
 class JointBlock(nn.Module):
     """Image and text keep their own weights and attend jointly, text first."""
 
     config: MMDiTConfig
     constrain: Constrain
+    attend: Attend
     dual: bool = False
     last: bool = False
 
@@ -118,15 +143,16 @@ class JointBlock(nn.Module):
     ) -> tuple[tuple[Array, Array], Array]:
         """Both streams after the block, and the image again; where `skip`, they pass unchanged."""
         image, text = streams
-        image_stream = Stream(self.config, self.constrain, dual=self.dual, name="image")
-        text_stream = Stream(self.config, self.constrain, only_context=self.last, name="text")
+        image_stream = Stream(
+            self.config, self.constrain, self.attend, dual=self.dual, name="image"
+        )
+        text_stream = Stream(
+            self.config, self.constrain, self.attend, only_context=self.last, name="text"
+        )
         image_qkv, image_mod, image_normed = image_stream.project(image, c)
         text_qkv, text_mod, text_normed = text_stream.project(text, c)
-        q, k, v = (
-            self.constrain(jnp.concatenate(pair, axis=1), "batch", "tokens", "heads", None)
-            for pair in zip(text_qkv, image_qkv, strict=True)
-        )
-        attended = self.constrain(layers.attend(q, k, v), "batch", "tokens", "heads", None)
+        q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(text_qkv, image_qkv, strict=True))
+        attended = attend_whole(self.attend, self.constrain, q, k, v)
         split = text.shape[1]
         image = image_stream.mix(image, attended[:, split:], image_mod, image_normed)
         if not self.last:
@@ -144,6 +170,7 @@ class MMDiT(nn.Module):
 
     config: MMDiTConfig
     constrain: Constrain = unconstrained
+    attend: Attend = layers.attend
 
     @nn.compact
     def __call__(
@@ -164,7 +191,8 @@ class MMDiT(nn.Module):
             skipped = None if skip is None else skip[first : first + length]
             streams, tap = self.group(name, length)(streams, c, skipped)
             taps.append(tap)
-        _, image = JointBlock(config, self.constrain, last=True, name="last")(streams, c)
+        last = JointBlock(config, self.constrain, self.attend, last=True, name="last")
+        _, image = last(streams, c)
         taps.append(image[None])
         return self.unpatchify(self.final(image, c), x.shape), jnp.concatenate(taps)
 
@@ -176,7 +204,8 @@ class MMDiT(nn.Module):
 
     def group(self, name: str, length: int) -> Callable:
         """`length` equal blocks as one scan; their parameters gain a leading depth dim."""
-        block = nn.remat(JointBlock, prevent_cse=False) if self.config.remat else JointBlock
+        policy = REMAT[self.config.remat]
+        block = nn.remat(JointBlock, prevent_cse=False, policy=policy) if policy else JointBlock
         scanned = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -184,7 +213,7 @@ class MMDiT(nn.Module):
             in_axes=(nn.broadcast, 0),
             length=length,
         )
-        return scanned(self.config, self.constrain, dual=name == "dual", name=name)
+        return scanned(self.config, self.constrain, self.attend, dual=name == "dual", name=name)
 
     def dense(self, shape: tuple[int, ...], names: tuple, name: str, **kwargs) -> Dense:
         """A named projection in the model's dtype and layout."""

@@ -52,36 +52,50 @@ def encode_text(
       drop: bool "b 3", True where an encoder (L, G, T5) is absent: its features are zeros.
     """
     size = tokens.clip_l.shape[0]
-    kept = jnp.ones((size, 3)) if drop is None else 1.0 - drop.astype(jnp.float32)
     hidden_l, pooled_l = apply(CLIPText(config.clip_l), params["clip_l"], tokens.clip_l)
     hidden_g, pooled_g = apply(CLIPText(config.clip_g), params["clip_g"], tokens.clip_g)
     if isinstance(config.t5, AbsentT5):
         t5 = jnp.zeros((size, config.t5.length, config.t5.width))
     else:
         t5 = apply(T5Encoder(config.t5), params["t5"], tokens.t5)
-    clip = jnp.concatenate(
-        [hidden_l * kept[:, 0, None, None], hidden_g * kept[:, 1, None, None]], axis=-1
-    )
+    clip = jnp.concatenate([hidden_l, hidden_g], axis=-1)
     clip = jnp.pad(clip, ((0, 0), (0, 0), (0, t5.shape[-1] - clip.shape[-1])))
-    return Cond(
-        text=jnp.concatenate([clip, t5 * kept[:, 2, None, None]], axis=1),
-        pooled=jnp.concatenate([pooled_l * kept[:, :1], pooled_g * kept[:, 1:2]], axis=-1),
+    cond = Cond(
+        text=jnp.concatenate([clip, t5], axis=1).astype(jnp.float32),
+        pooled=jnp.concatenate([pooled_l, pooled_g], axis=-1).astype(jnp.float32),
     )
+    return cond if drop is None else drop_encoders(config, cond, drop)
+
+
+def drop_encoders(config: TextConfig, cond: Cond, drop: Array) -> Cond:
+    """The conditioning without the encoders (L, G, T5) that `drop`, bool "b 3", marks."""
+    kept = 1.0 - drop.astype(jnp.float32)
+    # Which encoder a channel of the CLIP tokens comes from; what pads them is zero anyway.
+    of_g = jnp.arange(cond.text.shape[-1]) >= config.clip_l.width
+    clip = jnp.where(of_g, kept[:, 1:2], kept[:, :1])[:, None]
+    is_clip = jnp.arange(cond.text.shape[1]) < config.clip_l.length
+    text = cond.text * jnp.where(is_clip[None, :, None], clip, kept[:, 2, None, None])
+    of_g = jnp.arange(cond.pooled.shape[-1]) >= config.clip_l.width
+    return Cond(text=text, pooled=cond.pooled * jnp.where(of_g, kept[:, 1:2], kept[:, :1]))
 
 
 def encode_pair(
-    config: TextConfig, params: Params, tokens: Tokens, empty: Tokens, *, drop: Array
+    config: TextConfig, params: Params, tokens: Tokens | Cond, empty: Tokens | Cond, *, drop: Array
 ) -> tuple[Cond, Cond]:
     """The conditioning of the captions and, one for each, of the empty caption "1 m".
 
-    An encoder that is dropped for a sample is dropped from both.
+    An encoder that is dropped for a sample is dropped from both. What is encoded already, by a
+    program of its own, is taken as it is.
     """
-    size = tokens.clip_l.shape[0]
-    repeated = jax.tree.map(lambda ids: jnp.broadcast_to(ids, (size, *ids.shape[1:])), empty)
-    return (
-        encode_text(config, params, tokens, drop=drop),
-        encode_text(config, params, repeated, drop=drop),
-    )
+
+    def encoded(tokens: Tokens | Cond) -> Cond:
+        return tokens if isinstance(tokens, Cond) else encode_text(config, params, tokens)
+
+    def repeated(leaf: Array) -> Array:
+        return jnp.broadcast_to(leaf, (drop.shape[0], *leaf.shape[1:]))
+
+    cond, uncond = encoded(tokens), jax.tree.map(repeated, encoded(empty))
+    return drop_encoders(config, cond, drop), drop_encoders(config, uncond, drop)
 
 
 def draw_t5_drop(key: Array, size: int, share: float) -> Array:

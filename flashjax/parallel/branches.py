@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from flashjax.parallel.hlo import collectives
+
 
 def stack(trees: list[Any]) -> Any:
     """One tree per branch to one branched tree."""
@@ -38,18 +40,30 @@ def branch_shardings(shardings: Any, mesh: Mesh) -> Any:
     )
 
 
+def check_isolated(text: str, mesh: Mesh) -> None:
+    """RuntimeError if a collective of a compiled program joins two branches.
+
+    One that does makes the branches wait for each other at every step, and mixes their numbers.
+    """
+    crossing = [found for found in collectives(text, mesh) if "branch" in found.axes]
+    if crossing:
+        listed = "; ".join(f"{found.runs:g} {found.kind} over {found.axes}" for found in crossing)
+        raise RuntimeError(f"the program of a step joins its branches: {listed}")
+
+
 def over_branches(
-    step: Callable[..., tuple[Any, Any]], mesh: Mesh
+    step: Callable[..., tuple[Any, Any]], mesh: Mesh, *, first: int = 0
 ) -> Callable[..., tuple[Any, Any]]:
     """`step(state, span, frozen, batch, key)` on every branch at once.
 
     `state` and `span` are branched; `frozen`, `batch` and `key` are shared, the key folded with the
-    branch's number. Both results are branched.
+    branch's number. Both results are branched. A job of its own for branch n has one branch and
+    `first` = n: it computes what that branch would compute among the others.
     """
 
     def one(state: Any, span: Any, frozen: Any, batch: Any, key: Array) -> tuple[Any, Any]:
         state, span = jax.tree.map(lambda leaf: leaf[0], (state, span))
-        key = jax.random.fold_in(key, jax.lax.axis_index("branch"))
+        key = jax.random.fold_in(key, first + jax.lax.axis_index("branch"))
         return jax.tree.map(lambda leaf: leaf[None], step(state, span, frozen, batch, key))
 
     branch, shared = PartitionSpec("branch"), PartitionSpec()

@@ -7,14 +7,16 @@ depth dim. Small vectors are replicated.
 
 from jax.sharding import PartitionSpec as P
 
-from flashjax.parallel.sharding import Rules
+from flashjax.parallel.sharding import Rules, join_roles
 
 ACTIVATIONS = {
     "batch": ("data", "fsdp"),
     "tokens": "context",
     "heads": "tensor",
+    "attended_heads": ("tensor", "context"),  # inside attention, where sequences are whole
     "hidden": "tensor",
     "width": None,
+    "stored": "fsdp",  # a kernel's width, in storage
 }
 
 _GROUP = r"(dual|joint)/(image|text)"
@@ -33,13 +35,41 @@ MMDIT = Rules(
         (rf"{_LAST}/fc2/kernel", P("tensor", "fsdp")),
         (rf"{_LAST}/modulation/kernel", P("fsdp", None, None)),
         (r"(time|pooled)_[12]/kernel", P("fsdp", None)),
-        (r"(context_embed|patch_embed)/kernel", P(None, "fsdp")),
+        (r"context_embed/kernel", P("fsdp", None)),
+        (r"patch_embed/kernel", P(None, "fsdp")),  # its input is short
         (r"final_modulation/kernel", P("fsdp", None, None)),
         (r"final/kernel", P("fsdp", None)),
-        (r"position", P()),
+        (r"position", P(None, None, "fsdp")),  # SD3.5-Medium stores 384 x 384 places
         (r".*/(bias|scale)", P()),
     ),
     activations=ACTIVATIONS,
 )
+
+TEXT = Rules(  # frozen and read once a batch: split for storage, in whichever dim is long
+    params=(
+        (r"t5/block_\d+/(qkv|gates|out)/kernel", P("fsdp")),
+        (r"t5/block_\d+/proj/kernel", P(None, None, "fsdp")),
+        (r"clip_[lg]/block_\d+/(qkv|fc1|fc2)/kernel", P("fsdp")),
+        (r"clip_[lg]/block_\d+/proj/kernel", P(None, None, "fsdp")),
+        (r"clip_g/projection/kernel", P("fsdp")),
+        (r"(t5|clip_[lg])/(tokens|positions)", P(None, "fsdp")),
+        (r"t5/position_bias", P()),
+        (r"(t5|clip_[lg])/.*(bias|scale)", P()),
+    ),
+    activations=ACTIVATIONS,
+)
+
+HEADS = Rules(params=((r"pool/.*", P()),), activations=ACTIVATIONS)
+
+# What the networks of a run are stored in. The learner of guidance is a student.
+ROLES = {
+    "teacher": MMDIT,
+    "student": MMDIT,
+    "learner": MMDIT,
+    "fake": MMDIT,
+    "heads": HEADS,
+    "text": TEXT,
+}
+STATE = join_roles(ROLES, ACTIVATIONS)
 
 REPLICATED = Rules(params=((r".*", P()),), activations=ACTIVATIONS)

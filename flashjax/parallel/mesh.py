@@ -1,30 +1,52 @@
-"""The device mesh: five named axes, always all of them, most of size 1."""
+"""The device mesh: five named axes, always all of them, most of size 1.
+
+An axis has a size within a slice, whose chips are joined by fast links (ICI, NVLink), and a size
+across slices (DCN). Only `branch` and `data` may cross slices: nothing else can wait so long.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from flashjax.types import InputError
 
 AXES = ("branch", "data", "fsdp", "context", "tensor")
+CROSSING = ("branch", "data")
 
 
-def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(sizes: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of the first prod(sizes) devices; axes left out have size 1.
 
-    One size may be -1: it takes all devices that the others leave. InputError for sizes that do not
-    fit.
+    `sizes` holds each axis' size within a slice and, under "dcn", sizes across slices:
+    {"fsdp": 64, "dcn": {"branch": 2}}. One size may be -1: it takes all devices that the others
+    leave. InputError, with the whole table, for sizes that do not fit.
     """
     devices = list(jax.devices() if devices is None else devices)
-    unknown = sorted(set(sizes) - set(AXES))
+    dcn = dict(sizes.get("dcn", {}))
+    ici = {axis: size for axis, size in sizes.items() if axis != "dcn"}
+    unknown = sorted((set(ici) | set(dcn)) - set(AXES))
     if unknown:
         raise InputError(f"mesh has no axis {', '.join(unknown)}; its axes are {', '.join(AXES)}")
-    shape = _resolve({axis: sizes.get(axis, 1) for axis in AXES}, len(devices))
+    inner, outer = _resolve(
+        {axis: ici.get(axis, 1) for axis in AXES},
+        {axis: dcn.get(axis, 1) for axis in AXES},
+        devices,
+    )
+    shape = tuple(a * b for a, b in zip(inner, outer, strict=True))
     used = devices[: math.prod(shape)]
     # The default of axis_types has changed between versions of JAX: always say it.
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=used)
+    types = (AxisType.Auto,) * len(AXES)
+    return Mesh(_arrange(inner, outer, used), AXES, axis_types=types)
+
+
+def slice_of(mesh: Mesh) -> list[int]:
+    """The slice of every device, in the mesh's order; 0 where a machine has no slices."""
+    return [getattr(device, "slice_index", 0) or 0 for device in mesh.devices.flat]
 
 
 def simulate_devices(number: int) -> None:
@@ -38,19 +60,57 @@ def simulate_devices(number: int) -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def _resolve(sizes: Mapping[str, int], available: int) -> tuple[int, ...]:
-    """Sizes with -1 replaced, checked against the number of devices."""
-    free = [axis for axis, size in sizes.items() if size == -1]
-    fixed = math.prod(size for size in sizes.values() if size != -1)
-    if len(free) > 1 or any(size < 1 for size in sizes.values() if size != -1):
-        raise _misfit(sizes, available, "every size is at least 1, and at most one is -1")
+def _arrange(
+    inner: tuple[int, ...], outer: tuple[int, ...], devices: Sequence[jax.Device]
+) -> np.ndarray:
+    """Slices on the outer part of every axis, the chips of one slice on its inner part.
+
+    An axis may take a part of a side of the torus: 16 of 8x8 chips are a square of 4x4.
+    """
+    if math.prod(outer) == 1:
+        return mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
+    if hasattr(devices[0], "slice_index"):
+        return mesh_utils.create_hybrid_device_mesh(
+            inner, outer, devices, allow_split_physical_axes=True
+        )
+    # Machines that know no slices: equal runs of devices stand for them.
+    grid = np.array(devices).reshape(*outer, *inner)
+    pairs = [axis for i in range(len(AXES)) for axis in (i, len(AXES) + i)]
+    return grid.transpose(pairs).reshape([a * b for a, b in zip(inner, outer, strict=True)])
+
+
+def _resolve(
+    ici: Mapping[str, int], dcn: Mapping[str, int], devices: Sequence[jax.Device]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Both tables with -1 replaced, checked against the number of devices and slices."""
+    available = len(devices)
+    sizes = [*ici.values(), *dcn.values()]
+    fixed = math.prod(size for size in sizes if size != -1)
+
+    def misfit(reason: str) -> InputError:
+        return InputError(f"mesh {_table(ici, dcn)} does not fit {available} device(s): {reason}")
+
+    crossing = [axis for axis, size in dcn.items() if size != 1 and axis not in CROSSING]
+    if crossing:
+        raise misfit(f"only {' and '.join(CROSSING)} may cross slices, not {', '.join(crossing)}")
+    if sizes.count(-1) > 1 or any(size < 1 for size in sizes if size != -1):
+        raise misfit("every size is at least 1, and at most one is -1")
     if fixed > available:
-        raise _misfit(sizes, available, f"it needs {fixed}; on a CPU set simulate_devices={fixed}")
-    if free and available % fixed:
-        raise _misfit(sizes, available, f"{available} is not a multiple of {fixed}")
-    return tuple(available // fixed if size == -1 else size for size in sizes.values())
+        raise misfit(f"it needs {fixed}; on a CPU set simulate_devices={fixed}")
+    if -1 in sizes and available % fixed:
+        raise misfit(f"{available} is not a multiple of {fixed}")
+    inner, outer = (
+        tuple(available // fixed if size == -1 else size for size in table.values())
+        for table in (ici, dcn)
+    )
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices > 1 and math.prod(outer) != slices:
+        raise misfit(f"there are {slices} slices, but dcn sizes make {math.prod(outer)}")
+    return inner, outer
 
 
-def _misfit(sizes: Mapping[str, int], available: int, reason: str) -> InputError:
-    table = " ".join(f"{axis}={size}" for axis, size in sizes.items())
-    return InputError(f"mesh {table} does not fit {available} device(s): {reason}")
+def _table(ici: Mapping[str, int], dcn: Mapping[str, int]) -> str:
+    """ "branch=1x2 data=4 …": the size within a slice, then across slices where it is not 1."""
+    return " ".join(
+        f"{axis}={size}" + (f"x{dcn[axis]}" if dcn[axis] != 1 else "") for axis, size in ici.items()
+    )

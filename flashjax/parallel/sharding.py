@@ -7,7 +7,7 @@ decides. Activations are constrained by the names of their dims, each name mappe
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -27,6 +27,18 @@ class Rules:
     activations: Mapping[str, Axes]
 
 
+def join_roles(roles: Mapping[str, Rules], activations: Mapping[str, Axes]) -> Rules:
+    """The rules of a state that holds a network per role: "student/opt/mu/…" follows "student"."""
+    return Rules(
+        params=tuple(
+            (rf"{role}/(?:.*/)?(?:{pattern})", spec)
+            for role, rules in roles.items()
+            for pattern, spec in rules.params
+        ),
+        activations=activations,
+    )
+
+
 def param_shardings(abstract: Any, rules: Rules, mesh: Mesh) -> Any:
     """The sharding of every parameter. InputError lists all leaves without a rule that fits."""
     return _shardings(abstract, rules, mesh, prefix="")
@@ -41,12 +53,78 @@ def state_shardings(abstract: Any, rules: Rules, mesh: Mesh) -> Any:
     return _shardings(abstract, rules, mesh, prefix="(?:.*/)?")
 
 
+def check_split(
+    abstract: Any, shardings: Any, mesh: Mesh, *, tolerance: float, floor: int = 0
+) -> None:
+    """InputError, with the arrays, if more than `tolerance` of the bytes lies on all devices.
+
+    What `fsdp` and `tensor` could split and do not is paid for on every chip. Less than `floor`
+    bytes are not worth a rule. Arrays are listed by size, down to a hundredth of what is whole.
+    """
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
+        return
+    sizes = {
+        path: (leaf.size * leaf.dtype.itemsize, sharding.is_fully_replicated)
+        for (path, leaf), sharding in zip(
+            trees.flatten(abstract).items(), jax.tree.leaves(shardings), strict=True
+        )
+    }
+    total = sum(size for size, _ in sizes.values())
+    whole = {path: size for path, (size, replicated) in sizes.items() if replicated}
+    kept = sum(whole.values())
+    share = kept / max(1, total)
+    if share > tolerance and kept > floor:
+        largest = sorted(whole.items(), key=lambda item: -item[1])
+        listed = "; ".join(f"{path} {size} bytes" for path, size in largest if 100 * size >= kept)
+        raise InputError(
+            f"{100 * share:.1f} % of the bytes are not split, above {100 * tolerance:.1f} %: "
+            f"give rules to {listed}"
+        )
+
+
+def layout_table(abstract: Any, shardings: Any) -> str:
+    """The layout as text, a line for every array: path, dtype, shape, the axes of its dims."""
+
+    def line(path: str, leaf: Any, sharding: NamedSharding) -> str:
+        spec = [*sharding.spec, *(None,) * (len(leaf.shape) - len(sharding.spec))]
+        dims = (
+            f"{size}:{'+'.join(_as_tuple(axes))}" if axes else str(size)
+            for size, axes in zip(leaf.shape, spec, strict=True)
+        )
+        return f"{path} {leaf.dtype} {' '.join(dims)}".rstrip()
+
+    leaves = trees.flatten(abstract).items()
+    pairs = zip(leaves, jax.tree.leaves(shardings), strict=True)
+    return "\n".join(line(path, leaf, sharding) for (path, leaf), sharding in pairs) + "\n"
+
+
 def constrain_on(mesh: Mesh, rules: Rules) -> Constrain:
     """`constrain(x, "batch", "tokens", None)` on this mesh: one name or None for every dim of x.
 
     Inside a shard_map over some axes (`axis_names={"branch"}`) those axes are already taken and
     drop out. KeyError for a name without a rule, ValueError for a wrong number of names.
     """
+
+    def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+        if len(names) != x.ndim:
+            raise ValueError(f"{len(names)} names {names} for an array of shape {x.shape}")
+        here = mesh_here(mesh)
+        spec = activation_spec(rules, here, names)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(here, spec))
+
+    return constrain
+
+
+def mesh_here(mesh: Mesh) -> Mesh | AbstractMesh:
+    """The mesh to lay out on: inside shard_map only the context's knows which axes are manual."""
+    context = jax.sharding.get_abstract_mesh()
+    return mesh if context.empty else context
+
+
+def activation_spec(
+    rules: Rules, mesh: Mesh | AbstractMesh, names: Sequence[str | None]
+) -> PartitionSpec:
+    """The spec of an activation's named dims; KeyError for a name without a rule."""
 
     def axes_of(name: str | None) -> Axes:
         if name is None:
@@ -56,21 +134,16 @@ def constrain_on(mesh: Mesh, rules: Rules) -> Constrain:
             raise KeyError(f"no layout rule for activation dim {name!r}; known: {known}")
         return rules.activations[name]
 
-    def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-        if len(names) != x.ndim:
-            raise ValueError(f"{len(names)} names {names} for an array of shape {x.shape}")
-        # Inside shard_map only the context's mesh knows which axes are manual.
-        context = jax.sharding.get_abstract_mesh()
-        here = mesh if context.empty else context
-        spec = PartitionSpec(*(_free_axes(axes_of(name), here) for name in names))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(here, spec))
-
-    return constrain
+    free = free_axes(mesh)
+    return PartitionSpec(
+        *(tuple(axis for axis in _as_tuple(axes_of(name)) if axis in free) for name in names)
+    )
 
 
-def _free_axes(axes: Axes, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    return tuple(axis for axis in _as_tuple(axes) if types[axis] != AxisType.Manual)
+def free_axes(mesh: Mesh | AbstractMesh) -> set[str]:
+    """The axes that no surrounding shard_map has taken."""
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {axis for axis, kind in types if kind != AxisType.Manual}
 
 
 def _as_tuple(axes: Axes) -> tuple[str, ...]:
@@ -90,9 +163,10 @@ def _shardings(abstract: Any, rules: Rules, mesh: Mesh, *, prefix: str) -> Any:
         problem = _misfit(leaf.shape, spec, mesh)
         if problem:
             problems.append(f"{path} {leaf.shape} {problem}")
+            spec = PartitionSpec()
         specs.append(NamedSharding(mesh, spec))
     if problems:
-        raise InputError(f"layout does not fit: {trees.in_one_line(problems)}")
+        raise InputError(f"layout does not fit: {'; '.join(problems)}")
     return jax.tree.unflatten(jax.tree.structure(abstract), specs)
 
 
@@ -107,6 +181,10 @@ def _misfit(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> str | No
     """Why `spec` cannot lay out `shape`, or None."""
     if len(spec) > len(shape):
         return f"has fewer dims than {spec}"
+    used = [axis for axes in spec for axis in _as_tuple(axes)]
+    twice = sorted({axis for axis in used if used.count(axis) > 1})
+    if twice:
+        return f"has two dims on {', '.join(twice)} in {spec}"
     for size, axes in zip(shape, spec, strict=False):
         parts = math.prod(mesh.shape[axis] for axis in _as_tuple(axes))
         if size % parts:

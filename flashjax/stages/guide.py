@@ -1,21 +1,24 @@
 """`guide`: trajectory guidance, from the teacher to a student that can be matched."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
+from flashjax import trees
 from flashjax.checkpoint import save_params
-from flashjax.data.pipeline import batches, to_mesh
-from flashjax.parallel.sharding import state_shardings
-from flashjax.stages.setting import RULES, abstract_on, open_setting
+from flashjax.data.pipeline import batches
+from flashjax.stages.setting import Setting, abstract_on, open_setting, state_layout
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.train.guide import GuideConfig, make_guide_step
 from flashjax.train.optim import OptimiserConfig, make_optimiser
-from flashjax.train.state import init_state
+from flashjax.train.state import TrainState, init_state
+from flashjax.types import Metrics, Params
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -23,31 +26,18 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     def body(folder: Path) -> dict[str, Any]:
         job = configs.section(config, "guide.job", JobConfig)
-        tx = make_optimiser(configs.section(config, "guide.optimiser", OptimiserConfig), job.steps)
         setting = open_setting(config, workdir, mesh=config.mesh)
-        step = make_guide_step(
-            setting.nets.velocity,
-            setting.nets.text,
-            tx,
-            configs.section(config, "guide.guide", GuideConfig),
-            setting.sigmas,
-        )
+        step, init = make_step(config, setting)
         key = jax.random.key(config.seed)
-
-        def init(teacher: Any) -> Any:
-            return init_state(teacher, tx)
-
         abstract = jax.eval_shape(init, setting.frozen.teacher)
-        shardings = state_shardings(abstract, RULES, setting.mesh)
+        shardings = state_layout(abstract, setting.mesh)
         advance = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
         show_parameters(abstract.learner.params)
         state = run_job(
             "guide",
             folder,
             job,
-            step=lambda state, batch: advance(
-                state, setting.frozen, to_mesh(batch, setting.mesh), key
-            ),
+            step=lambda state, batch: advance(state, setting.frozen, setting.put(batch), key),
             init=lambda: jax.jit(init, out_shardings=shardings)(setting.frozen.teacher),
             abstract=abstract_on(abstract, shardings),
             data=batches(setting.samples, batch_size=job.batch_size, seed=config.seed),
@@ -63,3 +53,18 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         inputs={"prepare": workdir / "prepare"},
         seed=config.seed,
     )
+
+
+def make_step(
+    config: ConfigDict, setting: Setting
+) -> tuple[Callable[..., tuple[TrainState, Metrics]], Callable[[Params], TrainState]]:
+    """The step of guidance and `init(teacher)`: the student starts as the teacher, in fp32."""
+    optimiser = configs.section(config, "guide.optimiser", OptimiserConfig)
+    tx = make_optimiser(optimiser, config.guide.job.steps)
+    guide = configs.section(config, "guide.guide", GuideConfig)
+    nets = setting.nets
+
+    def init(teacher: Params) -> TrainState:
+        return init_state(trees.cast(teacher, jnp.float32), tx)
+
+    return make_guide_step(nets.velocity, nets.text, tx, guide, setting.sigmas), init

@@ -10,11 +10,11 @@ import optax
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
+from flashjax import trees
 from flashjax.checkpoint import save_params
-from flashjax.data.pipeline import batches, to_mesh
-from flashjax.parallel.sharding import state_shardings
+from flashjax.data.pipeline import batches
 from flashjax.stages.model import student_of
-from flashjax.stages.setting import RULES, Setting, abstract_on, lay_out, open_setting
+from flashjax.stages.setting import Setting, abstract_on, lay_out, open_setting, state_layout
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.train.match import MatchConfig, make_critic_step, make_student_step
@@ -31,11 +31,11 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     def body(folder: Path) -> dict[str, Any]:
         job = configs.section(config, "match.job", JobConfig)
         setting = open_setting(config, workdir, mesh=config.mesh)
-        student = lay_out(student_of(workdir, "guide"), setting.mesh)
+        student = lay_out(student_of(workdir, "guide"), setting.mesh, "student")
         student_step, critic_step, init = make_steps(config, "match", setting)
         key = jax.random.key(config.seed)
         abstract = jax.eval_shape(init, student, setting.frozen.teacher, key)
-        shardings = state_shardings(abstract, RULES, setting.mesh)
+        shardings = state_layout(abstract, setting.mesh)
 
         def jitted(step: Advance) -> Advance:
             return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
@@ -46,9 +46,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             "match",
             folder,
             job,
-            step=lambda state, batch: advance(
-                state, setting.frozen, to_mesh(batch, setting.mesh), key
-            ),
+            step=lambda state, batch: advance(state, setting.frozen, setting.put(batch), key),
             init=lambda: jax.jit(init, out_shardings=shardings)(
                 student, setting.frozen.teacher, key
             ),
@@ -89,6 +87,7 @@ def make_steps(
     nets, sigmas = setting.nets, setting.sigmas
 
     def init(student: Params, fake: Params, key: jax.Array) -> MatchState:
+        student, fake = trees.cast((student, fake), jnp.float32)  # a teacher may be stored in less
         return MatchState(
             step=jnp.zeros((), jnp.int32),
             student=init_learner(student, student_tx),

@@ -1,7 +1,7 @@
 """What the distillation stages share: networks on a mesh, the frozen part, the data, the grid."""
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,50 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
+from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
 from flashjax.data.latents import load_latents
+from flashjax.data.pipeline import to_mesh
 from flashjax.flow.schedule import student_sigmas
+from flashjax.models.attention import attend_on
 from flashjax.models.heads import Heads, HeadsConfig
 from flashjax.models.layers import apply
 from flashjax.models.mmdit import MMDiT, features_of, velocity_of
-from flashjax.parallel.layout import MMDIT
+from flashjax.models.text import AbsentT5, TextConfig, encode_text
+from flashjax.parallel.layout import ROLES, STATE
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import Rules, constrain_on, state_shardings
+from flashjax.parallel.sharding import check_split, constrain_on, param_shardings, state_shardings
 from flashjax.stages.model import open_model
 from flashjax.stages.prepare import TRAIN
 from flashjax.train.match import Networks
 from flashjax.train.state import Frozen
-from flashjax.types import Batch, InputError, Params
+from flashjax.types import Batch, Cond, InputError, Params, Tokens
 
-RULES = Rules(params=(*MMDIT.params, (r"pool/.*", PartitionSpec())), activations=MMDIT.activations)
+UNSPLIT = 0.02  # share of a state's bytes that may lie whole on every device: heads, vectors
+UNSPLIT_BYTES = 2**28  # and bytes that do no harm
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How networks are computed: what they are does not depend on it."""
+
+    dtype: str = "float32"  # of activations, and of weights where they are used
+    teacher_dtype: str = "float32"  # of the teacher's weights where they are stored
+    text_dtype: str = "float32"  # of the text encoders' weights
+    remat: str = "none"  # a name of models/mmdit.REMAT
+    attention: str = "xla"  # xla, splash (TPU), cudnn (GPU)
+    encode_apart: bool = False  # captions are encoded once a batch, by a program of its own
+
+
+def compute_of(config: ConfigDict) -> Compute:
+    """The section `compute`, or its defaults."""
+    return configs.section(config, "compute", Compute) if "compute" in config else Compute()
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A mesh with the networks of one run on it."""
+    """A mesh with the networks of one run on it; `encode` where captions are encoded apart."""
 
     mesh: Mesh
     pipeline: Pipeline
@@ -40,6 +63,14 @@ class Setting:
     sigmas: Array
     frozen: Frozen
     samples: Batch
+    encode: Callable[[Params, Tokens], Cond] | None = None
+
+    def put(self, batch: Batch) -> Batch:
+        """A host batch on the mesh, its captions encoded if that is not the steps' work."""
+        batch = to_mesh(batch, self.mesh)
+        if self.encode is None:
+            return batch
+        return dataclasses.replace(batch, tokens=self.encode(self.pipeline.text, batch.tokens))
 
 
 def open_setting(
@@ -52,16 +83,20 @@ def open_setting(
     """
     devices = make_mesh(mesh)
     pipeline, tokenizer = open_model(workdir)
-    steps = config.student.steps
-    if steps < 2:
-        raise InputError(f"student.steps={steps}: a step shares a later level, so give 2 or 4")
-    put = functools.partial(jax.device_put, device=NamedSharding(devices, PartitionSpec()))
+    steps = student_steps(config)
+    compute = compute_of(config)
+    whole = NamedSharding(devices, PartitionSpec())
+    text = trees.cast(pipeline.text, DTYPES[compute.text_dtype])
+    pipeline = dataclasses.replace(pipeline, text=lay_out(text, devices, "text"))
+    empty = jax.device_put(tokenizer([""]), whole)
+    encode = make_encoder(config, pipeline.text_config, devices) if compute.encode_apart else None
+    teacher = trees.cast(pipeline.transformer, DTYPES[compute.teacher_dtype])
     frozen = Frozen(
-        teacher=lay_out(pipeline.transformer, devices),
-        student=None if student is None else lay_out(student, devices),
-        text=put(pipeline.text),
-        empty=put(tokenizer([""])),
-        span=put(jnp.array([0, steps], jnp.int32)),
+        teacher=lay_out(teacher, devices, "teacher"),
+        student=None if student is None else lay_out(student, devices, "student"),
+        text=pipeline.text if encode is None else {},
+        empty=empty if encode is None else encode(pipeline.text, empty),
+        span=jax.device_put(jnp.array([0, steps], jnp.int32), whole),
     )
     return Setting(
         mesh=devices,
@@ -70,12 +105,59 @@ def open_setting(
         sigmas=jnp.asarray(student_sigmas(steps, pipeline.shift)),
         frozen=frozen,
         samples=load_latents(workdir / "prepare" / TRAIN),
+        encode=encode,
     )
 
 
-def lay_out(params: Params, mesh: Mesh) -> Params:
-    """A network's parameters on the mesh."""
-    return jax.device_put(params, state_shardings(params, RULES, mesh))
+def student_steps(config: ConfigDict) -> int:
+    """The number of steps of the student's grid."""
+    steps = config.student.steps
+    if steps < 2:
+        raise InputError(f"student.steps={steps}: a step shares a later level, so give 2 or 4")
+    return steps
+
+
+def make_encoder(
+    config: ConfigDict, text: TextConfig, mesh: Mesh
+) -> Callable[[Params, Tokens], Cond]:
+    """The program that encodes the captions of a batch once, for all steps that read it."""
+    sizes = computed_text(config, text)
+
+    def encode(params: Params, tokens: Tokens) -> Cond:
+        cond = encode_text(sizes, params, tokens)
+        return jax.tree.map(lambda leaf: constrain_batch(leaf, mesh), cond)
+
+    return jax.jit(encode)
+
+
+def constrain_batch(x: Array, mesh: Mesh) -> Array:
+    """Samples over data and fsdp, where there are enough of them."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    spec = PartitionSpec() if len(x) % parts else PartitionSpec(("data", "fsdp"))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def computed_text(config: ConfigDict, text: TextConfig) -> TextConfig:
+    """The text encoders in the dtype that `compute` gives them."""
+    dtype = DTYPES[compute_of(config).text_dtype]
+    t5 = text.t5
+    return TextConfig(
+        clip_l=dataclasses.replace(text.clip_l, dtype=dtype),
+        clip_g=dataclasses.replace(text.clip_g, dtype=dtype),
+        t5=t5 if isinstance(t5, AbsentT5) else dataclasses.replace(t5, dtype=dtype),
+    )
+
+
+def lay_out(params: Params, mesh: Mesh, role: str) -> Params:
+    """A network's parameters on the mesh, as its role is stored."""
+    return jax.device_put(params, param_shardings(params, ROLES[role], mesh))
+
+
+def state_layout(abstract: Any, mesh: Mesh) -> Any:
+    """The shardings of a training state; InputError if too much of it lies on every device."""
+    shardings = state_shardings(abstract, STATE, mesh)
+    check_split(abstract, shardings, mesh, tolerance=UNSPLIT, floor=UNSPLIT_BYTES)
+    return shardings
 
 
 def abstract_on(abstract: Any, shardings: Any) -> Any:
@@ -89,9 +171,12 @@ def abstract_on(abstract: Any, shardings: Any) -> Any:
 
 def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh) -> Networks:
     """Velocity, features and heads with this mesh's constraints."""
-    constrain = constrain_on(mesh, RULES)
+    constrain = constrain_on(mesh, STATE)
     sizes = pipeline.transformer_config
-    model = MMDiT(sizes, constrain=constrain)
+    compute = compute_of(config)
+    computed = dataclasses.replace(sizes, dtype=DTYPES[compute.dtype], remat=compute.remat)
+    attend = attend_on(mesh, STATE, compute.attention)
+    model = MMDiT(computed, constrain=constrain, attend=attend)
     heads_config = configs.section(config, "match.heads", HeadsConfig)
     heads = Heads(heads_config, constrain=constrain)
     side = pipeline.sample_size // sizes.patch
@@ -108,5 +193,5 @@ def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh) -> Network
         features=features_of(model, heads_config.taps),
         heads=judge,
         init_heads=init_heads,
-        text=pipeline.text_config,
+        text=computed_text(config, pipeline.text_config),
     )

@@ -12,13 +12,18 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.checkpoint import save_params
-from flashjax.data.pipeline import batches, to_mesh
+from flashjax.data.pipeline import batches
 from flashjax.flow.schedule import steps_in_range
-from flashjax.parallel.branches import branch_shardings, over_branches, stack, unstack
-from flashjax.parallel.sharding import state_shardings
+from flashjax.parallel.branches import (
+    branch_shardings,
+    check_isolated,
+    over_branches,
+    stack,
+    unstack,
+)
 from flashjax.stages.match import Advance, alternate, make_steps
 from flashjax.stages.model import student_of
-from flashjax.stages.setting import RULES, abstract_on, open_setting
+from flashjax.stages.setting import abstract_on, open_setting, state_layout
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job
 from flashjax.train.state import Frozen
@@ -26,17 +31,16 @@ from flashjax.types import InputError, Metrics
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Trains one copy of the matched student per range; keeps the averaged weights of each."""
-    names = tuple(config.split.branches)
+    """Trains one copy of the matched student per range; keeps the averaged weights of each.
+
+    With `split.only` the job trains that branch alone, in a folder of its own: the same numbers
+    from a job with its own pace and its own failures.
+    """
+    names, first = chosen_branches(config)
 
     def body(folder: Path) -> dict[str, Any]:
         job = configs.section(config, "split.job", JobConfig)
-        spans = branch_spans(config)
-        if config.split.mesh.branch != len(names):
-            raise InputError(
-                f"split.mesh.branch={config.split.mesh.branch} but split.branches names "
-                f"{len(names)}: give every branch its sub-mesh"
-            )
+        spans = branch_spans(config)[first : first + len(names)]
         student = student_of(workdir, "match")
         setting = open_setting(config, workdir, mesh=config.split.mesh, student=student)
         student_step, critic_step, init = make_steps(config, "split", setting)
@@ -46,16 +50,18 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             return stack([init(student, teacher, key)] * len(names))
 
         one = jax.eval_shape(init, student, setting.frozen.teacher, key)
-        shardings = branch_shardings(state_shardings(one, RULES, setting.mesh), setting.mesh)
+        shardings = branch_shardings(state_layout(one, setting.mesh), setting.mesh)
         span = jax.device_put(spans, NamedSharding(setting.mesh, PartitionSpec("branch")))
 
-        branched = functools.partial(on_branches, mesh=setting.mesh, span=span, shardings=shardings)
+        branched = functools.partial(
+            on_branches, mesh=setting.mesh, span=span, shardings=shardings, first=first
+        )
         advance = alternate(
             branched(student_step), branched(critic_step), config.match.critic_updates
         )
 
         def step(state: Any, batch: Any) -> tuple[Any, Metrics]:
-            state, metrics = advance(state, setting.frozen, to_mesh(batch, setting.mesh), key)
+            state, metrics = advance(state, setting.frozen, setting.put(batch), key)
             return state, by_branch(metrics, names)
 
         abstract = jax.eval_shape(init_branches, student, setting.frozen.teacher)
@@ -76,7 +82,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         return {"steps": job.steps, "samples": job.steps * job.batch_size, "branches": names}
 
     return run_stage(
-        "split",
+        folder_of(config.split.get("only", "")),
         {**config.split, "match": config.match, "student": config.student},
         workdir,
         body,
@@ -85,16 +91,52 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     )
 
 
-def on_branches(step: Advance, *, mesh: Mesh, span: jax.Array, shardings: Any) -> Advance:
-    """The step compiled for all branches at once, each on its own span."""
+def chosen_branches(config: ConfigDict) -> tuple[tuple[str, ...], int]:
+    """The branches that this job trains, and the number of the first among all."""
+    every, only = tuple(config.split.branches), config.split.get("only", "")
+    if only and only not in every:
+        raise InputError(f"split.only={only}: the branches are {', '.join(every)}")
+    names = (only,) if only else every
+    size = config.split.mesh.branch * config.split.mesh.get("dcn", {}).get("branch", 1)
+    if size != len(names):
+        raise InputError(
+            f"split.mesh.branch={size} but the job trains {len(names)} of split.branches: give "
+            f"every branch its sub-mesh"
+        )
+    return names, every.index(names[0])
+
+
+def folder_of(only: str) -> str:
+    """The stage's folder: of all branches together, or of one that is a job of its own."""
+    return f"split-{only}" if only else "split"
+
+
+def on_branches(
+    step: Advance, *, mesh: Mesh, span: jax.Array, shardings: Any, first: int = 0
+) -> Advance:
+    """The step for all branches at once, each on its own span; its program is read at the start."""
+    jitted = jit_on_branches(step, mesh=mesh, shardings=shardings, first=first)
+
+    program: Any = None
+
+    def advance(state: Any, *shared: Any) -> Any:
+        nonlocal program
+        if program is None:
+            program = jitted.lower(state, span, *shared).compile()
+            check_isolated(program.as_text(), mesh)
+        return program(state, span, *shared)
+
+    return advance
+
+
+def jit_on_branches(step: Advance, *, mesh: Mesh, shardings: Any, first: int = 0) -> Any:
+    """`advance(state, span, frozen, batch, key)`, jitted, of all branches of a job at once."""
 
     def on_span(state: Any, span: Any, frozen: Frozen, batch: Any, key: Any) -> Any:
         return step(state, dataclasses.replace(frozen, span=span), batch, key)
 
-    advance = jax.jit(
-        over_branches(on_span, mesh), donate_argnums=0, out_shardings=(shardings, None)
-    )
-    return lambda state, *shared: advance(state, span, *shared)
+    together = over_branches(on_span, mesh, first=first)
+    return jax.jit(together, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def branch_spans(config: ConfigDict) -> jax.Array:

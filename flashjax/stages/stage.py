@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from flashjax import config as configs
+from flashjax.parallel.hosts import is_first
 from flashjax.types import InputError
 
 # Does the work in the stage's folder, from its own checkpoints if there are any, and returns the
@@ -58,14 +59,17 @@ def run_stage(
     seconds_before = 0.0 if before is None else before["seconds"]
     record = asked | {"versions": _versions(), "status": "running", "seconds": seconds_before}
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "stage.json", record)
+    first = is_first()
+    if first:
+        write_json(folder / "stage.json", record)
     started = time.monotonic()
     try:
         results = body(folder)
         record |= {"status": "done", "results": results}
     finally:
         record["seconds"] = round(seconds_before + time.monotonic() - started, 3)
-        write_json(folder / "stage.json", record)
+        if first:
+            write_json(folder / "stage.json", record)
     log.info("%s done in %.0f s", name, record["seconds"])
     return results
 

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from clu import parameter_overview
 
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Batches
+from flashjax.parallel.hosts import is_first
+from flashjax.train.heartbeat import heartbeat
 from flashjax.train.loop import Hook, Step, every, loop, progress
 from flashjax.train.metrics import MetricsHook, make_writer
 from flashjax.types import Params
@@ -20,12 +23,16 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class JobConfig:
-    """How long a job trains, on how many samples a step, and how often it reports and saves."""
+    """How long a job trains, on how many samples a step, and how often it reports and saves.
+
+    A step that takes more than `stall_seconds` is taken for a hang, and explained.
+    """
 
     steps: int
     batch_size: int
     log_steps: int
     checkpoint_steps: int
+    stall_seconds: float = 1800.0
 
 
 def run_job(
@@ -60,15 +67,19 @@ def run_job(
         log.info("%s goes on from step %d", name, start)
     else:
         state = init()
-    writer = make_writer(folder / "metrics")
+    # Every process writes what its own devices say; the first one's folder is the job's.
+    own = "metrics" if is_first() else f"metrics-{jax.process_index()}"
+    writer = make_writer(folder / own)
 
     def save(number: int, state: Any, *, wait: bool = False) -> None:
         checkpoints.save(number, state, data.get_state(), wait=wait)
 
     try:
-        with progress(name, start=start, stop=job.steps) as show:
+        alive = heartbeat(folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds)
+        with progress(name, start=start, stop=job.steps) as show, alive as beat:
             hooks: list[Hook] = [
                 show,
+                beat,
                 MetricsHook(writer, steps=job.log_steps),
                 every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps),
             ]

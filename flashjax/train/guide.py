@@ -16,6 +16,7 @@ from flashjax.flow.guidance import Velocity
 from flashjax.flow.path import add_noise
 from flashjax.losses.trajectory import segment_velocity, trajectory_loss
 from flashjax.models.text import TextConfig, draw_t5_drop, encode_pair
+from flashjax.train.accumulate import gradients
 from flashjax.train.rollout import make_teacher_segment
 from flashjax.train.state import Frozen, TrainState, descend
 from flashjax.types import Batch, Metrics, Params
@@ -23,12 +24,16 @@ from flashjax.types import Batch, Metrics, Params
 
 @dataclasses.dataclass(frozen=True)
 class GuideConfig:
-    """The teacher's guidance and sub-steps per student step, dropout, decay of the average."""
+    """The teacher's guidance and sub-steps per student step, dropout, decay of the average.
+
+    A batch is differentiated in `parts`, one after the other.
+    """
 
     guidance_scale: float
     substeps: int
     drop_t5: float  # share of samples without T5, so that the student works without it too
     ema_decay: float
+    parts: int = 1
 
 
 def make_guide_step(
@@ -46,7 +51,7 @@ def make_guide_step(
         velocity, guidance_scale=config.guidance_scale, substeps=config.substeps
     )
 
-    def loss_fn(params: Params, frozen: Frozen, batch: Batch, key: Array) -> Array:
+    def loss_fn(params: Params, frozen: Frozen, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         index_key, noise_key, drop_key = jax.random.split(key, 3)
         x0 = jnp.asarray(batch.latents)
         drop = draw_t5_drop(drop_key, len(x0), config.drop_t5)
@@ -56,14 +61,17 @@ def make_guide_step(
         x = add_noise(x0, jax.random.normal(noise_key, x0.shape), sigma)
         end = segment(frozen.teacher, x, sigma, next_sigma, cond, uncond)
         target = segment_velocity(x, end, sigma, next_sigma)
-        return jnp.mean(trajectory_loss(velocity(params, x, sigma, cond), target))
+        loss = jnp.mean(trajectory_loss(velocity(params, x, sigma, cond), target))
+        return loss, {"student/loss": loss}
+
+    grads_of = gradients(loss_fn, config.parts)
 
     def step(
         state: TrainState, frozen: Frozen, batch: Batch, key: Array
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
-        loss, grads = jax.value_and_grad(loss_fn)(state.learner.params, frozen, batch, key)
-        metrics = {"student/loss": loss, "student/grad_norm": optax.tree.norm(grads)}
+        grads, metrics = grads_of(state.learner.params, frozen, batch, key)
+        metrics["student/grad_norm"] = optax.tree.norm(grads)
         learner = descend(state.learner, grads, tx, ema_decay=config.ema_decay)
         return TrainState(step=state.step + 1, learner=learner), metrics
 

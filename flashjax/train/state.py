@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from flashjax.types import Params, Tokens
+from flashjax.types import Cond, Params, Tokens
 
 
 @flax.struct.dataclass
@@ -50,7 +50,7 @@ class Frozen:
     teacher: Params
     student: Params | None
     text: Params
-    empty: Tokens
+    empty: Tokens | Cond
     span: Array
 
 

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flashjax.parallel.branches import branch_shardings, over_branches, stack
+from flashjax.parallel.hlo import members
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import state_shardings
 
@@ -49,21 +50,6 @@ def branched(toy, fsdp):
         for step in steps
     ]
     return state, shared, compiled
-
-
-def members(line: str, devices: int) -> list[list[int]]:
-    """The groups of devices that a collective's line of HLO joins."""
-    pairs = re.search(r"source_target_pairs=\{(.*?\})\}", line)
-    explicit = re.search(r"replica_groups=\{(\{.*?\})\}", line)
-    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-    if iota:
-        dims = [int(size) for size in iota[3].split(",")]
-        order = [int(d) for d in iota[4].split(",")] if iota[4] else range(len(dims))
-        ids = np.arange(devices).reshape(dims).transpose(order)
-        return ids.reshape(int(iota[1]), int(iota[2])).tolist()
-    found = pairs or explicit
-    assert found, f"a collective without groups joins everything: {line[:200]}"
-    return [[int(i) for i in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", found[1])]
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])

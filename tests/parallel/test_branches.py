@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from flashjax.parallel.branches import branch_shardings, over_branches, stack, unstack
+from flashjax.parallel.branches import (
+    branch_shardings,
+    check_isolated,
+    over_branches,
+    stack,
+    unstack,
+)
 from flashjax.parallel.mesh import make_mesh
 
 
@@ -45,6 +51,20 @@ def test_branches_draw_different_noise(mesh):
     assert metrics["draw"][0] != metrics["draw"][1]
 
 
+def test_a_branch_in_a_job_of_its_own_computes_the_same(mesh):
+    state, span, *shared = branched(mesh)
+    together, metrics = jax.jit(over_branches(step, mesh))(state, span, *shared)
+    alone = make_mesh({"fsdp": 4})
+    layout = {"w": NamedSharding(alone, PartitionSpec("branch", "fsdp"))}
+    for number in (0, 1):
+        one = jax.device_put({"w": np.asarray(state["w"])[number : number + 1]}, layout)
+        rest = jax.device_put(jax.device_get(shared[:2]), NamedSharding(alone, PartitionSpec()))
+        job = jax.jit(over_branches(step, alone, first=number))
+        got, said = job(one, np.asarray(span)[number : number + 1], *rest, jax.random.key(0))
+        np.testing.assert_array_equal(np.asarray(got["w"])[0], np.asarray(together["w"])[number])
+        assert float(said["draw"][0]) == float(metrics["draw"][number])
+
+
 def test_no_collective_crosses_a_branch(mesh):
     arguments = branched(mesh)
     text = jax.jit(over_branches(step, mesh)).lower(*arguments).compile().as_text()
@@ -55,6 +75,15 @@ def test_no_collective_crosses_a_branch(mesh):
         members = [int(member) for member in group.split(",")]
         assert {member // 4 for member in members} in ({0}, {1})
     assert all(int(size) <= 4 for _, size in iota)
+
+
+def test_a_program_that_joins_branches_is_refused(mesh):
+    arguments = branched(mesh)
+    check_isolated(jax.jit(over_branches(step, mesh)).lower(*arguments).compile().as_text(), mesh)
+    state = arguments[0]
+    joined = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf.sum(0), state))
+    with pytest.raises(RuntimeError, match=r"joins its branches: .*all-reduce over .*branch"):
+        check_isolated(joined.lower(state).compile().as_text(), mesh)
 
 
 def test_a_branch_lies_on_devices_of_its_own(mesh):

@@ -1,15 +1,28 @@
 """One program, any mesh: every step gives the same numbers on 1 device and on 2 x 2 x 2."""
 
+import os
+from pathlib import Path
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flashjax import trees
-from flashjax.parallel.layout import MMDIT, REPLICATED
+from flashjax.models.mmdit import MMDiT
+from flashjax.models.variants import MMDIT as MMDIT_SIZES
+from flashjax.parallel.layout import MMDIT, REPLICATED, ROLES
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import param_shardings, state_shardings
+from flashjax.parallel.sharding import (
+    Rules,
+    check_split,
+    layout_table,
+    param_shardings,
+    state_shardings,
+)
+from flashjax.types import Cond, InputError
 
 ONE, EIGHT = {}, {"data": 2, "fsdp": 2, "tensor": 2}
 
@@ -43,6 +56,54 @@ def test_a_step_gives_the_same_numbers_on_every_mesh(toy, job):
             np.testing.assert_allclose(got[name], want[name], rtol=1e-5, err_msg=name)
 
 
+def test_sequences_split_over_a_context_axis_give_the_same_numbers(toy):
+    one, split = (losses_on(toy, sizes, toy.guide) for sizes in (ONE, {"context": 2, "fsdp": 2}))
+    for want, got in zip(one, split, strict=True):
+        for name in want:
+            np.testing.assert_allclose(got[name], want[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["nano", "sd35_medium", "sd35_large"])
+def test_the_layout_of_every_role_is_the_golden_one(name):
+    """Refreshed with REFRESH_GOLDEN=1; read the difference before you commit it."""
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    config = MMDIT_SIZES[name]
+    cond = Cond(jnp.zeros((1, 1, config.text_width)), jnp.zeros((1, config.pooled_width)))
+    shapes = jax.eval_shape(
+        lambda: MMDiT(config).init(jax.random.key(0), jnp.zeros((1, 8, 8, 16)), jnp.ones(1), cond)
+    )["params"]
+    tables = []
+    for role in ("teacher", "student", "fake"):
+        stored = (
+            jax.eval_shape(lambda t: trees.cast(t, jnp.bfloat16), shapes)
+            if role == "teacher"
+            else shapes
+        )
+        shardings = param_shardings(stored, ROLES[role], mesh)
+        check_split(stored, shardings, mesh, tolerance=0.02)
+        tables.append(f"{role}\n{layout_table(stored, shardings)}")
+    golden = Path(__file__).parents[1] / "golden" / f"layout_{name}.txt"
+    if os.environ.get("REFRESH_GOLDEN"):
+        golden.write_text("\n".join(tables))
+    assert "\n".join(tables) == golden.read_text()
+
+
+def test_unsplit_bytes_above_the_tolerance_are_listed():
+    mesh = make_mesh({"fsdp": 4})
+    tree = {"a": {"kernel": jnp.ones((8, 8))}, "b": jnp.ones((2, 2)), "c": jnp.ones(3)}
+    rules = Rules(params=((".*kernel", P("fsdp")), (".*", P())), activations={})
+    shardings = param_shardings(tree, rules, mesh)
+    check_split(tree, shardings, mesh, tolerance=0.1)
+    with pytest.raises(InputError, match=r"9.9 % .* above 5.0 %: .*b 16 bytes; c 12 bytes"):
+        check_split(tree, shardings, mesh, tolerance=0.05)
+
+
+def test_two_dims_on_one_axis_are_an_error():
+    rules = Rules(params=((".*", P("fsdp", "fsdp")),), activations={})
+    with pytest.raises(InputError, match="two dims on fsdp"):
+        param_shardings({"w": jnp.ones((4, 4))}, rules, make_mesh({"fsdp": 2}))
+
+
 def test_every_large_parameter_of_the_transformer_is_split(toy):
     mesh = make_mesh(EIGHT)
     shapes = jax.eval_shape(lambda: toy.draw_transformer(toy.FULL, 0))
@@ -50,7 +111,7 @@ def test_every_large_parameter_of_the_transformer_is_split(toy):
         path: s.spec for path, s in trees.flatten(param_shardings(shapes, MMDIT, mesh)).items()
     }
     for path, leaf in trees.flatten(shapes).items():
-        assert any(specs[path]) == path.endswith("kernel"), path
+        assert any(specs[path]) == path.endswith(("kernel", "position")), path
         assert not specs[path] or len(specs[path]) <= len(leaf.shape)
     heads = param_shardings(jax.eval_shape(toy.draw_heads), REPLICATED, mesh)
     assert not any(any(sharding.spec) for sharding in jax.tree.leaves(heads))

@@ -26,6 +26,15 @@ def test_mesh_uses_the_first_devices():
     assert {device.id for device in mesh.devices.flat} == {4, 5}
 
 
+def test_slices_are_the_outer_part_of_an_axis():
+    mesh = make_mesh({"data": 2, "fsdp": 2, "dcn": {"branch": 2}})
+    assert (mesh.shape["branch"], mesh.shape["data"], mesh.shape["fsdp"]) == (2, 2, 2)
+    assert [device.id for device in mesh.devices[0].flat] == [0, 1, 2, 3]
+    mesh = make_mesh({"fsdp": 2, "data": 2, "dcn": {"data": -1}})
+    ids = [[device.id for device in row.flat] for row in mesh.devices[0]]
+    assert ids == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
@@ -34,6 +43,9 @@ def test_mesh_uses_the_first_devices():
         ({"data": -1, "fsdp": -1}, "at most one is -1"),
         ({"data": 0}, "at least 1"),
         ({"dta": 2}, "no axis dta.*branch, data"),
+        ({"dcn": {"fsdp": 2}}, "fsdp=1x2 .*only branch and data may cross slices, not fsdp"),
+        ({"data": -1, "dcn": {"branch": -1}}, "branch=1x-1 data=-1 .*at most one is -1"),
+        ({"fsdp": 8, "dcn": {"data": 2}}, "data=1x2 fsdp=8 .* needs 16"),
     ],
 )
 def test_wrong_sizes_are_named(sizes, message):

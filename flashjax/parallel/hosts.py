@@ -1,0 +1,91 @@
+"""Many processes, one program: who we are, from whichever launcher started us.
+
+`jax.distributed` knows SLURM and Cloud TPU by itself; JobSets and plain shells say it in the
+environment. Without any of these there is one process, and nothing to initialise.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import jax
+
+from flashjax.types import InputError
+
+PORT = 8476
+EXPLICIT = ("FLASHJAX_COORDINATOR", "FLASHJAX_PROCESSES", "FLASHJAX_PROCESS")
+_JOBSET = ("JOBSET_NAME", "REPLICATED_JOB_NAME", "JOB_COMPLETION_INDEX", "FLASHJAX_PROCESSES")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """How the processes meet: by `launcher`; JAX finds the rest where `coordinator` is empty."""
+
+    launcher: str
+    coordinator: str = ""
+    processes: int = 0
+    process: int = 0
+
+
+def job_of(environment: Mapping[str, str]) -> Job | None:
+    """The job that this process is part of, or None if it is alone.
+
+    An explicit coordinator wins, then JobSet, SLURM with several tasks, a TPU of several hosts.
+    InputError for an environment that says only a part.
+    """
+    jobset = all(name in environment for name in _JOBSET)
+    if not jobset and any(name in environment for name in EXPLICIT):
+        return _explicit(environment)
+    if jobset:
+        name, role = environment["JOBSET_NAME"], environment["REPLICATED_JOB_NAME"]
+        slices = int(environment.get("JOB_INDEX", "0"))
+        number = int(environment["FLASHJAX_PROCESSES"])
+        per_job = int(environment.get("FLASHJAX_PROCESSES_PER_JOB", str(number)))
+        index = slices * per_job + int(environment["JOB_COMPLETION_INDEX"])
+        return _checked(Job("jobset", f"{name}-{role}-0-0.{name}:{PORT}", number, index))
+    if "SLURM_JOB_ID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1:
+        return Job("slurm")
+    if "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
+        return Job("tpu")
+    if environment.get("FLASHJAX_DISTRIBUTED") == "auto":  # a TPU VM says nothing in its shell
+        return Job("auto")
+    return None
+
+
+def initialise(environment: Mapping[str, str]) -> Job | None:
+    """Meets the other processes of the job, if there are any; before JAX touches a device."""
+    job = job_of(environment)
+    if job is None:
+        return None
+    # Between processes on CPUs; of no effect where there are accelerators.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if job.coordinator:
+        jax.distributed.initialize(job.coordinator, job.processes, job.process)
+    else:
+        jax.distributed.initialize()
+    return job
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def _explicit(environment: Mapping[str, str]) -> Job:
+    missing = [name for name in EXPLICIT if not environment.get(name)]
+    if missing:
+        raise InputError(f"{', '.join(missing)} is not set: give {', '.join(EXPLICIT)} or none")
+    coordinator = environment[EXPLICIT[0]]
+    if not re.fullmatch(r"[\w.\-\[\]:]+:\d+", coordinator):
+        raise InputError(f"{EXPLICIT[0]}={coordinator}: write HOST:PORT")
+    try:
+        processes, process = (int(environment[name]) for name in EXPLICIT[1:])
+    except ValueError as error:
+        raise InputError(f"{' and '.join(EXPLICIT[1:])} take whole numbers") from error
+    return _checked(Job("explicit", coordinator, processes, process))
+
+
+def _checked(job: Job) -> Job:
+    if not 0 <= job.process < job.processes:
+        raise InputError(f"process {job.process} of {job.processes}: count processes from 0")
+    return job

@@ -1,0 +1,69 @@
+"""One program compiled and read: memory, operations, collectives, kernels, seconds."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from flashjax.parallel import hlo
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the compiler says of one program, per device; sizes in bytes.
+
+    `error` is its own line where it found no room; then there is nothing else to say.
+    """
+
+    name: str
+    compile_seconds: float
+    error: str = ""
+    argument_bytes: int = 0
+    output_bytes: int = 0  # beside what is donated
+    temporary_bytes: int = 0
+    code_bytes: int = 0
+    compiled_flops: float = 0.0  # XLA's count: the body of a loop counts once
+    compiled_bytes: float = 0.0
+    collectives: tuple[hlo.Collective, ...] = ()
+    kernels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    loops: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def compile_program(
+    name: str, step: Any, arguments: tuple, mesh: Mesh, *, trips: float
+) -> tuple[Program, str]:
+    """Compiles a jitted `step` on abstract arguments; the program and its HLO text.
+
+    `trips` is the mean number of runs of loops of unknown length.
+    """
+    started = time.monotonic()
+    try:
+        compiled = step.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Program(name, time.monotonic() - started, error=_first_lines(error)), ""
+    seconds = time.monotonic() - started
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    cost = compiled.cost_analysis() or {}
+    program = Program(
+        name=name,
+        compile_seconds=round(seconds, 1),
+        argument_bytes=memory.argument_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        code_bytes=memory.generated_code_size_in_bytes,
+        compiled_flops=cost.get("flops", 0.0),
+        compiled_bytes=cost.get("bytes accessed", 0.0),
+        collectives=tuple(hlo.collectives(text, mesh, unknown_trips=trips)),
+        kernels=dict(hlo.kernels(text)),
+        loops=dict(hlo.loops(text)),
+    )
+    return program, text
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

@@ -1,0 +1,366 @@
+"""The programs of a run on a machine that may not be here: the actual steps, abstract arguments."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from flashjax import config as configs
+from flashjax import trees
+from flashjax.convert.pipeline import Pipeline
+from flashjax.data.tokenizers import load_tokenizers
+from flashjax.flow.schedule import student_sigmas
+from flashjax.models.clip import CLIPText
+from flashjax.models.flops import heads_flops, mmdit_flops, text_flops
+from flashjax.models.heads import HeadsConfig
+from flashjax.models.mmdit import MMDiT, MMDiTConfig
+from flashjax.models.t5 import T5Config, T5Encoder
+from flashjax.models.text import TextConfig, encode_text
+from flashjax.models.variants import MMDIT, NANO_LENGTH, SD3_TEXT, SD3_VAE, nano_text
+from flashjax.parallel.branches import branch_shardings, stack
+from flashjax.parallel.layout import ROLES
+from flashjax.parallel.mesh import make_mesh
+from flashjax.parallel.sharding import param_shardings
+from flashjax.stages import guide, match, split
+from flashjax.stages.model import packaged
+from flashjax.stages.setting import (
+    DTYPES,
+    Setting,
+    abstract_on,
+    compute_of,
+    computed_text,
+    make_encoder,
+    make_networks,
+    state_layout,
+    student_steps,
+)
+from flashjax.train.flops import critic_flops, guide_flops, student_flops
+from flashjax.train.guide import GuideConfig
+from flashjax.train.match import MatchConfig
+from flashjax.train.state import Frozen
+from flashjax.types import Batch, Cond, InputError, Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The model that a plan assumes; a run reads it from its source. `depth` 0: as named."""
+
+    name: str
+    sample_size: int  # side of the latents
+    shift: float = 3.0
+    t5_tokens: int = 256
+    depth: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One program: its jitted step, abstract arguments, and what it must cost.
+
+    `flops` are operations per sample by network, `trips` the mean length of its roll-out,
+    `calls` how often it runs in the configured stage, `resident` the bytes per device that stay in
+    memory beside its arguments.
+    """
+
+    name: str
+    mesh: Mesh
+    step: Any
+    arguments: tuple[Any, ...]
+    samples: int
+    flops: Mapping[str, float]
+    forward: float
+    trips: float
+    calls: int
+    branches: int = 1
+    resident: int = 0
+
+
+def programs(config: ConfigDict, devices: Any, names: tuple[str, ...] = ()) -> list[Planned]:
+    """The programs of every distillation stage of a config, or those of `names`."""
+    makers = {
+        "text": (config.mesh, _text),
+        "guide": (config.mesh, _guide),
+        "student": (config.mesh, _match(0)),
+        "critic": (config.mesh, _match(1)),
+        "split-student": (config.split.mesh, _split(0)),
+        "split-critic": (config.split.mesh, _split(1)),
+    }
+    unknown = set(names) - set(makers)
+    if unknown:
+        raise InputError(f"--programs {','.join(unknown)}: choose of {', '.join(makers)}")
+    apart = compute_of(config).encode_apart
+    chosen = names or tuple(name for name in makers if apart or name != "text")
+    sizes = model_of(config)
+    planned = []
+    for name in chosen:
+        mesh_sizes, make = makers[name]
+        setting = abstract_setting(config, sizes, make_mesh(mesh_sizes, devices))
+        planned.append(make(config, sizes, setting))
+    return planned
+
+
+def model_of(config: ConfigDict) -> ModelConfig:
+    """The model that the config names: its section `model`, or the packaged teacher."""
+    if "model" in config:
+        model = configs.section(config, "model", ModelConfig)
+    else:
+        model = ModelConfig(config.teacher.source, sample_size=8, t5_tokens=NANO_LENGTH)
+    if model.name not in MMDIT:
+        raise InputError(
+            f"model.name={model.name} is unknown: give the config a section model with a name of "
+            f"{', '.join(MMDIT)}"
+        )
+    return model
+
+
+def sizes_of(model: ModelConfig) -> tuple[MMDiTConfig, TextConfig]:
+    """Transformer and text encoders of a model; a cut one keeps its share of dual blocks."""
+    sizes = MMDIT[model.name]
+    if model.depth:
+        dual = min(sizes.dual * model.depth // sizes.depth, model.depth - 1)
+        sizes = dataclasses.replace(sizes, depth=model.depth, dual=dual)
+    if model.name != "nano":
+        return sizes, SD3_TEXT
+    tokenizer = load_tokenizers(packaged("nano"))
+    return sizes, nano_text(len(tokenizer.clip_l), len(tokenizer.t5 or ()))
+
+
+def abstract_setting(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Setting:
+    """A setting without a single number: shapes, dtypes and shardings only."""
+    sizes, text_sizes = sizes_of(model)
+    compute = compute_of(config)
+    shape = (1, model.sample_size, model.sample_size, sizes.channels)
+    latents: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
+    cond = Cond(jnp.zeros((1, 1, sizes.text_width)), jnp.zeros((1, sizes.pooled_width)))
+    transformer = jax.eval_shape(
+        lambda key: MMDiT(sizes).init(key, jnp.zeros(shape), jnp.ones(1), cond)["params"],
+        jax.random.key(0),
+    )
+    text = _abstract_text(text_sizes)
+    teacher = _laid_out(_cast(transformer, compute.teacher_dtype), mesh, "teacher")
+    encoders = _laid_out(_cast(text, compute.text_dtype), mesh, "text")
+    pipeline = Pipeline(
+        transformer=transformer,
+        transformer_config=sizes,
+        vae={},
+        vae_config=SD3_VAE,
+        text=encoders,
+        text_config=text_sizes,
+        shift=model.shift,
+        sample_size=model.sample_size,
+    )
+    steps = student_steps(config)
+    apart = compute.encode_apart
+    empty = _tokens(text_sizes, model, 1)
+    frozen = Frozen(
+        teacher=teacher,
+        student=None,
+        text={} if apart else encoders,
+        empty=_whole(_encoded(config, text_sizes, text, empty) if apart else empty, mesh),
+        span=_whole(jax.ShapeDtypeStruct((2,), jnp.int32), mesh),
+    )
+    return Setting(
+        mesh=mesh,
+        pipeline=pipeline,
+        nets=make_networks(config, pipeline, mesh),
+        sigmas=jnp.asarray(student_sigmas(steps, model.shift)),
+        frozen=frozen,
+        samples=Batch(latents, empty),
+        encode=make_encoder(config, text_sizes, mesh) if apart else None,
+    )
+
+
+def _text(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
+    size = config.match.job.batch_size
+    tokens = _batched(_tokens(setting.pipeline.text_config, model, size), setting.mesh)
+    forward = text_flops(setting.pipeline.text_config, t5_tokens=model.t5_tokens)
+    return Planned(
+        name="text",
+        mesh=setting.mesh,
+        step=setting.encode,
+        arguments=(setting.pipeline.text, tokens),
+        samples=size,
+        flops={"text": forward},
+        forward=forward,
+        trips=1.0,
+        calls=config.match.job.steps,
+    )
+
+
+def _guide(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
+    step, init = guide.make_step(config, setting)
+    state = _state(init, setting, setting.frozen.teacher)
+    forward, _, text = _forward(config, model, setting)
+    flops = guide_flops(configs.section(config, "guide.guide", GuideConfig), forward)
+    job = config.guide.job
+    return Planned(
+        name="guide",
+        mesh=setting.mesh,
+        step=jax.jit(step, donate_argnums=0, out_shardings=(_shardings(state), None)),
+        arguments=(state, setting.frozen, _batch(config, model, setting, job.batch_size), _key()),
+        samples=job.batch_size,
+        flops=flops | text,
+        forward=forward,
+        trips=1.0,
+        calls=job.steps,
+        resident=_resident(setting),
+    )
+
+
+def _match(which: int) -> Callable[..., Planned]:
+    def make(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
+        *steps, init = match.make_steps(config, "match", setting)
+        key = jax.random.key(0)
+        state = _state(init, setting, setting.frozen.teacher, setting.frozen.teacher, key)
+        step = jax.jit(steps[which], donate_argnums=0, out_shardings=(_shardings(state), None))
+        batch = _batch(config, model, setting, config.match.job.batch_size)
+        arguments = (state, setting.frozen, batch, _key())
+        return _matched(config, model, setting, which, "match", step, arguments)
+
+    return make
+
+
+def _split(which: int) -> Callable[..., Planned]:
+    def make(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
+        *steps, init = match.make_steps(config, "split", setting)
+        teacher, key, mesh = setting.frozen.teacher, jax.random.key(0), setting.mesh
+        one = jax.eval_shape(init, teacher, teacher, key)
+        number = len(config.split.branches)
+        shardings = branch_shardings(state_layout(one, mesh), mesh)
+        state = abstract_on(
+            jax.eval_shape(lambda *a: stack([init(*a)] * number), teacher, teacher, key), shardings
+        )
+        on_branch = NamedSharding(mesh, PartitionSpec("branch"))
+        spans = jax.ShapeDtypeStruct((number, 2), jnp.int32, sharding=on_branch)
+        frozen = dataclasses.replace(setting.frozen, student=teacher)
+        step = split.jit_on_branches(steps[which], mesh=mesh, shardings=shardings)
+        batch = _batch(config, model, setting, config.split.job.batch_size)
+        arguments = (state, spans, frozen, batch, _key())
+        return _matched(config, model, setting, which, "split", step, arguments)
+
+    return make
+
+
+def _matched(
+    config: ConfigDict,
+    model: ModelConfig,
+    setting: Setting,
+    which: int,
+    section: str,
+    step: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> Planned:
+    """The record of a step of distribution matching: 0 the student's, 1 the critic's."""
+    forward, heads, text = _forward(config, model, setting)
+    before = (config.student.steps - 1) / 2
+    count = (student_flops, critic_flops)[which]
+    matching = configs.section(config, "match.match", MatchConfig)
+    job = config[section].job
+    prefix = "" if section == "match" else "split-"
+    return Planned(
+        name=prefix + ("student", "critic")[which],
+        mesh=setting.mesh,
+        step=step,
+        arguments=arguments,
+        samples=job.batch_size,
+        flops=count(matching, forward, heads, before=before) | text,
+        forward=forward,
+        trips=before,
+        calls=job.steps * (config.match.critic_updates if which else 1),
+        branches=setting.mesh.shape["branch"],
+        resident=_resident(setting),
+    )
+
+
+def _forward(
+    config: ConfigDict, model: ModelConfig, setting: Setting
+) -> tuple[float, float, dict[str, float]]:
+    """Operations per sample of one pass of the transformer and the heads, and of the captions."""
+    sizes, texts = setting.pipeline.transformer_config, setting.pipeline.text_config
+    image = (model.sample_size // sizes.patch) ** 2
+    forward = mmdit_flops(sizes, image=image, text=texts.clip_l.length + model.t5_tokens)
+    heads = configs.section(config, "match.heads", HeadsConfig)
+    captions = {} if setting.encode else {"text": 2 * text_flops(texts, t5_tokens=model.t5_tokens)}
+    return forward, heads_flops(heads, width=sizes.width, image=image), captions
+
+
+def _state(init: Callable[..., Any], setting: Setting, *arguments: Any) -> Any:
+    abstract = jax.eval_shape(init, *arguments)
+    return abstract_on(abstract, state_layout(abstract, setting.mesh))
+
+
+def _batch(config: ConfigDict, model: ModelConfig, setting: Setting, size: int) -> Batch:
+    latents: Any = jax.ShapeDtypeStruct((size, *setting.samples.latents.shape[1:]), jnp.float32)
+    texts = setting.pipeline.text_config
+    tokens: Any = _tokens(texts, model, size)
+    if setting.encode is not None:
+        tokens = _encoded(config, texts, setting.pipeline.text, tokens)
+    return _batched(Batch(latents, tokens), setting.mesh)
+
+
+def _encoded(config: ConfigDict, sizes: TextConfig, params: Any, tokens: Tokens) -> Cond:
+    computed = computed_text(config, sizes)
+    bare = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    return jax.eval_shape(lambda p, t: encode_text(computed, p, t), bare, tokens)
+
+
+def _tokens(sizes: TextConfig, model: ModelConfig, size: int) -> Any:
+    lengths = (sizes.clip_l.length, sizes.clip_g.length, model.t5_tokens)
+    ids: Any = [jax.ShapeDtypeStruct((size, length), jnp.int32) for length in lengths]
+    return Tokens(*ids)
+
+
+def _abstract_text(sizes: TextConfig) -> dict[str, Any]:
+    modules: dict[str, Any] = {"clip_l": CLIPText(sizes.clip_l), "clip_g": CLIPText(sizes.clip_g)}
+    if isinstance(sizes.t5, T5Config):
+        modules["t5"] = T5Encoder(sizes.t5)
+    ids = jnp.zeros((1, NANO_LENGTH), jnp.int32)
+    return {
+        name: jax.eval_shape(module.init, jax.random.key(0), ids)["params"]
+        for name, module in modules.items()
+    }
+
+
+def _cast(tree: Any, dtype: str) -> Any:
+    return jax.eval_shape(lambda tree: trees.cast(tree, DTYPES[dtype]), tree)
+
+
+def _laid_out(tree: Any, mesh: Mesh, role: str) -> Any:
+    return abstract_on(tree, param_shardings(tree, ROLES[role], mesh))
+
+
+def _whole(tree: Any, mesh: Mesh) -> Any:
+    whole = NamedSharding(mesh, PartitionSpec())
+    return abstract_on(tree, jax.tree.map(lambda _: whole, tree))
+
+
+def _batched(tree: Any, mesh: Mesh) -> Any:
+    split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return abstract_on(tree, jax.tree.map(lambda _: split, tree))
+
+
+def _shardings(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def _key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def _resident(setting: Setting) -> int:
+    """Bytes per device of the text encoders, where they are not an argument of the step."""
+    return sum(device_bytes(leaf) for leaf in jax.tree.leaves(setting.pipeline.text)) * (
+        setting.encode is not None
+    )
+
+
+def device_bytes(leaf: Any) -> int:
+    """Bytes of an abstract array on one device."""
+    shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+    size = 1
+    for side in shape:
+        size *= side
+    return size * leaf.dtype.itemsize

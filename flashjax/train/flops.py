@@ -1,0 +1,48 @@
+"""Operations of each step for one sample, network by network: what the method needs, no re-run.
+
+A backward pass costs two forward passes, one where only the input's gradient is wanted. A roll-out
+costs the mean of the steps before the one that is drawn.
+"""
+
+from collections.abc import Mapping
+
+from flashjax.train.guide import GuideConfig
+from flashjax.train.match import MatchConfig
+
+
+def guide_flops(config: GuideConfig, forward: float) -> dict[str, float]:
+    """Trajectory guidance: the guided teacher's sub-steps, the student forward and backward."""
+    return {"teacher": 2 * config.substeps * forward, "student": 3 * forward}
+
+
+def student_flops(
+    config: MatchConfig, forward: float, heads: float, *, before: float
+) -> dict[str, float]:
+    """The student's step; `before` is the mean number of its steps before the drawn one."""
+    adversarial = bool(config.adversarial_weight)
+    anchored = bool(config.trajectory_weight)
+    return {
+        "roll-out": before * forward,
+        "student": 3 * forward,
+        "teacher": 2 * forward + anchored * 2 * config.trajectory_substeps * forward,
+        "fake": forward + adversarial * 2 * forward,
+        "heads": adversarial * 2 * heads,
+    }
+
+
+def critic_flops(
+    config: MatchConfig, forward: float, heads: float, *, before: float
+) -> dict[str, float]:
+    """The critic's step: the sample that it learns from, fake score and heads."""
+    adversarial = bool(config.adversarial_weight)
+    return {
+        "roll-out": (before + 1) * forward,
+        "fake": 3 * forward + adversarial * forward,
+        "heads": adversarial * 6 * heads,
+    }
+
+
+def recomputed(flops: Mapping[str, float], forward: float, *, remat: str) -> float:
+    """What re-computation in the backward pass adds: a forward pass per network that has one."""
+    trained = {"student": 3.0, "fake": 3.0} if remat != "none" else {}
+    return sum(forward for name, least in trained.items() if flops.get(name, 0) >= least * forward)

@@ -1,0 +1,57 @@
+"""One attention, three programs: the TPU's and the GPU's against JAX's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+from flashjax.models.attention import attend_on
+from flashjax.parallel.layout import MMDIT
+from flashjax.parallel.mesh import make_mesh
+from flashjax.types import InputError
+
+SHAPE = (4, 150, 2, 16)  # 150 tokens do not fill two tiles
+
+
+@pytest.fixture(scope="module")
+def qkv():
+    random = np.random.default_rng(0)
+    return tuple(jnp.float32(random.normal(size=SHAPE)) for _ in range(3))
+
+
+def test_the_tpu_kernel_gives_the_same_numbers_and_gradients_on_a_mesh(qkv):
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    splash = attend_on(mesh, MMDIT, "splash", interpret=True)
+    plain = attend_on(mesh, MMDIT, "xla")
+
+    def outputs(attend):
+        def loss(q, k, v):
+            out = attend(q, k, v)
+            return jnp.sum(jnp.sin(out)), out
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*qkv)
+
+    for want, got in zip(
+        jax.tree.leaves(outputs(plain)), jax.tree.leaves(outputs(splash)), strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+def test_the_gpu_program_calls_cudnn_forward_and_backward(qkv, monkeypatch):
+    """Lowered for a GPU that is not here; JAX only wants to know its versions."""
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    attend = attend_on(make_mesh({}), MMDIT, "cudnn")
+    q, k, v = (jnp.zeros((2, 128, 2, 64), jnp.bfloat16) for _ in range(3))
+
+    def loss(q, k, v):
+        return jnp.sum(attend(q, k, v).astype(jnp.float32))
+
+    text = jax.jit(jax.grad(loss)).trace(q, k, v).lower(lowering_platforms=("cuda",)).as_text()
+    assert "__cudnn$fmhaSoftmax" in text and "__cudnn$fmhaSoftmaxBackward" in text
+
+
+def test_an_unknown_program_is_named():
+    with pytest.raises(InputError, match=r"compute\.attention=flash: choose xla"):
+        attend_on(make_mesh({}), MMDIT, "flash")

@@ -1,0 +1,57 @@
+"""Real processes over loopback: the numbers of one process, checkpoints for any number of them."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+JOB = Path(__file__).with_name("job.py")
+
+
+def start(processes, folder, first, last):
+    """Runs the job in so many processes, with four devices together; the losses of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = []
+    for number in range(processes):
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",
+            "PYTHONPATH": ":".join(path for path in sys.path if path),
+            "FLASHJAX_COORDINATOR": f"127.0.0.1:{port}",
+            "FLASHJAX_PROCESSES": str(processes),
+            "FLASHJAX_PROCESS": str(number),
+        }
+        command = [sys.executable, str(JOB), str(folder), str(first), str(last)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, env=environment, **pipes))
+    try:
+        said = [process.communicate(timeout=300) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for process, (_, error) in zip(running, said, strict=True):
+        assert process.returncode == 0, error[-2000:]
+    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+
+
+def test_four_processes_save_what_two_restore_and_both_give_the_losses_of_one(tmp_path):
+    spec = importlib.util.spec_from_file_location("job", JOB)
+    job = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(job)
+    want = job.run(tmp_path / "one", 0, 4, jax.devices()[:4])
+    four = start(4, tmp_path / "many", 0, 2)
+    two = start(2, tmp_path / "many", 2, 4)
+    assert len(set(want)) == 4  # every step has its own loss, or this shows nothing
+    for losses in four:
+        np.testing.assert_allclose(losses, want[:2], rtol=1e-5)
+    for losses in two:
+        np.testing.assert_allclose(losses, want[2:], rtol=1e-5)
