@@ -7,13 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from flashjax.quantize.codecs import F16, Q6_K, Q8_0
+from flashjax.quantize.codecs import BF16, F16, Q4_K, Q5_K, Q6_K, Q8_0
 from flashjax.quantize.gguf import EncodedTensor, write_gguf
 from flashjax.quantize.policy import check_scheme, choose
 from flashjax.quantize.tensors import encode_tensor
 from flashjax.types import InputError
 
-FILE_TYPES = {F16: 1, Q8_0: 7, Q6_K: 18}  # general.file_type: what most of the weights are
+FILE_TYPES = {
+    F16: 1,
+    Q8_0: 7,
+    Q4_K: 14,
+    Q5_K: 16,
+    Q6_K: 18,
+    BF16: 32,
+}  # general.file_type: what most of the weights are
 QUANTIZATION_VERSION = 2
 
 
