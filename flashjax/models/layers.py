@@ -20,6 +20,13 @@ def apply(module: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
     return module.apply({"params": params}, *args, **kwargs)
 
 
+MOMENTS = "moments"  # the collection of what projections were given, kept only on demand
+
+
+def _latest(_: Any, new: Array) -> Array:
+    return new
+
+
 zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -29,6 +36,8 @@ class Dense(nn.Module):
 
     `shape` (3, h, k) turns "b n d" into "b n 3 h k"; `names` are the dims given to `constrain`
     after "batch" and "tokens". `contract` counts the input dims that are summed over.
+
+    Applied with `mutable=MOMENTS` it also returns the second moments "in in" of its inputs.
     """
 
     shape: tuple[int, ...]
@@ -49,7 +58,11 @@ class Dense(nn.Module):
             return self.kernel_init(key, flat, dtype).reshape(shape)
 
         kernel = self.param("kernel", init_kernel, (*inputs, *self.shape), jnp.float32)
-        y = x.reshape(*lead, flat[0]) @ kernel.reshape(flat).astype(self.dtype)
+        x = x.reshape(*lead, flat[0])
+        if self.is_mutable_collection(MOMENTS):
+            rows = x.reshape(-1, flat[0]).astype(jnp.float32)
+            self.sow(MOMENTS, "kernel", rows.T @ rows / len(rows), reduce_fn=_latest)
+        y = x @ kernel.reshape(flat).astype(self.dtype)
         y = y.reshape(*lead, *self.shape)
         if self.use_bias:
             bias = self.param("bias", zeros, self.shape, jnp.float32)

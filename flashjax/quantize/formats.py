@@ -20,7 +20,7 @@ from flashjax.convert.transformer import BLOCK_PREFIX, translated
 from flashjax.convert.writing import replacing, write_json, write_safetensors
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.quantize.gguf import open_gguf
-from flashjax.quantize.gguf_export import quantize_transformer
+from flashjax.quantize.gguf_export import UNCALIBRATED, Calibration, quantize_transformer
 from flashjax.quantize.packing import WEIGHT, Packing, packed, packed_layers, unpacked
 from flashjax.quantize.packings import (
     COMFY_FP8,
@@ -66,12 +66,19 @@ def file_of(format_name: str) -> str:
     return f"transformer-{format_name}" + (".safetensors" if format_name in SINGLE else "")
 
 
-def write_format(format_name: str, model: Model, out: Path) -> Path:
-    """Writes `model` in one format under `out`. Returns the path of the file or folder."""
+def write_format(
+    format_name: str, model: Model, out: Path, calibration: Calibration = UNCALIBRATED
+) -> Path:
+    """Writes `model` in one format under `out`. Returns the path of the file or folder.
+
+    `calibration` is for GGUF's Q6_K alone.
+    """
     path = out / file_of(format_name)
     path.parent.mkdir(parents=True, exist_ok=True)
     if format_name in GGUF:
-        quantize_transformer(model.tensors.items(), scheme=GGUF[format_name], path=path)
+        scheme = GGUF[format_name]
+        known = calibration if scheme == "q6_k" else UNCALIBRATED
+        quantize_transformer(model.tensors.items(), scheme=scheme, path=path, calibration=known)
     elif format_name in SINGLE:
         packing = SINGLE[format_name]
         tensors = packed(model.tensors, packing, chosen=of_block("sai"))

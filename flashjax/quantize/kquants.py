@@ -49,8 +49,8 @@ def encode_q6_k(x: Array, importance: Array | None = None) -> Array:
     """
     groups = x.reshape(-1, Q6_GROUP)
     weights = groups * groups if importance is None else importance.reshape(groups.shape)
-    fitted, draft = _fit_groups(groups, weights)
-    step, scales = _quantise_scales(fitted.reshape(-1, SUPER_BLOCK // Q6_GROUP))
+    fitted, draft = fit_groups(groups, weights)
+    step, scales = quantise_scales(fitted.reshape(-1, SUPER_BLOCK // Q6_GROUP))
 
     # Codes are rounded again on the grid that is stored; where that grid is 0 ggml keeps the draft.
     grid = (step.astype(jnp.float32) * scales).reshape(-1, 1)
@@ -72,7 +72,7 @@ def decode_q6_k(codes: Array) -> Array:
     return weights.reshape(codes.shape[0], -1)
 
 
-def _fit_groups(groups: Array, weights: Array) -> tuple[Array, Array]:
+def fit_groups(groups: Array, weights: Array) -> tuple[Array, Array]:
     """Best scale of each group (n, 16) -> scales (n,), codes + 32 on it (n, 16).
 
     ggml's `make_qx_quants`: weighted least squares; of all trials the codes q win that explain
@@ -100,7 +100,7 @@ def _fit_groups(groups: Array, weights: Array) -> tuple[Array, Array]:
     return jnp.where(zero, 0, scale), jnp.where(zero[:, None], 0, codes)
 
 
-def _quantise_scales(scales: Array) -> tuple[Array, Array]:
+def quantise_scales(scales: Array) -> tuple[Array, Array]:
     """Scales (n, 16) -> float16 step (n, 1) and int8 multiples of it; the largest becomes -128."""
     largest = signed_max(scales)[:, None]
     empty = jnp.abs(largest) < ALL_ZERO
