@@ -3,7 +3,9 @@
 Letters: i the inputs of a projection.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +27,9 @@ def second_moments(
 ) -> Moments:
     """The moments of every linear weight, averaged over the steps of the grid `sigmas`."""
     step = jax.jit(moments_of(MMDiT(config)))
-    total: dict[str, np.ndarray] = {}
+    total: dict[str, Any] = {}
     x = jnp.asarray(noise)
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in itertools.pairwise(sigmas):
         velocity, tree = step(params, x, jnp.full(len(x), sigma), cond)
         for path, moment in trees.flatten(tree).items():
             total[path] = total.get(path, 0) + np.asarray(moment) / (len(sigmas) - 1)
@@ -49,7 +51,7 @@ def velocity_errors(
     """
     velocity = jax.jit(velocity_of(MMDiT(config)))
     x, seen = jnp.asarray(noise), []
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in itertools.pairwise(sigmas):
         level = jnp.full(len(x), sigma)
         clean = velocity(params, x, level, cond)
         seen.append((x, level, np.asarray(clean)))

@@ -139,7 +139,7 @@ def _torchao_types(plain: Tensors, layers: set[str]) -> Iterator[tuple[str, str]
         if name.removesuffix(WEIGHT) not in layers or not name.endswith(WEIGHT):
             yield name, json.dumps({"_type": "Tensor"})
             continue
-        data = {"block_size": [1, info.shape[1]], "dtype": dtype}
+        data: dict[str, Any] = {"block_size": [1, info.shape[1]], "dtype": dtype}
         data |= {"act_quant_kwargs": None, "reduce_range": False}
         yield name, json.dumps({"_type": "Int8Tensor", "_data": data, "_tensor_data_names": names})
 

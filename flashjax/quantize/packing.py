@@ -55,7 +55,7 @@ def packed(tensors: Tensors, packing: Packing, *, chosen: Callable[[str, Shape],
         weight = tensors[name].astype(np.float32)
         if not np.isfinite(weight).all():
             raise InputError(f"{tensors.where}: tensor {name} is not finite; mend the checkpoint")
-        return np.asarray(make(weight)).reshape(-1)
+        return np.asarray(make(jnp.asarray(weight))).reshape(-1)
 
     def piece(key: str, start: int, stop: int) -> np.ndarray:
         return read(key)[start:stop] if key in makers else tensors.piece(key, start, stop)

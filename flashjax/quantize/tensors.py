@@ -35,9 +35,9 @@ def encode_tensor(
     def encode(job: tuple[int, tuple[slice, np.ndarray]]) -> tuple[float, float]:
         number, (part, piece) = job
         with jax.default_device(devices[number % len(devices)]):
-            weights = (_padded(piece).astype(np.float32),)
+            weights = [_padded(piece).astype(np.float32)]
             if importance is not None:
-                weights += (_padded(_repeated(importance, part)),)
+                weights.append(_padded(_repeated(importance, part)))
             encoded = codec.encode(*weights)
             stored = slice(codec.encoded_bytes(part.start), codec.encoded_bytes(part.stop))
             codes[stored] = np.asarray(encoded).reshape(-1)[: stored.stop - stored.start]

@@ -16,7 +16,7 @@ from flashjax.convert.transformer import (
     translated,
 )
 from flashjax.convert.writing import write_json
-from flashjax.models.mmdit import MMDiT, MMDiTConfig
+from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
 from flashjax.quantize.formats import (
     FORMATS,
     Model,
@@ -55,7 +55,8 @@ def velocity(tensors, inputs) -> np.ndarray:
     """Ours, of the tensors that a file stands for."""
     params = transformer_from(tensors, CONFIG, "sai")
     cond = Cond(inputs["text"], inputs["pooled"])
-    return np.asarray(MMDiT(CONFIG).apply({"params": params}, inputs["x"], inputs["sigma"], cond))
+    out = velocity_of(MMDiT(CONFIG))(params, inputs["x"], inputs["sigma"], cond)
+    return np.asarray(out)
 
 
 def velocity_of_diffusers(transformer, inputs, dtype) -> np.ndarray:
