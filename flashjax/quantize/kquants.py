@@ -38,18 +38,30 @@ Q6_TRIALS = np.float32(0.1) * np.array([*range(-9, 0), *range(1, 10)], np.float3
 AFFINE_TRIALS = {31: (np.float32(-0.5), 16), 15: (np.float32(-1.0), 21)}
 
 Fit: TypeAlias = tuple[Array, Array, Array]
+Affine: TypeAlias = tuple[Array, Array, Array, Array, Array]
 
 
-@jax.jit
 def encode_q6_k(x: Array, importance: Array | None = None) -> Array:
     """Q6_K: 256 weights as six-bit codes, 16 int8 scales, a float16 step. float32 -> uint8 rows.
 
     Scales minimise the squared error of each weight times `importance`, an array like `x`; ggml's
-    x² is the default.
+    x² is the default. Two programs, not one: compilers fuse the search for a scale into each of
+    the weights that use it, and do it sixteen times.
     """
+    weights = x * x if importance is None else importance
+    fitted, draft = _fit_rows(x, weights)
+    return _store(x, fitted, draft)
+
+
+@jax.jit
+def _fit_rows(x: Array, weights: Array) -> tuple[Array, Array]:
+    return fit_groups(x.reshape(-1, Q6_GROUP), weights.reshape(-1, Q6_GROUP))
+
+
+@jax.jit
+def _store(x: Array, fitted: Array, draft: Array) -> Array:
+    """The bytes of rows whose groups have scales `fitted` and, on these, codes `draft`."""
     groups = x.reshape(-1, Q6_GROUP)
-    weights = groups * groups if importance is None else importance.reshape(groups.shape)
-    fitted, draft = fit_groups(groups, weights)
     step, scales = quantise_scales(fitted.reshape(-1, SUPER_BLOCK // Q6_GROUP))
 
     # Codes are rounded again on the grid that is stored; where that grid is 0 ggml keeps the draft.
@@ -138,7 +150,9 @@ def encode_q5_k(x: Array) -> Array:
     head, codes = _encode_affine(x, largest_code=31)
     pairs = codes.reshape(-1, 4, 2, AFFINE_GROUP)
     shifts = jnp.arange(AFFINE_GROUPS, dtype=jnp.uint8)[:, None]
-    high = jnp.bitwise_or.reduce(codes.reshape(-1, AFFINE_GROUPS, AFFINE_GROUP) >> 4 << shifts, 1)
+    high = (codes.reshape(-1, AFFINE_GROUPS, AFFINE_GROUP) >> 4 << shifts).sum(
+        axis=1, dtype=jnp.uint8
+    )
     low = (pairs[:, :, 0] & 15 | pairs[:, :, 1] << 4).reshape(-1, SUPER_BLOCK // 2)
     return jnp.concatenate([head, high, low], axis=1).reshape(x.shape[0], -1)
 
@@ -200,7 +214,7 @@ def _fit_affine(groups: Array, largest_code: int) -> Fit:
         wrong = rounded(scale * codes) + low - columns
         return running_sum(weights * rounded(wrong * wrong))
 
-    def trial(best: tuple[Array, ...], level: Array) -> tuple[tuple[Array, ...], None]:
+    def trial(best: Affine, level: Array) -> tuple[Affine, None]:
         _, low, least, _, _ = best
         inverse = divide(level, highest - low)
         codes = code(inverse, low)

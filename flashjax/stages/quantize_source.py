@@ -82,7 +82,7 @@ def student_moments(options: argparse.Namespace, base: Path | None) -> Moments:
     noise = draw_noise(options.seed, len(prompts), (size, size, config.channels))
     sigmas = student_sigmas(options.steps, pipeline.shift).tolist()
     cond = encode(pipeline.text, tokens)
-    return second_moments(config, pipeline.transformer, cond, noise, sigmas)
+    return second_moments(config, pipeline.transformer, cond, jax.numpy.asarray(noise), sigmas)
 
 
 def open_model(source: Path, *, base: Path | None = None, title: str = "") -> Model:
