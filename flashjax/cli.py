@@ -33,10 +33,14 @@ VERBS = {  # verb: (module of stages/, what it does)
     "report": ("report", "one HTML file about the run"),
 }
 
-TOOLS = {  # the same for what works without a config; `export` is both
+TOOLS = {  # the same for what works without a config; `export` and `quantize` are both
     "sample": ("sample", "prompts to PNG files with any checkpoint"),
     "export": ("convert", "any checkpoint to PyTorch formats (or, with --config, the student)"),
     "plan": ("plan", "compile a config's steps for a machine, and say what they cost"),
+    "quantize": (
+        "quantize_source",
+        "any checkpoint to 8 and 6 bits for deployment (or, with --config, the student)",
+    ),
     "bench": ("bench", "measure speed and memory on this machine"),
 }
 CONFIGURED = ("plan",)  # tools that read a config

@@ -15,10 +15,13 @@ from flashjax.convert.tensors import Info, Tensors, joined
 from flashjax.types import InputError
 
 DTYPES = {  # as the format names them, finest last: the order in which writers sort
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "U32": np.dtype(np.uint32),
     "F32": np.dtype(np.float32),
     "I64": np.dtype(np.int64),  # position ids of older text encoders: known, to be left out
 }

@@ -58,7 +58,18 @@ def read_parts(
 
     Their sizes are those of `known` (network -> config), or else read off the tensors.
     """
-    networks = split_file(open_safetensors(path))
+    return parts_of(open_safetensors(path), place=place, known=known, names=names)
+
+
+def parts_of(
+    tensors: Tensors,
+    *,
+    place: Place = in_float32,
+    known: Mapping[str, Any] | None = None,
+    names: Sequence[str] = NETWORKS,
+) -> Parts:
+    """`read_parts` of tensors that are open already."""
+    networks = split_file(tensors)
     known = known or {}
     return {
         name: _network(name, networks[name], place(name), known.get(name))

@@ -156,8 +156,7 @@ def from_tensors(rows: Iterable[Row], tensors: Tensors, placement: Placement = A
     One InputError for all that is missing, extra or mis-shaped; one for all that is not finite.
     """
     rows = list(rows)
-    expected = {key: row.shape for row in rows for key in row.keys}
-    trees.check_same(_shapes(expected), _shapes(tensors.shapes), where=tensors.where)
+    check_shapes(rows, tensors)
     abstract = _abstract(rows)
     shardings = trees.flatten(placement.shardings(abstract)) if placement.shardings else {}
     leaves: dict[str, Array] = {}
@@ -172,6 +171,12 @@ def from_tensors(rows: Iterable[Row], tensors: Tensors, placement: Placement = A
     if broken:
         raise InputError(f"{tensors.where} is not finite in: {trees.in_one_line(broken)}")
     return trees.unflatten(leaves)
+
+
+def check_shapes(rows: Iterable[Row], tensors: Tensors) -> None:
+    """One InputError for every tensor of the rows that is missing, extra or mis-shaped."""
+    expected = {key: row.shape for row in rows for key in row.keys}
+    trees.check_same(_shapes(expected), _shapes(tensors.shapes), where=tensors.where)
 
 
 def _load(

@@ -3,8 +3,12 @@
 Source: keys of Stability-AI/sd3.5 `mmditx.py` and diffusers `SD3Transformer2DModel`.
 """
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flashjax import trees
 from flashjax.convert.table import (
@@ -12,6 +16,7 @@ from flashjax.convert.table import (
     Layout,
     Placement,
     Row,
+    check_shapes,
     conv,
     from_tensors,
     linear,
@@ -21,9 +26,9 @@ from flashjax.convert.table import (
     to_tensors,
     vector,
 )
-from flashjax.convert.tensors import Shape, Tensors
+from flashjax.convert.tensors import Info, Shape, Tensors
 from flashjax.models.mmdit import MMDiT, MMDiTConfig
-from flashjax.types import Cond, Params
+from flashjax.types import Cond, InputError, Params
 
 # flashjax module, SAI key, diffusers keys (several: the parts of a fused projection)
 EDGES = (
@@ -81,6 +86,60 @@ def transformer_from(
 def transformer_to(params: Params, config: MMDiTConfig, naming: str) -> Tensors:
     """The tensors of a parameter tree, named "sai" (without prefix) or "diffusers"."""
     return to_tensors(transformer_rows(config, naming), params)
+
+
+def translated(tensors: Tensors, config: MMDiTConfig, *, given: str, wanted: str) -> Tensors:
+    """Tensors named `given` ("sai" or "diffusers") under the names `wanted`, without a tree.
+
+    Each is read when it is asked for: projections fused or cut, halves swapped. InputError if the
+    tensors are not exactly `config`'s.
+    """
+    if given == wanted:
+        return tensors
+    pairs = list(
+        zip(transformer_rows(config, given), transformer_rows(config, wanted), strict=True)
+    )
+    check_shapes([row for row, _ in pairs], tensors)
+    infos, places = {}, {}
+    for source, target in pairs:
+        dtype = tensors.infos[source.keys[0]].dtype
+        for part, key in enumerate(target.keys):
+            infos[key], places[key] = Info(target.shape, dtype), (source, target, part)
+
+    @functools.lru_cache(maxsize=1)
+    def whole(source: Row, target: Row) -> np.ndarray:
+        flat = np.concatenate([tensors[key].reshape(-1) for key in source.keys])
+        swapped = source.layout.swap != target.layout.swap
+        return np.roll(flat, flat.size // 2) if swapped else flat
+
+    def piece(name: str, start: int, stop: int) -> np.ndarray:
+        source, target, part = places[name]
+        offset = part * infos[name].size
+        return whole(source, target)[offset + start : offset + stop]
+
+    return Tensors(tensors.where, infos, piece, tensors.metadata)
+
+
+def cropped_position(tensors: Tensors, side: int) -> Tensors:
+    """SAI's tensors with only the centre "side side" of the position table.
+
+    Pictures up to `side` patches are the same to the bit: readers crop at the centre. InputError
+    for a side that leaves no centre.
+    """
+    name = "pos_embed"
+    info = tensors.infos[name]
+    old = math.isqrt(info.shape[1])
+    if not 0 < side <= old or (old - side) % 2:
+        raise InputError(f"--position {side}: give an even number of patches up to {old}")
+    edge, new = (old - side) // 2, Info((1, side * side, info.shape[2]), info.dtype)
+
+    def piece(key: str, start: int, stop: int) -> np.ndarray:
+        if key != name:
+            return tensors.piece(key, start, stop)
+        table = tensors[name].reshape(old, old, -1)[edge : edge + side, edge : edge + side]
+        return table.reshape(-1)[start:stop]
+
+    return Tensors(tensors.where, {**tensors.infos, name: new}, piece, tensors.metadata)
 
 
 def transformer_rows(config: MMDiTConfig, naming: str) -> list[Row]:

@@ -24,6 +24,13 @@ def apply(module: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
 
 Attend: TypeAlias = Callable[[Array, Array, Array], Array]  # q, k, v "b n h k" to "b n h k"
 Names: TypeAlias = tuple[str | None, ...]
+MOMENTS = "moments"  # the collection of what projections were given, kept only on demand
+
+
+def _latest(_: Any, new: Array) -> Array:
+    return new
+
+
 zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -37,6 +44,8 @@ class Dense(nn.Module):
 
     The kernel is stored in one layout and used in another: it is cast first and gathered then, so
     that the bytes on the wire are those of `dtype`.
+
+    Applied with `mutable=MOMENTS` it also returns the second moments "in in" of its inputs.
     """
 
     shape: tuple[int, ...]
@@ -60,7 +69,11 @@ class Dense(nn.Module):
         kernel = self.param("kernel", init_kernel, (*inputs, *self.shape), jnp.float32)
         names = (*(self.inputs or (None,) * self.contract), *self.names)
         kernel = lay_out_for_use(self.constrain, names, self.stored(), kernel.astype(self.dtype))
-        y = x.reshape(*lead, flat[0]) @ kernel.reshape(flat)
+        x = x.reshape(*lead, flat[0])
+        if self.is_mutable_collection(MOMENTS):
+            rows = x.reshape(-1, flat[0]).astype(jnp.float32)
+            self.sow(MOMENTS, "kernel", rows.T @ rows / len(rows), reduce_fn=_latest)
+        y = x @ kernel.reshape(flat)
         y = y.reshape(*lead, *self.shape)
         if self.use_bias:
             bias = self.param("bias", zeros, self.shape, jnp.float32)

@@ -208,7 +208,7 @@ class MMDiT(nn.Module):
         block = nn.remat(JointBlock, prevent_cse=False, policy=policy) if policy else JointBlock
         scanned = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, layers.MOMENTS: 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, 0),
             length=length,
@@ -295,6 +295,21 @@ def velocity_of(
         return layers.apply(model, params, x, sigma, cond, flags)[0]
 
     return velocity
+
+
+def moments_of(model: MMDiT) -> Callable[[Params, Array, Array, Cond], tuple[Array, Params]]:
+    """`moments(params, x, sigma, cond) -> (velocity, second moments "in in" of each kernel)`.
+
+    The moments form a tree like the parameters', of those kernels alone; moments of scanned
+    groups have their leading depth dim.
+    """
+
+    def moments(params: Params, x: Array, sigma: Array, cond: Cond) -> tuple[Array, Params]:
+        found = model.apply({"params": params}, x, sigma, cond, mutable=layers.MOMENTS)
+        (velocity, _), collections = found
+        return velocity, collections[layers.MOMENTS]
+
+    return moments
 
 
 def features_of(

@@ -1,19 +1,27 @@
 """An SD3.5 transformer under SAI names -> one GGUF file and a table of its tensors."""
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from flashjax.quantize.codecs import F16, Q6_K, Q8_0
+from flashjax.quantize.codecs import BF16, F16, Q4_K, Q5_K, Q6_K, Q8_0, Codec
+from flashjax.quantize.feedback import encode_q6_k_for
 from flashjax.quantize.gguf import EncodedTensor, write_gguf
-from flashjax.quantize.policy import check_scheme, choose
-from flashjax.quantize.tensors import encode_tensor
+from flashjax.quantize.policy import Choice, check_scheme, choose
+from flashjax.quantize.tensors import decibels, encode_tensor
 from flashjax.types import InputError
 
-FILE_TYPES = {F16: 1, Q8_0: 7, Q6_K: 18}  # general.file_type: what most of the weights are
+FILE_TYPES = {
+    F16: 1,
+    Q8_0: 7,
+    Q4_K: 14,
+    Q5_K: 16,
+    Q6_K: 18,
+    BF16: 32,
+}  # general.file_type: what most of the weights are
 QUANTIZATION_VERSION = 2
 
 
@@ -28,8 +36,26 @@ class Written:
     reason: str
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What is known beyond the weights: second moments of inputs, and chosen types, by name.
+
+    A Q6_K weight with a moment is rounded for its outputs; `codecs` replace the scheme's own.
+    """
+
+    moments: Mapping[str, np.ndarray]
+    codecs: Mapping[str, Codec]
+
+
+UNCALIBRATED = Calibration({}, {})
+
+
 def quantize_transformer(
-    tensors: Iterable[tuple[str, np.ndarray]], *, scheme: str, path: Path
+    tensors: Iterable[tuple[str, np.ndarray]],
+    *,
+    scheme: str,
+    path: Path,
+    calibration: Calibration = UNCALIBRATED,
 ) -> dict[str, Written]:
     """Write `tensors` (SAI name without prefix, torch layout) to a GGUF file at `path`.
 
@@ -44,21 +70,49 @@ def quantize_transformer(
         "general.file_type": FILE_TYPES[codec],
     }
     table: dict[str, Written] = {}
-    write_gguf(path, _encoded(tensors, scheme, table), keys=keys)
+    write_gguf(path, _encoded(tensors, scheme, table, calibration), keys=keys)
     return table
 
 
 def _encoded(
-    tensors: Iterable[tuple[str, np.ndarray]], scheme: str, table: dict[str, Written]
+    tensors: Iterable[tuple[str, np.ndarray]],
+    scheme: str,
+    table: dict[str, Written],
+    calibration: Calibration,
 ) -> Iterator[EncodedTensor]:
     """Encode each tensor as `choose` says, and enter it into `table`."""
     for name, array in tensors:
         if name in table:
             raise InputError(f"tensor {name}: given twice; give every tensor once")
         choice = choose(name, array.shape, scheme=scheme, rms=_rms(array))
-        codes, snr_db = encode_tensor(array, choice.codec, name=name)
+        if choice.codec is check_scheme(scheme) and name in calibration.codecs:
+            choice = replace(choice, codec=calibration.codecs[name])
+        encode: Callable = encode_tensor
+        if choice.codec is Q6_K and name in calibration.moments:
+            encode, choice = _encode_for_outputs(calibration.moments[name]), _calibrated(choice)
+        codes, snr_db = encode(array, choice.codec, name=name)
         table[name] = Written(choice.codec.name, array.shape, codes.size, snr_db, choice.reason)
         yield EncodedTensor(name, array.shape, choice.codec, codes)
+
+
+def _calibrated(choice: Choice) -> Choice:
+    return replace(choice, reason="block weight, rounded for its outputs")
+
+
+def _encode_for_outputs(moment: np.ndarray) -> Callable:
+    """`encode_tensor` by error feedback."""
+
+    def encode(array: np.ndarray, codec: Codec, *, name: str) -> tuple[np.ndarray, float]:
+        if not np.isfinite(array).all():
+            raise InputError(f"tensor {name}: holds a weight that is not finite; mend it")
+        codes = np.asarray(encode_q6_k_for(array, moment))
+        decoded = np.asarray(codec.decode(codes))
+        error = decoded - array.astype(np.float32)
+        return codes.reshape(-1), decibels(
+            float(np.square(array, dtype=np.float32).sum()), float(np.square(error).sum())
+        )
+
+    return encode
 
 
 def _rms(array: np.ndarray) -> float:

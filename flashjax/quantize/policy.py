@@ -6,17 +6,24 @@ layer stay F16.
 
 from dataclasses import dataclass
 
-from flashjax.quantize.codecs import F16, F32, Q6_K, Q8_0, Codec
+from flashjax.quantize.codecs import BF16, F16, F32, Q4_K, Q5_K, Q6_K, Q8_0, Codec
 from flashjax.types import InputError
 
-SCHEMES: dict[str, Codec] = {"f16": F16, "q8_0": Q8_0, "q6_k": Q6_K}
+SCHEMES: dict[str, Codec] = {
+    "f16": F16,
+    "bf16": BF16,
+    "q8_0": Q8_0,
+    "q6_k": Q6_K,
+    "q5_k": Q5_K,
+    "q4_k": Q4_K,
+}
 BLOCKS = "joint_blocks."
 EMBEDDERS = ("x_embedder.", "t_embedder.", "y_embedder.", "context_embedder.")
 EDGES = ("pos_embed", *EMBEDDERS, "final_layer.")
 
 # Block steps are float16: below these root-mean-square weights a type loses its usual fidelity
 # (Q6_K has 32 dB left at 5e-4 and 19 at 1e-4, Q8_0 39 dB at 1e-4).
-SMALLEST_RMS = {Q6_K: 5e-4, Q8_0: 1e-4}
+SMALLEST_RMS = {Q4_K: 5e-4, Q5_K: 5e-4, Q6_K: 5e-4, Q8_0: 1e-4}
 
 
 @dataclass(frozen=True)

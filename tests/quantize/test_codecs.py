@@ -6,13 +6,17 @@ import gguf
 import numpy as np
 import pytest
 
-from flashjax.quantize.codecs import CODECS, F16, Q6_K, Q8_0, encode_q6_k
+from flashjax.quantize.codecs import CODECS, F16, Q4_K, Q5_K, Q6_K, Q8_0
 
 GGML = gguf.GGMLQuantizationType
 
-# sha256 of what ggml's `quantize_row_q6_K_ref` (ggml-org/ggml@d99724f, gcc -O2 -ffp-contract=off)
-# writes for `awkward_weights()`.
-GGML_Q6_K_SHA256 = "e24d2a62f4fd3cf1ae3d8eb658e24b88a008c03ec11f395fde96487f57bb0237"
+# sha256 of what ggml's `quantize_row_*_K_ref` (ggml-org/ggml@d99724f, gcc -O2 -ffp-contract=off)
+# write for `awkward_weights()`.
+GGML_SHA256 = {
+    "Q6_K": "e24d2a62f4fd3cf1ae3d8eb658e24b88a008c03ec11f395fde96487f57bb0237",
+    "Q5_K": "dce69d9d0b2a9da7e9d54e12238adf12f343ca5ba7e7ef12579f9c8933ce083f",
+    "Q4_K": "96c20be56c44a28c0ddeab2f8209dbe1c62bf890c756a7056e9775a87d7af765",
+}
 
 
 def normal_weights(std: float = 0.02) -> np.ndarray:
@@ -45,9 +49,23 @@ def test_q8_0_rounds_ties_like_gguf_py() -> None:
     np.testing.assert_array_equal(Q8_0.encode(weights), gguf.quants.quantize(weights, GGML.Q8_0))
 
 
-def test_q6_k_writes_the_bytes_of_ggml() -> None:
-    written = np.asarray(encode_q6_k(awkward_weights())).tobytes()
-    assert hashlib.sha256(written).hexdigest() == GGML_Q6_K_SHA256
+@pytest.mark.parametrize("codec", [Q6_K, Q5_K, Q4_K], ids=lambda codec: codec.name)
+def test_k_types_write_the_bytes_of_ggml(codec) -> None:
+    written = np.asarray(codec.encode(awkward_weights())).tobytes()
+    assert hashlib.sha256(written).hexdigest() == GGML_SHA256[codec.name]
+
+
+def test_importance_moves_error_to_the_columns_that_do_not_matter() -> None:
+    weights = normal_weights()
+    importance = np.where(np.arange(512) % 16 < 4, np.float32(100), np.float32(1))
+    plain, weighed = (
+        np.square(np.asarray(Q6_K.decode(codes)) - weights) * importance
+        for codes in (
+            Q6_K.encode(weights),
+            Q6_K.encode(weights, np.broadcast_to(importance, weights.shape)),
+        )
+    )
+    assert weighed.sum() < 0.9 * plain.sum()
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
@@ -66,7 +84,9 @@ def test_q6_k_decodes_arbitrary_bytes_like_gguf_py() -> None:
     np.testing.assert_array_equal(Q6_K.decode(codes), expected)
 
 
-@pytest.mark.parametrize(("codec", "floor_db"), [(Q8_0, 45.0), (Q6_K, 34.5), (F16, 70.0)])
+@pytest.mark.parametrize(
+    ("codec", "floor_db"), [(Q8_0, 45.0), (Q6_K, 34.5), (Q5_K, 28.0), (Q4_K, 22.0), (F16, 70.0)]
+)
 def test_normal_weights_keep_their_fidelity(codec, floor_db: float) -> None:
     weights = normal_weights()
     decoded = np.asarray(codec.decode(codec.encode(weights)))

@@ -1,0 +1,196 @@
+"""Every format that a quantised transformer is written in, and read back from, by name.
+
+Writers take SAI's names (without prefix), tensor by tensor; what they write appears whole or not
+at all, and is proved by reading it back.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flashjax.convert.configs import mmdit_config_to_diffusers
+from flashjax.convert.reading import open_weights
+from flashjax.convert.sai import model_spec
+from flashjax.convert.tensors import Shape, Tensors
+from flashjax.convert.transformer import BLOCK_PREFIX, translated
+from flashjax.convert.writing import replacing, write_json, write_safetensors
+from flashjax.models.mmdit import MMDiTConfig
+from flashjax.quantize.gguf import open_gguf
+from flashjax.quantize.gguf_export import UNCALIBRATED, Calibration, quantize_transformer
+from flashjax.quantize.packing import WEIGHT, Packing, packed, packed_layers, unpacked
+from flashjax.quantize.packings import (
+    COMFY_FP8,
+    COMFY_INT8,
+    COMFY_INT8_ROTATED,
+    TORCHAO_INT8,
+    mlx_affine,
+)
+from flashjax.quantize.tensors import decibels
+from flashjax.types import InputError
+
+GGUF = {f"gguf-{scheme}": scheme for scheme in ("f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k")}
+SINGLE = {
+    packing.name: packing
+    for packing in (COMFY_INT8, COMFY_INT8_ROTATED, COMFY_FP8, mlx_affine(8), mlx_affine(6))
+}
+FOLDER = {TORCHAO_INT8.name: TORCHAO_INT8}
+FORMATS = (*GGUF, *SINGLE, *FOLDER)
+DIFFUSERS_STEM = "diffusion_pytorch_model"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A transformer to be written: its tensors under SAI's names, its sizes, what it is called."""
+
+    tensors: Tensors
+    config: MMDiTConfig
+    title: str
+    sample_size: int = 128
+
+
+def check_formats(names: list[str]) -> None:
+    """InputError for a format that does not exist."""
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown:
+        raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(FORMATS)}")
+
+
+def file_of(format_name: str) -> str:
+    """The name of the file or folder of a format."""
+    if format_name in GGUF:
+        return f"transformer-{GGUF[format_name]}.gguf"
+    return f"transformer-{format_name}" + (".safetensors" if format_name in SINGLE else "")
+
+
+def write_format(
+    format_name: str, model: Model, out: Path, calibration: Calibration = UNCALIBRATED
+) -> Path:
+    """Writes `model` in one format under `out`. Returns the path of the file or folder.
+
+    `calibration` is for GGUF's Q6_K alone.
+    """
+    path = out / file_of(format_name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if format_name in GGUF:
+        scheme = GGUF[format_name]
+        known = calibration if scheme == "q6_k" else UNCALIBRATED
+        quantize_transformer(model.tensors.items(), scheme=scheme, path=path, calibration=known)
+    elif format_name in SINGLE:
+        packing = SINGLE[format_name]
+        tensors = packed(model.tensors, packing, chosen=of_block("sai"))
+        write_safetensors(path, tensors, metadata=_metadata(model, packing))
+    else:
+        with replacing(path) as new:
+            new.mkdir()
+            write_torchao(new, model)
+    return path
+
+
+def of_block(naming: str) -> Any:
+    """Chooses the weights of blocks; embedders, final layer and position table keep 16 bits."""
+    prefix = BLOCK_PREFIX[naming].split("{")[0]
+
+    def chosen(name: str, shape: Shape) -> bool:
+        del shape
+        return name.startswith(prefix)
+
+    return chosen
+
+
+def write_torchao(folder: Path, model: Model) -> None:
+    """A transformer folder that diffusers loads with torchao, int8 weights already inside."""
+    plain = translated(model.tensors, model.config, given="sai", wanted="diffusers")
+    tensors = packed(plain, TORCHAO_INT8, chosen=of_block("diffusers"))
+    layers = set(packed_layers(tensors, TORCHAO_INT8))
+    kept = [name.removesuffix(WEIGHT) for name in plain if name.endswith(WEIGHT)]
+    config = mmdit_config_to_diffusers(model.config, sample_size=model.sample_size)
+    skip = [name for name in kept if name not in layers and len(plain.shapes[name + WEIGHT]) == 2]
+    write_json(
+        folder / "config.json", config | {"quantization_config": torchao_config(sorted(skip))}
+    )
+    write_safetensors(
+        folder / f"{DIFFUSERS_STEM}.safetensors",
+        tensors,
+        metadata={"format": "pt"} | dict(_torchao_types(plain, layers)),
+    )
+
+
+def torchao_config(skip: list[str]) -> dict[str, Any]:
+    """The `quantization_config` by which diffusers finds torchao's Int8WeightOnlyConfig."""
+    granularity = {"_type": "PerRow", "_version": 1, "_data": {"dim": -1}}
+    data = {"granularity": granularity, "group_size": None, "set_inductor_config": True}
+    return {
+        "quant_method": "torchao",
+        "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": data}},
+        "modules_to_not_convert": skip,
+    }
+
+
+def _torchao_types(plain: Tensors, layers: set[str]) -> Iterator[tuple[str, str]]:
+    """Which parameters there are and the class of each, as torchao's own writer says it."""
+    yield "tensor_names", json.dumps(list(plain))
+    dtype = {"_type": "torch.dtype", "_data": "bfloat16"}  # the only one that diffusers takes
+    names = ["qdata", "scale", "zero_point"]
+    for name, info in plain.infos.items():
+        if name.removesuffix(WEIGHT) not in layers or not name.endswith(WEIGHT):
+            yield name, json.dumps({"_type": "Tensor"})
+            continue
+        data: dict[str, Any] = {"block_size": [1, info.shape[1]], "dtype": dtype}
+        data |= {"act_quant_kwargs": None, "reduce_range": False}
+        yield name, json.dumps({"_type": "Int8Tensor", "_data": data, "_tensor_data_names": names})
+
+
+def _metadata(model: Model, packing: Packing) -> Mapping[str, str]:
+    if packing.name.startswith("mlx"):
+        return {"format": "mlx", "title": model.title}
+    return model_spec(model.config, title=model.title, side=8 * model.sample_size)
+
+
+def dequantised(tensors: Tensors) -> Tensors:
+    """The tensors of a safetensors file of any packing, its weights in float32; others as is."""
+    found = _packing_of(tensors)
+    return unpacked(tensors, found) if found else tensors
+
+
+def open_format(path: Path, config: MMDiTConfig) -> Tensors:
+    """What a file or folder that `write_format` wrote stands for, under SAI's names."""
+    if path.is_dir():
+        stored = dequantised(open_weights(path, DIFFUSERS_STEM))
+        return translated(stored, config, given="diffusers", wanted="sai")
+    if path.suffix == ".gguf":
+        return open_gguf(path)
+    return dequantised(open_weights(path.parent, path.stem))
+
+
+def fidelity(given: Tensors, stored: Tensors) -> dict[str, float]:
+    """The signal-to-noise ratio in dB of every tensor of a file; inf where it is exact."""
+    if given.shapes != stored.shapes:
+        raise OSError(f"{stored.where} does not hold the tensors that were written to it")
+    return {name: _snr(given[name], stored[name]) for name in given}
+
+
+def _snr(clean: np.ndarray, stored: np.ndarray) -> float:
+    clean, stored = (array.reshape(-1).astype(np.float32) for array in (clean, stored))
+    error = stored - clean
+    return decibels(float(clean @ clean), float(error @ error))
+
+
+def _packing_of(tensors: Tensors) -> Packing | None:
+    """The packing of the first packed layer of a file."""
+    for name, info in tensors.infos.items():
+        if name.endswith(".comfy_quant"):
+            if json.loads(tensors[name].tobytes())["format"] == "float8_e4m3fn":
+                return COMFY_FP8
+            return (
+                COMFY_INT8_ROTATED if b'"convrot": true' in tensors[name].tobytes() else COMFY_INT8
+            )
+        if name.endswith("._weight_qdata"):
+            return TORCHAO_INT8
+        if name.endswith(".scales"):
+            words = tensors.shapes[name.removesuffix(".scales") + WEIGHT][1]
+            return mlx_affine(words * 32 // (info.shape[1] * 64))
+    return None

@@ -1,0 +1,123 @@
+"""`quantize --source`: any checkpoint's transformer to the formats that runtimes deploy."""
+
+import argparse
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from flashjax.convert import folder as folders
+from flashjax.convert.configs import mmdit_config_from_diffusers
+from flashjax.convert.reading import open_safetensors, open_weights, read_json
+from flashjax.convert.sai import split_file
+from flashjax.convert.sizes import mmdit_sizes
+from flashjax.convert.transformer import cropped_position, transformer_to, translated
+from flashjax.convert.writing import write_json
+from flashjax.data.prompts import read_prompts
+from flashjax.data.tokenizers import load_tokenizers
+from flashjax.evaluate.sample import draw_noise
+from flashjax.flow.schedule import student_sigmas
+from flashjax.models.text import encode_text
+from flashjax.quantize.calibrate import Moments, second_moments
+from flashjax.quantize.formats import (
+    DIFFUSERS_STEM,
+    FORMATS,
+    Model,
+    check_formats,
+    dequantised,
+    fidelity,
+    open_format,
+    write_format,
+)
+from flashjax.quantize.gguf import open_gguf
+from flashjax.quantize.gguf_export import UNCALIBRATED, Calibration
+from flashjax.stages.sources import home_of, kind_of, open_pipeline, read_parts
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The flags of the verb where it works without a config."""
+    verb.add_argument("--source", required=True, metavar="PATH", help="any checkpoint")
+    verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
+    verb.add_argument("--out", required=True, metavar="DIR", help="where the formats go")
+    verb.add_argument("--format", required=True, metavar="NAME[,NAME]", help=", ".join(FORMATS))
+    verb.add_argument("--position", type=int, metavar="N", help="keep N x N patches of the table")
+    verb.add_argument("--calibrate", metavar="FILE", help="prompts: Q6_K rounded for outputs")
+    verb.add_argument("--steps", type=int, default=4, help="of the student, to calibrate on")
+    verb.add_argument("--seed", type=int, default=0, help="of the noise to calibrate on")
+    verb.add_argument("--title", default="quantized by flashjax", help="in the files")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Writes every format with a table of its fidelity, and prints where."""
+    names = options.format.split(",")
+    check_formats(names)
+    base = Path(options.base) if options.base else None
+    model = open_model(Path(options.source), base=base, title=options.title)
+    if options.position:
+        tensors = cropped_position(model.tensors, options.position)
+        model = Model(tensors, mmdit_sizes(tensors), model.title, model.sample_size)
+    calibration = UNCALIBRATED
+    if options.calibrate:
+        calibration = Calibration(student_moments(options, base), {})
+    for name in names:
+        path = write_format(name, model, Path(options.out), calibration)
+        table = check(path, model)
+        log.info("%s: %s", name, summary(path, table))
+        print(path)
+
+
+def student_moments(options: argparse.Namespace, base: Path | None) -> Moments:
+    """Second moments of every projection's inputs while the student draws the prompts."""
+    source = Path(options.source)
+    pipeline = open_pipeline(source, base=base)
+    prompts = read_prompts(options.calibrate)
+    tokens = load_tokenizers(home_of(source, base))(prompts)
+    encode = jax.jit(lambda text, tokens: encode_text(pipeline.text_config, text, tokens))
+    size, config = pipeline.sample_size, pipeline.transformer_config
+    noise = draw_noise(options.seed, len(prompts), (size, size, config.channels))
+    sigmas = student_sigmas(options.steps, pipeline.shift).tolist()
+    cond = encode(pipeline.text, tokens)
+    return second_moments(config, pipeline.transformer, cond, jax.numpy.asarray(noise), sigmas)
+
+
+def open_model(source: Path, *, base: Path | None = None, title: str = "") -> Model:
+    """The transformer of any checkpoint, read tensor by tensor where the source is a file."""
+    kind = kind_of(source)
+    size = folders.settings(base)["sample_size"] if base else 128
+    if kind in ("single", "gguf"):
+        opened = open_gguf(source) if kind == "gguf" else dequantised(open_safetensors(source))
+        tensors = split_file(opened)["transformer"]
+        return Model(tensors, mmdit_sizes(tensors), title, size)
+    if kind in ("pipeline", "transformer"):
+        folder = source / "transformer" if kind == "pipeline" else source
+        content = read_json(folder / "config.json")
+        config = mmdit_config_from_diffusers(content, str(folder / "config.json"))
+        stored = dequantised(open_weights(folder, DIFFUSERS_STEM))
+        tensors = translated(stored, config, given="diffusers", wanted="sai")
+        return Model(tensors, config, title, int(content.get("sample_size") or size))
+    known = folders.read_configs(base) if base else {}
+    params, config = read_parts(source, known=known, names=("transformer",))["transformer"]
+    return Model(transformer_to(params, config, "sai"), config, title, size)
+
+
+def check(path: Path, model: Model) -> Mapping[str, float]:
+    """Reads a format back, and writes the fidelity of every tensor beside it."""
+    table = fidelity(model.tensors, open_format(path, model.config))
+    rows: dict[str, Any] = {
+        name: {"snr_db": ratio if math.isfinite(ratio) else None} for name, ratio in table.items()
+    }
+    write_json(path.with_name(path.name + ".json"), rows)
+    return table
+
+
+def summary(path: Path, table: Mapping[str, float]) -> str:
+    """Size and fidelity in a line."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    worst = min(table, key=lambda name: table[name])
+    return f"{size:,} bytes, every tensor at {table[worst]:.1f} dB or better ({worst})"
