@@ -8,6 +8,7 @@ from typing import Any
 from flashjax.checkpoint import load_params
 from flashjax.convert import folder as folders
 from flashjax.convert import sai
+from flashjax.convert.configs import mmdit_config_from_diffusers
 from flashjax.convert.pipeline import (
     ABSENT_T5_TOKENS,
     NETWORKS,
@@ -17,15 +18,17 @@ from flashjax.convert.pipeline import (
     assemble,
     in_float32,
 )
+from flashjax.convert.reading import open_safetensors, open_weights, read_json
 from flashjax.convert.sizes import mmdit_sizes
 from flashjax.convert.transformer import transformer_from
+from flashjax.quantize.formats import DIFFUSERS_STEM, dequantised
 from flashjax.quantize.gguf import MAGIC, open_gguf
 from flashjax.types import InputError
 
 KINDS = {
     "pipeline": "a pipeline's folder in diffusers' layout",
-    "transformer": "its transformer folder alone",
-    "single": "a single safetensors file",
+    "transformer": "its transformer folder alone, torchao's too",
+    "single": "a single safetensors file, ComfyUI's and MLX's quantised ones too",
     "gguf": "a GGUF file",
     "orbax": "parameters that a flashjax stage wrote",
 }
@@ -57,9 +60,15 @@ def read_parts(
     if kind == "pipeline":
         return folders.read_parts(path, place=place, names=names)
     if kind == "transformer":
-        return {"transformer": folders.read_transformer(path, place("transformer"))}
+        config = mmdit_config_from_diffusers(
+            read_json(path / "config.json"), str(path / "config.json")
+        )
+        tensors = dequantised(open_weights(path, DIFFUSERS_STEM))
+        params = transformer_from(tensors, config, "diffusers", place("transformer"))
+        return {"transformer": (params, config)}
     if kind == "single":
-        return sai.read_parts(path, place=place, known=known, names=names)
+        tensors = dequantised(open_safetensors(path))
+        return sai.parts_of(tensors, place=place, known=known, names=names)
     if kind == "gguf":
         tensors = sai.split_file(open_gguf(path))["transformer"]
         config = mmdit_sizes(tensors)

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from flashjax.cli import main
 from flashjax.convert.folder import read_transformer
 from flashjax.convert.transformer import transformer_to
 from flashjax.quantize.gguf_export import quantize_transformer
+from flashjax.stages.sources import read_parts
 
 PROMPT = "a red seven on white"
 
@@ -50,6 +52,21 @@ def test_every_container_draws_the_same_picture(name, containers, picture, tiny_
     found, _ = drawn(tmp_path, containers[name], *base)
     assert np.abs(found - picture[0]).max() <= 1
     assert picture[0].std() > 1
+
+
+@pytest.mark.parametrize(
+    "name", ["comfy-int8", "comfy-int8-convrot", "comfy-fp8", "mlx-8", "torchao-int8"]
+)
+def test_what_quantize_wrote_is_a_source_too(name, tiny_teacher, tmp_path):
+    flags = ["--source", str(tiny_teacher), "--out", str(tmp_path), "--format", name]
+    assert main(["quantize", *flags]) == 0
+    (path,) = (entry for entry in tmp_path.iterdir() if entry.suffix != ".json")
+    (found, sizes), (given, _) = (
+        read_parts(source, names=("transformer",))["transformer"] for source in (path, tiny_teacher)
+    )
+    found, given = (np.concatenate([x.ravel() for x in jax.tree.leaves(p)]) for p in (found, given))
+    assert 0 < np.square(found - given).sum() < 10**-2.5 * np.square(given).sum()
+    assert sizes.qk_norm
 
 
 def test_a_png_says_how_it_was_made(picture):
