@@ -2,8 +2,8 @@
 
 Peaks are per chip and dense, in bfloat16; one JAX device of v5e, v5p and v6e is one chip.
 `ici_bandwidth` is the sum over all links of a chip in one direction (NVLink on GPU),
-`dcn_bandwidth` its share of its host's network. Prices are on demand, in dollars an hour, of one
-region: give your own with `--price`.
+`dcn_bandwidth` its share of its host's network. Prices, in dollars an hour, are round figures of
+on-demand offers and no maker's: give your own with `--price`.
 """
 
 import dataclasses
