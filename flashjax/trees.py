@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashjax.types import InputError
-
-_SHOWN = 12  # problems that one error line lists before it counts the rest
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -58,13 +55,7 @@ def check_same(want: Any, got: Any, *, where: str) -> None:
         if given[path] != wanted[path]
     ]
     if problems:
-        raise InputError(f"{where} does not fit the model: {in_one_line(sorted(problems))}")
-
-
-def in_one_line(problems: Sequence[str]) -> str:
-    """The first dozen problems, and how many more there are."""
-    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    return "; ".join(problems[:_SHOWN]) + more
+        raise InputError(f"{where} does not fit the model: {'; '.join(sorted(problems))}")
 
 
 def digest(tree: Any) -> str:

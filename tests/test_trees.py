@@ -42,10 +42,11 @@ def test_check_same_names_every_problem_in_one_line():
     assert "a/kernel has shape (3, 2), not (2, 3)" in message
 
 
-def test_check_same_counts_what_it_does_not_list():
+def test_check_same_lists_all_however_many():
     many = {f"w{i:03d}": np.ones(1) for i in range(100)}
-    with pytest.raises(InputError, match="and 88 more"):
+    with pytest.raises(InputError) as caught:
         trees.check_same(many, {}, where="file")
+    assert all(f"missing {name} (1,)" in str(caught.value) for name in many)
 
 
 def test_digest_sees_names_values_and_dtypes():

@@ -169,7 +169,7 @@ def from_tensors(rows: Iterable[Row], tensors: Tensors, placement: Placement = A
         leaves[path], found = _load(group, tensors, placement.dtype, sharding)
         broken += found
     if broken:
-        raise InputError(f"{tensors.where} is not finite in: {trees.in_one_line(broken)}")
+        raise InputError(f"{tensors.where} is not finite in: {'; '.join(broken)}")
     return trees.unflatten(leaves)
 
 
