@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 
@@ -20,8 +20,9 @@ from flashjax.data.prompts import read_prompts
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.evaluate.sample import draw_noise
 from flashjax.flow.schedule import student_sigmas
+from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import encode_text
-from flashjax.quantize.calibrate import Moments, second_moments
+from flashjax.quantize.calibrate import mean_decibels, second_moments, velocity_errors
 from flashjax.quantize.formats import (
     DIFFUSERS_STEM,
     FORMATS,
@@ -35,6 +36,9 @@ from flashjax.quantize.formats import (
 from flashjax.quantize.gguf import open_gguf
 from flashjax.quantize.gguf_export import UNCALIBRATED, Calibration
 from flashjax.stages.sources import home_of, kind_of, open_pipeline, read_parts
+from flashjax.types import Cond, InputError, Params
+
+Way: TypeAlias = tuple[MMDiTConfig, Params, Cond, jax.Array, list[float]]
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +51,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--format", required=True, metavar="NAME[,NAME]", help=", ".join(FORMATS))
     verb.add_argument("--position", type=int, metavar="N", help="keep N x N patches of the table")
     verb.add_argument("--calibrate", metavar="FILE", help="prompts: Q6_K rounded for outputs")
-    verb.add_argument("--steps", type=int, default=4, help="of the student, to calibrate on")
-    verb.add_argument("--seed", type=int, default=0, help="of the noise to calibrate on")
+    verb.add_argument("--measure", metavar="FILE", help="prompts: how far the output moves")
+    verb.add_argument("--steps", type=int, default=4, help="of the student, for both")
+    verb.add_argument("--seed", type=int, default=0, help="of the noise, for both")
     verb.add_argument("--title", default="quantized by flashjax", help="in the files")
 
 
@@ -56,6 +61,8 @@ def run(options: argparse.Namespace) -> None:
     """Writes every format with a table of its fidelity, and prints where."""
     names = options.format.split(",")
     check_formats(names)
+    if options.measure and options.position:
+        raise InputError("--measure compares with the whole position table: leave out --position")
     base = Path(options.base) if options.base else None
     model = open_model(Path(options.source), base=base, title=options.title)
     if options.position:
@@ -63,26 +70,35 @@ def run(options: argparse.Namespace) -> None:
         model = Model(tensors, mmdit_sizes(tensors), model.title, model.sample_size)
     calibration = UNCALIBRATED
     if options.calibrate:
-        calibration = Calibration(student_moments(options, base), {})
+        way = students_way(options, base, options.calibrate, seed=options.seed)
+        calibration = Calibration(second_moments(*way), {})
+    measure = None
+    if options.measure:  # other noise than what was calibrated on
+        way = students_way(options, base, options.measure, seed=options.seed + 1)
+        measure = velocity_errors(*way)
     for name in names:
         path = write_format(name, model, Path(options.out), calibration)
         table = check(path, model)
         log.info("%s: %s", name, summary(path, table))
+        if measure:
+            ratios = measure(read_parts(path, names=("transformer",))["transformer"][0])
+            steps = " ".join(f"{ratio:.1f}" for ratio in ratios)
+            log.info("%s: output %.1f dB, by step %s", name, mean_decibels(ratios), steps)
         print(path)
 
 
-def student_moments(options: argparse.Namespace, base: Path | None) -> Moments:
-    """Second moments of every projection's inputs while the student draws the prompts."""
+def students_way(options: argparse.Namespace, base: Path | None, prompts: str, *, seed: int) -> Way:
+    """The student with all that it needs to draw the prompts of a file, step by step."""
     source = Path(options.source)
     pipeline = open_pipeline(source, base=base)
-    prompts = read_prompts(options.calibrate)
-    tokens = load_tokenizers(home_of(source, base))(prompts)
+    captions = read_prompts(prompts)
+    tokens = load_tokenizers(home_of(source, base))(captions)
     encode = jax.jit(lambda text, tokens: encode_text(pipeline.text_config, text, tokens))
     size, config = pipeline.sample_size, pipeline.transformer_config
-    noise = draw_noise(options.seed, len(prompts), (size, size, config.channels))
+    noise = draw_noise(seed, len(captions), (size, size, config.channels))
     sigmas = student_sigmas(options.steps, pipeline.shift).tolist()
     cond = encode(pipeline.text, tokens)
-    return second_moments(config, pipeline.transformer, cond, jax.numpy.asarray(noise), sigmas)
+    return config, pipeline.transformer, cond, jax.numpy.asarray(noise), sigmas
 
 
 def open_model(source: Path, *, base: Path | None = None, title: str = "") -> Model:
