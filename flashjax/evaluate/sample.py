@@ -122,14 +122,20 @@ def draw(
     count, chunk = len(noise), -(-chunk // mesh.size) * mesh.size
     rows = [np.arange(start, start + chunk) % count for start in range(0, count, chunk)]
 
-    def part(row: np.ndarray) -> np.ndarray:
+    def part(row: np.ndarray) -> Array:
         chosen = jax.tree.map(lambda array: array[row], (tokens, noise))
         tokens_part, noise_part = jax.device_put(chosen, NamedSharding(mesh, PartitionSpec("data")))
-        return np.asarray(sample(params, tokens_part, empty, noise_part))
+        return sample(params, tokens_part, empty, noise_part)
 
-    part(rows[0])
+    jax.block_until_ready(part(rows[0]))
     started = time.perf_counter()
-    pictures = np.concatenate([part(row) for row in rows])
+    # A chunk is under way while the one before it is fetched: no device waits for the host.
+    fetched, ahead = [], part(rows[0])
+    for row in rows[1:]:
+        done, ahead = ahead, part(row)
+        fetched.append(np.asarray(done))
+    fetched.append(np.asarray(ahead))
+    pictures = np.concatenate(fetched)
     seconds = (time.perf_counter() - started) / len(pictures)
     images = ((pictures[:count] + 1.0) * 127.5 + 0.5).astype(np.uint8)
     return Drawn(images=images, seconds_per_image=seconds)
