@@ -12,6 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from flashjax.types import Batch, InputError, Tokens
 
+TRAIN = "train.safetensors"  # the cache of the training split, in its stage's folder
+
 
 def save_latents(path: Path, samples: Batch) -> None:
     """Write latents float32 "n h w c" and token ids int32 "n m", whole or not at all."""

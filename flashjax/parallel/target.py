@@ -68,5 +68,5 @@ def open_devices(target: Target) -> Sequence[jax.Device]:
     name = f"{target.chip.name}:{target.topology}"
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **more).devices
-    except Exception as error:  # libtpu has no type of its own for a topology that does not exist
+    except jax.errors.JaxRuntimeError as error:  # a topology that does not exist
         raise InputError(f"--target {name}: {str(error).splitlines()[0][:200]}") from error

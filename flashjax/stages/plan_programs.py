@@ -1,6 +1,7 @@
 """The programs of a run on a machine that may not be here: the actual steps, abstract arguments."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,6 @@ from flashjax import config as configs
 from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
 from flashjax.data.tokenizers import load_tokenizers
-from flashjax.flow.schedule import student_sigmas
 from flashjax.models.clip import CLIPText
 from flashjax.models.flops import heads_flops, mmdit_flops, text_flops
 from flashjax.models.heads import HeadsConfig
@@ -34,11 +34,10 @@ from flashjax.stages.setting import (
     compute_of,
     computed_text,
     make_encoder,
-    make_networks,
+    make_setting,
     state_layout,
-    student_steps,
 )
-from flashjax.train.flops import critic_flops, guide_flops, student_flops
+from flashjax.train.flops import critic_flops, guide_flops, steps_before, student_flops
 from flashjax.train.guide import GuideConfig
 from flashjax.train.match import MatchConfig
 from flashjax.train.state import Frozen
@@ -152,7 +151,6 @@ def abstract_setting(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Sett
         shift=model.shift,
         sample_size=model.sample_size,
     )
-    steps = student_steps(config)
     apart = compute.encode_apart
     empty = _tokens(text_sizes, model, 1)
     frozen = Frozen(
@@ -162,15 +160,8 @@ def abstract_setting(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Sett
         empty=_whole(_encoded(config, text_sizes, text, empty) if apart else empty, mesh),
         span=_whole(jax.ShapeDtypeStruct((2,), jnp.int32), mesh),
     )
-    return Setting(
-        mesh=mesh,
-        pipeline=pipeline,
-        nets=make_networks(config, pipeline, mesh),
-        sigmas=jnp.asarray(student_sigmas(steps, model.shift)),
-        frozen=frozen,
-        samples=Batch(latents, empty),
-        encode=make_encoder(config, text_sizes, mesh) if apart else None,
-    )
+    encode = make_encoder(config, text_sizes, mesh) if apart else None
+    return make_setting(config, mesh, pipeline, frozen, Batch(latents, empty), encode)
 
 
 def _text(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
@@ -255,9 +246,9 @@ def _matched(
 ) -> Planned:
     """The record of a step of distribution matching: 0 the student's, 1 the critic's."""
     forward, heads, text = _forward(config, model, setting)
-    before = (config.student.steps - 1) / 2
     count = (student_flops, critic_flops)[which]
     matching = configs.section(config, "match.match", MatchConfig)
+    before = steps_before(config.student.steps, halved=matching.halved)
     job = config[section].job
     prefix = "" if section == "match" else "split-"
     return Planned(
@@ -352,15 +343,12 @@ def _key() -> Any:
 
 def _resident(setting: Setting) -> int:
     """Bytes per device of the text encoders, where they are not an argument of the step."""
-    return sum(device_bytes(leaf) for leaf in jax.tree.leaves(setting.pipeline.text)) * (
-        setting.encode is not None
-    )
+    if setting.encode is None:
+        return 0
+    return sum(device_bytes(leaf) for leaf in jax.tree.leaves(setting.pipeline.text))
 
 
 def device_bytes(leaf: Any) -> int:
     """Bytes of an abstract array on one device."""
     shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
-    size = 1
-    for side in shape:
-        size *= side
-    return size * leaf.dtype.itemsize
+    return math.prod(shape) * leaf.dtype.itemsize

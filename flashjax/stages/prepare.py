@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flashjax.data.digit_scenes import open_scenes
-from flashjax.data.latents import save_latents
+from flashjax.data.latents import TRAIN, save_latents
 from flashjax.data.pipeline import stack
 from flashjax.data.tokenizers import Tokenizer
 from flashjax.models import vae
@@ -17,7 +17,6 @@ from flashjax.stages.model import open_model
 from flashjax.stages.stage import run_stage
 from flashjax.types import Batch, Params
 
-TRAIN = "train.safetensors"
 CHUNK = 32  # images encoded at a time: a larger chunk leaves the CPU's caches
 
 

@@ -10,8 +10,7 @@ from typing import Any, TypeAlias
 import jax
 
 from flashjax.convert import folder as folders
-from flashjax.convert.configs import mmdit_config_from_diffusers
-from flashjax.convert.reading import open_safetensors, open_weights, read_json
+from flashjax.convert.reading import open_safetensors, read_json
 from flashjax.convert.sai import split_file
 from flashjax.convert.sizes import mmdit_sizes
 from flashjax.convert.transformer import cropped_position, transformer_to, translated
@@ -24,7 +23,6 @@ from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import encode_text
 from flashjax.quantize.calibrate import mean_decibels, second_moments, velocity_errors
 from flashjax.quantize.formats import (
-    DIFFUSERS_STEM,
     FORMATS,
     Model,
     check_formats,
@@ -35,7 +33,13 @@ from flashjax.quantize.formats import (
 )
 from flashjax.quantize.gguf import open_gguf
 from flashjax.quantize.gguf_export import UNCALIBRATED, Calibration
-from flashjax.stages.sources import home_of, kind_of, open_pipeline, read_parts
+from flashjax.stages.sources import (
+    home_of,
+    kind_of,
+    open_pipeline,
+    open_transformer,
+    read_parts,
+)
 from flashjax.types import Cond, InputError, Params
 
 Way: TypeAlias = tuple[MMDiTConfig, Params, Cond, jax.Array, list[float]]
@@ -111,11 +115,10 @@ def open_model(source: Path, *, base: Path | None = None, title: str = "") -> Mo
         return Model(tensors, mmdit_sizes(tensors), title, size)
     if kind in ("pipeline", "transformer"):
         folder = source / "transformer" if kind == "pipeline" else source
-        content = read_json(folder / "config.json")
-        config = mmdit_config_from_diffusers(content, str(folder / "config.json"))
-        stored = dequantised(open_weights(folder, DIFFUSERS_STEM))
+        stored, config = open_transformer(folder)
         tensors = translated(stored, config, given="diffusers", wanted="sai")
-        return Model(tensors, config, title, int(content.get("sample_size") or size))
+        size = int(read_json(folder / "config.json").get("sample_size") or size)
+        return Model(tensors, config, title, size)
     known = folders.read_configs(base) if base else {}
     params, config = read_parts(source, known=known, names=("transformer",))["transformer"]
     return Model(transformer_to(params, config, "sai"), config, title, size)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
-from flashjax.data.latents import load_latents
+from flashjax.data.latents import TRAIN, load_latents
 from flashjax.data.pipeline import to_mesh
 from flashjax.flow.schedule import student_sigmas
 from flashjax.models.attention import attend_on
@@ -26,7 +26,6 @@ from flashjax.parallel.layout import ROLES, STATE
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import check_split, constrain_on, param_shardings, state_shardings
 from flashjax.stages.model import open_model
-from flashjax.stages.prepare import TRAIN
 from flashjax.train.match import Networks
 from flashjax.train.state import Frozen
 from flashjax.types import Batch, Cond, InputError, Params, Tokens
@@ -98,13 +97,26 @@ def open_setting(
         empty=empty if encode is None else encode(pipeline.text, empty),
         span=jax.device_put(jnp.array([0, steps], jnp.int32), whole),
     )
+    samples = load_latents(workdir / "prepare" / TRAIN)
+    return make_setting(config, devices, pipeline, frozen, samples, encode)
+
+
+def make_setting(
+    config: ConfigDict,
+    mesh: Mesh,
+    pipeline: Pipeline,
+    frozen: Frozen,
+    samples: Batch,
+    encode: Callable[[Params, Tokens], Cond] | None,
+) -> Setting:
+    """The setting of networks that are on the mesh already, arrays or their shapes."""
     return Setting(
-        mesh=devices,
+        mesh=mesh,
         pipeline=pipeline,
-        nets=make_networks(config, pipeline, devices),
-        sigmas=jnp.asarray(student_sigmas(steps, pipeline.shift)),
+        nets=make_networks(config, pipeline, mesh),
+        sigmas=jnp.asarray(student_sigmas(student_steps(config), pipeline.shift)),
         frozen=frozen,
-        samples=load_latents(workdir / "prepare" / TRAIN),
+        samples=samples,
         encode=encode,
     )
 

@@ -20,7 +20,9 @@ from flashjax.convert.pipeline import (
 )
 from flashjax.convert.reading import open_safetensors, open_weights, read_json
 from flashjax.convert.sizes import mmdit_sizes
+from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import transformer_from
+from flashjax.models.mmdit import MMDiTConfig
 from flashjax.quantize.formats import DIFFUSERS_STEM, dequantised
 from flashjax.quantize.gguf import MAGIC, open_gguf
 from flashjax.types import InputError
@@ -60,10 +62,7 @@ def read_parts(
     if kind == "pipeline":
         return folders.read_parts(path, place=place, names=names)
     if kind == "transformer":
-        config = mmdit_config_from_diffusers(
-            read_json(path / "config.json"), str(path / "config.json")
-        )
-        tensors = dequantised(open_weights(path, DIFFUSERS_STEM))
+        tensors, config = open_transformer(path)
         params = transformer_from(tensors, config, "diffusers", place("transformer"))
         return {"transformer": (params, config)}
     if kind == "single":
@@ -79,6 +78,13 @@ def read_parts(
             )
         }
     return _read_orbax(path, known)
+
+
+def open_transformer(folder: Path) -> tuple[Tensors, MMDiTConfig]:
+    """A transformer's folder: its tensors, unpacked, under diffusers' names, and its sizes."""
+    path = folder / "config.json"
+    config = mmdit_config_from_diffusers(read_json(path), str(path))
+    return dequantised(open_weights(folder, DIFFUSERS_STEM)), config
 
 
 def open_pipeline(

@@ -10,6 +10,11 @@ from flashjax.train.guide import GuideConfig
 from flashjax.train.match import MatchConfig
 
 
+def steps_before(steps: int, *, halved: float) -> float:
+    """The mean number of steps before the drawn one, a share `halved` being on half of the grid."""
+    return sum((1 - halved) * index + halved * (index // 2) for index in range(steps)) / steps
+
+
 def guide_flops(config: GuideConfig, forward: float) -> dict[str, float]:
     """Trajectory guidance: the guided teacher's sub-steps, the student forward and backward."""
     return {"teacher": 2 * config.substeps * forward, "student": 3 * forward}
