@@ -57,7 +57,9 @@ def test_the_teacher_costs_two_passes_the_fake_one_and_the_roll_out_its_mean(pla
     config, found = planned
     student, critic = found[1], found[2]
     forward, substeps = student.forward, config.match.match.trajectory_substeps
-    assert student.flops["roll-out"] == 1.5 * forward  # of four steps
+    assert config.student.steps == 4 and config.match.match.halved == 0.5
+    mean = ((0 + 1 + 2 + 3) / 4 + (0 + 0 + 1 + 1) / 4) / 2  # of four steps, and of two at once
+    assert student.flops["roll-out"] == mean * forward
     assert student.flops["teacher"] == 2 * forward * (1 + substeps)
     assert student.flops["fake"] == 3 * forward  # a score, and the adversarial term's two
     assert critic.flops["fake"] == 4 * forward  # three, and real samples for the heads
