@@ -1,9 +1,17 @@
 """Eight simulated CPU devices for every test, and a tiny teacher for the tests of whole stages."""
 
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+# Compilation is most of the suite's time, and many tests, workers and stages compile the same
+# programs: they share what they compile, and it goes with the session that made it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="flashjax-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import shutil
 from importlib.resources import files
@@ -78,20 +86,32 @@ def tiny_pipeline(clip_vocabulary: int, t5_vocabulary: int) -> Pipeline:
     )
     vae = VAEConfig(channels=(8, 8, 8, 8), layers=1, groups=2)
 
-    @jax.jit
     def init(key: jax.Array) -> Params:
         ids = jnp.zeros((1, 12), jnp.int32)
         cond = Cond(jnp.zeros((1, 2, 64)), jnp.zeros((1, 64)))
         latents = jnp.zeros((1, 8, 8, 16))
-        params = {
+        return {
             "transformer": MMDiT(sizes).init(key, latents, jnp.ones((1,)), cond)["params"],
             "vae": VAE(vae).init(key, jnp.zeros((1, 64, 64, 3)))["params"],
             "clip_l": CLIPText(text.clip_l).init(key, ids)["params"],
             "clip_g": CLIPText(text.clip_g).init(key, ids)["params"],
             "t5": T5Encoder(text.t5).init(key, ids)["params"],
         }
-        return jax.tree.map(lambda a: a + 0.02 * jax.random.normal(key, a.shape), params)
 
-    params = init(jax.random.key(0))
+    params = _filled(jax.eval_shape(init, jax.random.key(0)))
     transformer, autoencoder = params.pop("transformer"), params.pop("vae")
     return Pipeline(transformer, sizes, autoencoder, vae, params, text, 3.0, 8)
+
+
+def _filled(abstract: Params) -> Params:
+    """Random weights of an initialiser's sizes, without the half minute of compiling one."""
+    random = np.random.default_rng(0)
+
+    def fill(path: str, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        inputs = max(1, leaf.size // leaf.shape[-1])
+        mean, std = (1.0, 0.02) if path.endswith("scale") else (0.0, inputs**-0.5)
+        return (mean + std * random.normal(size=leaf.shape)).astype(np.float32)
+
+    return trees.unflatten(
+        {path: fill(path, leaf) for path, leaf in trees.flatten(abstract).items()}
+    )
