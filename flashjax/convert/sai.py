@@ -78,11 +78,6 @@ def parts_of(
     }
 
 
-def read_sai(path: Path | str, placement: Placement) -> tuple[Params, MMDiTConfig]:
-    """The transformer of a file, with or without prefix, and its sizes."""
-    return read_parts(path, place=lambda _: placement, names=("transformer",))["transformer"]
-
-
 def write_sai(
     path: Path | str, parts: Parts, *, metadata: Mapping[str, str], dtype: Any = None
 ) -> None:

@@ -102,7 +102,7 @@ def draw_noise(seed: int, count: int, shape: tuple[int, ...]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """Pictures uint8 "n H W 3" and what they cost, without compilation."""
+    """Pictures uint8 "n H W 3" and what one costs: of the median chunk, without compilation."""
 
     images: np.ndarray
     seconds_per_image: float
@@ -114,7 +114,8 @@ def draw(
     """Pictures of all prompts, `chunk` at a time; the first chunk is drawn twice, to compile.
 
     Each device draws its share of a chunk; one that they cannot share evenly is made larger. The
-    time counts everything from token ids to decoded pictures on the host.
+    time counts everything from token ids to decoded pictures on the host; that of the median chunk
+    is kept, so that a hiccup of the machine during a short row is no speed.
     """
     mesh = make_mesh({"data": -1})
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -128,14 +129,14 @@ def draw(
         return sample(params, tokens_part, empty, noise_part)
 
     jax.block_until_ready(part(rows[0]))
-    started = time.perf_counter()
+    ended = [time.perf_counter()]
     # A chunk is under way while the one before it is fetched: no device waits for the host.
     fetched, ahead = [], part(rows[0])
-    for row in rows[1:]:
-        done, ahead = ahead, part(row)
+    for row in [*rows[1:], None]:
+        done, ahead = ahead, None if row is None else part(row)
         fetched.append(np.asarray(done))
-    fetched.append(np.asarray(ahead))
-    pictures = np.concatenate(fetched)
-    seconds = (time.perf_counter() - started) / len(pictures)
-    images = ((pictures[:count] + 1.0) * 127.5 + 0.5).astype(np.uint8)
+        ended.append(time.perf_counter())
+    seconds = float(np.median(np.diff(ended))) / chunk
+    pictures = np.concatenate(fetched)[:count]
+    images = ((pictures + 1.0) * 127.5 + 0.5).astype(np.uint8)
     return Drawn(images=images, seconds_per_image=seconds)

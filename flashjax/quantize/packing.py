@@ -75,11 +75,10 @@ def unpacked(tensors: Tensors, packing: Packing) -> Tensors:
         return np.asarray(unpack({suffix: tensors[layer + suffix] for suffix in packing.parts}))
 
     for layer in layers:
-        abstract = {
-            suffix: jax.ShapeDtypeStruct(tensors.infos[layer + suffix].shape, info.dtype)
-            for suffix in packing.parts
-            for info in [tensors.infos[layer + suffix]]
-        }
+        stored = {suffix: tensors.infos[layer + suffix] for suffix in packing.parts}
+        abstract = jax.tree.map(
+            lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), stored
+        )
         made = jax.eval_shape(packing.unpack, abstract)
         infos[layer + WEIGHT] = Info(made.shape, np.dtype(np.float32))
 
