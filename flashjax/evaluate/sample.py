@@ -129,13 +129,18 @@ def draw(
         return sample(params, tokens_part, empty, noise_part)
 
     jax.block_until_ready(part(rows[0]))
-    ended = [time.perf_counter()]
-    # A chunk is under way while the one before it is fetched: no device waits for the host.
-    fetched, ahead = [], part(rows[0])
-    for row in [*rows[1:], None]:
-        done, ahead = ahead, None if row is None else part(row)
-        fetched.append(np.asarray(done))
+    fetched, ended = [], [time.perf_counter()]
+
+    def fetch(drawn: Array) -> None:
+        fetched.append(np.asarray(drawn))
         ended.append(time.perf_counter())
+
+    # A chunk is under way while the one before it is fetched: no device waits for the host.
+    ahead = part(rows[0])
+    for row in rows[1:]:
+        done, ahead = ahead, part(row)
+        fetch(done)
+    fetch(ahead)
     seconds = float(np.median(np.diff(ended))) / chunk
     pictures = np.concatenate(fetched)[:count]
     images = ((pictures + 1.0) * 127.5 + 0.5).astype(np.uint8)

@@ -76,9 +76,7 @@ def unpacked(tensors: Tensors, packing: Packing) -> Tensors:
 
     for layer in layers:
         stored = {suffix: tensors.infos[layer + suffix] for suffix in packing.parts}
-        abstract = jax.tree.map(
-            lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), stored
-        )
+        abstract = jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), stored)
         made = jax.eval_shape(packing.unpack, abstract)
         infos[layer + WEIGHT] = Info(made.shape, np.dtype(np.float32))
 
