@@ -34,15 +34,21 @@ class Program:
 
 
 def compile_program(
-    name: str, step: Any, arguments: tuple, mesh: Mesh, *, trips: float
+    name: str,
+    step: Any,
+    arguments: tuple,
+    mesh: Mesh,
+    *,
+    trips: float,
+    options: Mapping[str, str] | None = None,
 ) -> tuple[Program, str]:
     """Compiles a jitted `step` on abstract arguments; the program and its HLO text.
 
-    `trips` is the mean number of runs of loops of unknown length.
+    `trips` is the mean number of runs of loops of unknown length, `options` are the compiler's.
     """
     started = time.process_time()
     try:
-        compiled = step.lower(*arguments).compile()
+        compiled = step.lower(*arguments).compile(compiler_options=dict(options or {}))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
