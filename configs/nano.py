@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     )
 
     config.match = dict(
+        prompts="",  # a file of captions to match on without pictures; needs adversarial_weight=0
         job=dict(steps=60, batch_size=32, log_steps=5, checkpoint_steps=20),
         critic_updates=2,
         student_optimiser=dict(learning_rate=3e-5, warmup_steps=10, beta1=0.5),

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from flashjax import config as configs
-from flashjax.parallel.hosts import initialise
+from flashjax.parallel.hosts import initialise, is_first
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(configs.to_json(config))
             return 0
         simulate_devices(config.simulate_devices)
-        initialise(os.environ)
+        if initialise(os.environ) and not is_first():
+            logging.getLogger().setLevel(logging.WARNING)  # the first one speaks for all
         _module(VERBS[options.verb][0]).run(config, Path(options.workdir))
     except InputError as error:
         print(f"flashjax {options.verb}: {error}", file=sys.stderr)

@@ -18,8 +18,10 @@ import math
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -208,31 +210,52 @@ def local(launch: Launch, processes: int) -> int:
     """Runs the stages in `processes` processes of this machine; the first failure stops all."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def forward(number: int, frame: Any = None) -> None:
+    def forward(number: int, frame: Any) -> None:
         for process in started:
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
     for verb in launch.verbs:
+        port = free_port()
         started[:] = [
-            subprocess.Popen(launch.verb(verb), env=os.environ | local_environment(i, processes))
+            subprocess.Popen(
+                launch.verb(verb), env=os.environ | local_environment(i, processes, port)
+            )
             for i in range(processes)
         ]
-        codes = []
-        for process in started:
-            codes.append(process.wait())
-            if codes[-1] not in (0, INTERRUPTED):
-                forward(signal.SIGTERM)
-        if any(codes):
-            return next((code for code in codes if code not in (0, INTERRUPTED)), INTERRUPTED)
+        code = wait_for_all(started)
+        if code:
+            return code
     return 0
 
 
-def local_environment(process: int, processes: int) -> dict[str, str]:
+def wait_for_all(started: Sequence[subprocess.Popen[bytes]]) -> int:
+    """0, or the exit code of the first that fails; the others would wait for it, and are killed."""
+    while True:
+        codes = [process.poll() for process in started]
+        failed = [code for code in codes if code not in (None, 0, INTERRUPTED)]
+        if failed:
+            for process in started:
+                process.kill()
+                process.wait()
+            return failed[0]
+        if None not in codes:
+            return max(codes)
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A port that nobody listens to, so that several jobs may run on one machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def local_environment(process: int, processes: int, port: int) -> dict[str, str]:
     """How a process of this machine finds the others."""
     return {
-        "FLASHJAX_COORDINATOR": f"127.0.0.1:{PORT}",
+        "FLASHJAX_COORDINATOR": f"127.0.0.1:{port}",
         "FLASHJAX_PROCESSES": str(processes),
         "FLASHJAX_PROCESS": str(process),
     }

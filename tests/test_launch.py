@@ -78,7 +78,7 @@ def test_xpk_and_tpu_vms_get_their_names_for_a_slice(capsys):
 
 def test_local_processes_are_told_where_to_meet(capsys):
     assert "2 processes: flashjax guide" in printed(capsys, "local")
-    assert launch.local_environment(1, 2)["FLASHJAX_PROCESS"] == "1"
+    assert launch.local_environment(1, 2, 8476)["FLASHJAX_PROCESS"] == "1"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Samples to batches, forever: shuffled anew each epoch, resumable to the batch.
 
-Letters: n samples, b batch.
+Every process draws the same indices and reads the rows of its own devices only, so a run goes on
+with another number of processes where it stopped. Letters: n samples, b batch.
 """
 
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import grain
 import jax
@@ -14,8 +17,35 @@ from flashjax import trees
 from flashjax.types import InputError
 
 
+class Rows:
+    """Rows `chosen` "b" of an array "n ...", read when they are asked for."""
+
+    def __init__(self, array: Any, chosen: np.ndarray) -> None:
+        self._array, self._chosen = array, chosen
+        self.shape = (len(chosen), *array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """The rows that the first slice names, of them what the others name."""
+        return self._array[self._chosen[index[0]]][(slice(None), *index[1:])]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self._array[self._chosen], dtype)
+
+
+class Position(Protocol):
+    """An iterator whose position is part of the checkpoint."""
+
+    def __iter__(self) -> "Position": ...
+    def __next__(self) -> Any: ...
+    def get_state(self) -> dict[str, Any]: ...
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
 class Batches:
-    """An endless iterator of host batches; `get_state` and `set_state` are its position."""
+    """An endless iterator of batches of `Rows`; `get_state` and `set_state` are its position."""
 
     def __init__(self, samples: Any, *, batch_size: int, seed: int) -> None:
         self._samples = samples
@@ -28,8 +58,8 @@ class Batches:
         return self
 
     def __next__(self) -> Any:
-        chosen = next(self._indices)
-        return jax.tree.map(lambda array: array[chosen], self._samples)
+        chosen = np.asarray(next(self._indices))
+        return jax.tree.map(lambda array: Rows(array, chosen), self._samples)
 
     def get_state(self) -> dict[str, Any]:
         """The position, as JSON."""
@@ -38,6 +68,37 @@ class Batches:
     def set_state(self, state: dict[str, Any]) -> None:
         """Go to a position: the next batch is the one that followed `get_state`."""
         self._indices.set_state(state)
+
+
+class Ahead:
+    """Batches that `put` brings to the devices one step before they are asked for.
+
+    The position is that of the last batch which was taken: what waits is drawn again after a stop.
+    """
+
+    def __init__(self, source: Position, put: Callable[[Any], Any]) -> None:
+        self._source, self._put = source, put
+        self._waiting: deque[tuple[Any, dict[str, Any]]] = deque()
+        self._position = source.get_state()
+
+    def __iter__(self) -> "Ahead":
+        return self
+
+    def __next__(self) -> Any:
+        while len(self._waiting) < 2:
+            self._waiting.append((self._put(next(self._source)), self._source.get_state()))
+        batch, self._position = self._waiting.popleft()
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """The position, as JSON."""
+        return self._position
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a position: the next batch is the one that followed `get_state`."""
+        self._waiting.clear()
+        self._source.set_state(state)
+        self._position = state
 
 
 def batches(samples: Any, *, batch_size: int, seed: int) -> Batches:
@@ -52,9 +113,9 @@ def batches(samples: Any, *, batch_size: int, seed: int) -> Batches:
 
 
 def to_mesh(batch: Any, mesh: Mesh) -> Any:
-    """A host batch on the mesh, its first dim split over the axes data and fsdp.
+    """A batch on the mesh, its first dim split over the axes data and fsdp.
 
-    Every process has drawn the same indices, and puts the rows of its own devices there.
+    A process reads and puts there the rows of its own devices, and no others.
     """
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     size = len(jax.tree.leaves(batch)[0])
@@ -62,7 +123,7 @@ def to_mesh(batch: Any, mesh: Mesh) -> Any:
         raise InputError(f"batch_size {size} does not split over data x fsdp = {parts} devices")
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
-    def put(array: np.ndarray) -> jax.Array:
+    def put(array: Any) -> jax.Array:
         return jax.make_array_from_callback(array.shape, rows, lambda index: array[index])
 
     return jax.tree.map(put, batch)

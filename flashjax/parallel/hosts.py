@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 import jax
+from jax.experimental import multihost_utils
 
 from flashjax.types import InputError
 
@@ -69,6 +70,12 @@ def initialise(environment: Mapping[str, str]) -> Job | None:
 def is_first() -> bool:
     """Whether this process is the one that writes what is written once."""
     return jax.process_index() == 0
+
+
+def meet(name: str) -> None:
+    """Waits for all processes: what one wrote before is there for the others after."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def _explicit(environment: Mapping[str, str]) -> Job:

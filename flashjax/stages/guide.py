@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax import trees
 from flashjax.checkpoint import save_params
-from flashjax.data.pipeline import batches
 from flashjax.stages.setting import Setting, abstract_on, open_setting, state_layout
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job, show_parameters
@@ -37,10 +36,10 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             "guide",
             folder,
             job,
-            step=lambda state, batch: advance(state, setting.frozen, setting.put(batch), key),
+            step=lambda state, batch: advance(state, setting.frozen, batch, key),
             init=lambda: jax.jit(init, out_shardings=shardings)(setting.frozen.teacher),
             abstract=abstract_on(abstract, shardings),
-            data=batches(setting.samples, batch_size=job.batch_size, seed=config.seed),
+            data=setting.batches(job.batch_size, seed=config.seed),
         )
         save_params(folder / "params", state.learner.ema)
         return {"steps": job.steps, "samples": job.steps * job.batch_size}

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax import trees
 from flashjax.checkpoint import save_params
-from flashjax.data.pipeline import batches
 from flashjax.stages.model import student_of
 from flashjax.stages.setting import Setting, abstract_on, lay_out, open_setting, state_layout
 from flashjax.stages.stage import run_stage
@@ -20,7 +19,7 @@ from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.train.match import MatchConfig, make_critic_step, make_student_step
 from flashjax.train.optim import OptimiserConfig, make_optimiser
 from flashjax.train.state import Frozen, MatchState, init_learner
-from flashjax.types import Batch, Metrics, Params
+from flashjax.types import Batch, InputError, Metrics, Params
 
 Advance = Callable[..., tuple[MatchState, Metrics]]
 
@@ -30,7 +29,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     def body(folder: Path) -> dict[str, Any]:
         job = configs.section(config, "match.job", JobConfig)
-        setting = open_setting(config, workdir, mesh=config.mesh)
+        setting = open_setting(config, workdir, mesh=config.mesh, prompts=prompts_of(config))
         student = lay_out(student_of(workdir, "guide"), setting.mesh, "student")
         student_step, critic_step, init = make_steps(config, "match", setting)
         key = jax.random.key(config.seed)
@@ -46,12 +45,12 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             "match",
             folder,
             job,
-            step=lambda state, batch: advance(state, setting.frozen, setting.put(batch), key),
+            step=lambda state, batch: advance(state, setting.frozen, batch, key),
             init=lambda: jax.jit(init, out_shardings=shardings)(
                 student, setting.frozen.teacher, key
             ),
             abstract=abstract_on(abstract, shardings),
-            data=batches(setting.samples, batch_size=job.batch_size, seed=config.seed),
+            data=setting.batches(job.batch_size, seed=config.seed),
         )
         save_params(folder / "params", state.student.ema)
         return {"steps": job.steps, "samples": job.steps * job.batch_size}
@@ -61,9 +60,30 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         {**config.match, "mesh": config.mesh, "student": config.student},
         workdir,
         body,
-        inputs={"guide": workdir / "guide"},
+        inputs={"guide": workdir / "guide"} | prompts_input(config),
         seed=config.seed,
     )
+
+
+def prompts_of(config: ConfigDict) -> str:
+    """The file of captions that matching trains on without pictures, or "" for none.
+
+    InputError if the heads would want pictures.
+    """
+    prompts = config.match.get("prompts", "")
+    weight = config.match.match.adversarial_weight
+    if prompts and weight:
+        raise InputError(
+            f"match.prompts={prompts} has no pictures for the heads, but "
+            f"match.match.adversarial_weight={weight}: set it to 0"
+        )
+    return prompts
+
+
+def prompts_input(config: ConfigDict) -> dict[str, Path]:
+    """That file as an input of a stage, if there is one."""
+    prompts = prompts_of(config)
+    return {"prompts": Path(prompts)} if prompts else {}
 
 
 def make_steps(

@@ -20,6 +20,7 @@ from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.t5 import T5Config
 from flashjax.models.text import AbsentT5, TextConfig
 from flashjax.models.vae import VAEConfig
+from flashjax.parallel.hosts import is_first
 from flashjax.types import InputError, Params
 
 PACKAGED = {"nano": "assets/nano"}
@@ -56,6 +57,8 @@ def keep_model(folder: Path, pipeline: Pipeline, *, tokenizers: Path) -> None:
     """Writes the weights, the sizes and the tokenizers of a model into a stage's folder."""
     networks = {name: getattr(pipeline, name) for name in ("transformer", "vae", "text")}
     save_params(folder / PARAMS, networks)
+    if not is_first():
+        return
     (folder / TOKENIZERS).mkdir(exist_ok=True)
     for source in sorted(tokenizers.glob("tokenizer*")):
         shutil.copytree(source, folder / TOKENIZERS / source.name, dirs_exist_ok=True)

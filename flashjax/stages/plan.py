@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from flashjax.parallel.chips import AS_OF
 from flashjax.parallel.hlo import Collective
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.parallel.program import Program, compile_program
-from flashjax.parallel.target import Target, open_devices, parse_target
+from flashjax.parallel.target import SMALL_TILES, Target, open_devices, parse_target
 from flashjax.stages.plan_programs import Planned, compute_of, programs
 from flashjax.stages.plan_report import render, summary
 from flashjax.stages.stage import write_json
@@ -33,6 +34,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--slices", type=int, default=1, help="TPU slices joined by the network")
     verb.add_argument("--programs", default="", help="a comma-separated choice; all by default")
     verb.add_argument("--price", type=float, help="dollars per chip and hour")
+    verb.add_argument(
+        "--large_tiles", action="store_true", help="TPU code as it would run: ten times as long"
+    )
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.add_argument("--cache", default=CACHE, metavar="DIR", help="where compiled results are")
     verb.add_argument("--hlo", metavar="DIR", help="write each program's HLO text there")
@@ -52,9 +56,10 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     planned = programs(config, open_devices(target), chosen)
     cache = Path(options.cache).expanduser()
     compiled = []
+    small = SMALL_TILES if target.is_tpu and not options.large_tiles else {}
     for program in planned:
-        key = cache_key(config, target, program.name)
-        compiled.append(compile_or_recall(program, cache / f"{key}.json", options.hlo))
+        key = cache_key(config, target, program.name, small)
+        compiled.append(compile_or_recall(program, cache / f"{key}.json", options.hlo, small))
     chip = target.chip
     if options.price is not None:
         chip = dataclasses.replace(chip, price=options.price)
@@ -64,7 +69,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         "chip": dataclasses.asdict(chip) | {"as_of": AS_OF},
         "versions": versions(),
         "compute": dataclasses.asdict(compute_of(config)),
-        "notes": notes,
+        "notes": notes + [f"compiled with {name}={value}" for name, value in small.items()],
         "programs": [
             summary(p, c, chip, compute_of(config)) for p, c in zip(planned, compiled, strict=True)
         ],
@@ -90,12 +95,19 @@ def as_planned(config: ConfigDict, target: Target) -> tuple[ConfigDict, list[str
     return config, notes
 
 
-def compile_or_recall(planned: Planned, path: Path, hlo: str | None) -> Program:
+def compile_or_recall(
+    planned: Planned, path: Path, hlo: str | None, options: Mapping[str, str]
+) -> Program:
     """The program's record, from the cache if it is there; HLO text is written when compiled."""
     if path.is_file() and hlo is None:
         return from_json(json.loads(path.read_text()))
     program, text = compile_program(
-        planned.name, planned.step, planned.arguments, planned.mesh, trips=planned.trips
+        planned.name,
+        planned.step,
+        planned.arguments,
+        planned.mesh,
+        trips=planned.trips,
+        options=options,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, dataclasses.asdict(program))
@@ -113,12 +125,19 @@ def from_json(record: dict[str, Any]) -> Program:
     return Program(**{**record, "collectives": tuple(found)})
 
 
-def cache_key(config: Any, target: Target, program: str) -> str:
+def cache_key(config: Any, target: Target, program: str, options: Mapping[str, str]) -> str:
     """Equal keys, equal programs: the config, the machine, the versions and our own source."""
     source = hashlib.sha256()
     for path in sorted(Path(str(files("flashjax"))).rglob("*.py")):
         source.update(path.read_bytes())
-    asked = [configs.to_json(config), str(target), program, versions(), source.hexdigest()]
+    asked = [
+        configs.to_json(config),
+        str(target),
+        program,
+        dict(options),
+        versions(),
+        source.hexdigest(),
+    ]
     asked.append(os.environ.get("XLA_FLAGS", "") + os.environ.get("LIBTPU_INIT_ARGS", ""))
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:20]
 

@@ -157,9 +157,8 @@ def render(record: Mapping[str, Any]) -> str:
 def _program(p: Mapping[str, Any]) -> list[str]:
     """The lines of one program."""
     mesh = " ".join(f"{axis}={size}" for axis, size in p["mesh"].items() if size > 1) or "1 device"
-    lines = [
-        f"{p['name']}  mesh {mesh}, {p['samples']} samples, compiled in {p['compile_seconds']} s"
-    ]
+    seconds = f"compiled in {p['compile_seconds']:.0f} CPU s"
+    lines = [f"{p['name']}  mesh {mesh}, {p['samples']} samples, {seconds}"]
     if p["error"]:
         return [*lines, f"  does NOT fit: {p['error']}", f"  change: {p['advice']}"]
     roles = ", ".join(f"{r} {_size(b)}" for r, b in p["bytes_by_role"].items() if b > 2**20)

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from flashjax.data.digit_scenes import open_scenes
+from flashjax.data.digit_scenes import SPLITS, open_scenes
 from flashjax.data.latents import TRAIN, save_latents
 from flashjax.data.pipeline import stack
 from flashjax.data.tokenizers import Tokenizer
 from flashjax.models import vae
+from flashjax.parallel.hosts import is_first
 from flashjax.stages.model import open_model
 from flashjax.stages.stage import run_stage
 from flashjax.types import Batch, Params
@@ -24,16 +25,17 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Composes the scenes and caches latents and tokens of the training split."""
 
     def body(folder: Path) -> dict[str, Any]:
-        scenes = open_scenes(workdir / "data", **config.data)
         pipeline, tokenizer = open_model(workdir)
-        prepare_split(
-            scenes["train"],
-            folder / TRAIN,
-            tokenizer=tokenizer,
-            config=pipeline.vae_config,
-            params=pipeline.vae,
-        )
-        return {split: len(source) for split, source in scenes.items()}
+        if is_first():
+            scenes = open_scenes(workdir / "data", **config.data)
+            prepare_split(
+                scenes["train"],
+                folder / TRAIN,
+                tokenizer=tokenizer,
+                config=pipeline.vae_config,
+                params=on_this_process(pipeline.vae),
+            )
+        return {split: config.data[split] for split in SPLITS}
 
     return run_stage(
         "prepare",
@@ -43,6 +45,11 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         inputs={"import": workdir / "import"},
         seed=config.seed,
     )
+
+
+def on_this_process(params: Params) -> Params:
+    """Parameters that all processes share, as this one's own: it may compute with them alone."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
 
 
 def captions_of(source: Sequence[dict[str, Any]]) -> list[str]:

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
-from flashjax.data.latents import TRAIN, load_latents
-from flashjax.data.pipeline import to_mesh
+from flashjax.data.latents import TRAIN, load_latents, without_pictures
+from flashjax.data.pipeline import Ahead, batches, to_mesh
+from flashjax.data.prompts import read_prompts
 from flashjax.flow.schedule import student_sigmas
 from flashjax.models.attention import attend_on
 from flashjax.models.heads import Heads, HeadsConfig
@@ -64,8 +65,12 @@ class Setting:
     samples: Batch
     encode: Callable[[Params, Tokens], Cond] | None = None
 
+    def batches(self, batch_size: int, *, seed: int) -> Ahead:
+        """The samples, shuffled, on the mesh one batch ahead."""
+        return Ahead(batches(self.samples, batch_size=batch_size, seed=seed), self.put)
+
     def put(self, batch: Batch) -> Batch:
-        """A host batch on the mesh, its captions encoded if that is not the steps' work."""
+        """A batch on the mesh, its captions encoded if that is not the steps' work."""
         batch = to_mesh(batch, self.mesh)
         if self.encode is None:
             return batch
@@ -73,12 +78,17 @@ class Setting:
 
 
 def open_setting(
-    config: ConfigDict, workdir: Path, *, mesh: ConfigDict, student: Params | None = None
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    mesh: ConfigDict,
+    student: Params | None = None,
+    prompts: str = "",
 ) -> Setting:
     """Opens the teacher and the data for a stage that trains on `mesh`.
 
     `student` is the frozen student of a stage that trains branches; without it the span covers
-    every step.
+    every step. `prompts` is a file of captions to train on instead of the prepared samples.
     """
     devices = make_mesh(mesh)
     pipeline, tokenizer = open_model(workdir)
@@ -97,7 +107,11 @@ def open_setting(
         empty=empty if encode is None else encode(pipeline.text, empty),
         span=jax.device_put(jnp.array([0, steps], jnp.int32), whole),
     )
-    samples = load_latents(workdir / "prepare" / TRAIN)
+    if prompts:
+        side, channels = pipeline.sample_size, pipeline.transformer_config.channels
+        samples = without_pictures(tokenizer(read_prompts(prompts)), (side, side, channels))
+    else:
+        samples = load_latents(workdir / "prepare" / TRAIN)
     return make_setting(config, devices, pipeline, frozen, samples, encode)
 
 

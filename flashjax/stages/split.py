@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.checkpoint import save_params
-from flashjax.data.pipeline import batches
 from flashjax.flow.schedule import steps_in_range
 from flashjax.parallel.branches import (
     branch_shardings,
@@ -21,7 +20,7 @@ from flashjax.parallel.branches import (
     stack,
     unstack,
 )
-from flashjax.stages.match import Advance, alternate, make_steps
+from flashjax.stages.match import Advance, alternate, make_steps, prompts_input, prompts_of
 from flashjax.stages.model import student_of
 from flashjax.stages.setting import abstract_on, open_setting, state_layout
 from flashjax.stages.stage import run_stage
@@ -42,7 +41,13 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         job = configs.section(config, "split.job", JobConfig)
         spans = branch_spans(config)[first : first + len(names)]
         student = student_of(workdir, "match")
-        setting = open_setting(config, workdir, mesh=config.split.mesh, student=student)
+        setting = open_setting(
+            config,
+            workdir,
+            mesh=config.split.mesh,
+            student=student,
+            prompts=prompts_of(config),
+        )
         student_step, critic_step, init = make_steps(config, "split", setting)
         key = jax.random.key(config.seed)
 
@@ -61,7 +66,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         )
 
         def step(state: Any, batch: Any) -> tuple[Any, Metrics]:
-            state, metrics = advance(state, setting.frozen, setting.put(batch), key)
+            state, metrics = advance(state, setting.frozen, batch, key)
             return state, by_branch(metrics, names)
 
         abstract = jax.eval_shape(init_branches, student, setting.frozen.teacher)
@@ -74,11 +79,9 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 setting.frozen.student, setting.frozen.teacher
             ),
             abstract=abstract_on(abstract, shardings),
-            data=batches(setting.samples, batch_size=job.batch_size, seed=config.seed),
+            data=setting.batches(job.batch_size, seed=config.seed),
         )
-        averages = unstack(jax.block_until_ready(state.student.ema), setting.mesh)
-        for name, average in zip(names, averages, strict=True):
-            save_params(folder / name / "params", average)
+        save_branches(folder, names, state.student.ema, setting.mesh)
         return {"steps": job.steps, "samples": job.steps * job.batch_size, "branches": names}
 
     return run_stage(
@@ -86,9 +89,15 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         {**config.split, "match": config.match, "student": config.student},
         workdir,
         body,
-        inputs={"match": workdir / "match"},
+        inputs={"match": workdir / "match"} | prompts_input(config),
         seed=config.seed,
     )
+
+
+def save_branches(folder: Path, names: tuple[str, ...], averages: Any, mesh: Mesh) -> None:
+    """Writes the averaged weights of every branch into a folder of its own."""
+    for name, average in zip(names, unstack(jax.block_until_ready(averages), mesh), strict=True):
+        save_params(folder / name / "params", average)
 
 
 def chosen_branches(config: ConfigDict) -> tuple[tuple[str, ...], int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from flashjax import config as configs
-from flashjax.parallel.hosts import is_first
+from flashjax.parallel.hosts import is_first, meet
 from flashjax.types import InputError
 
 # Does the work in the stage's folder, from its own checkpoints if there are any, and returns the
@@ -60,6 +60,7 @@ def run_stage(
     record = asked | {"versions": _versions(), "status": "running", "seconds": seconds_before}
     folder.mkdir(parents=True, exist_ok=True)
     first = is_first()
+    meet(f"{name} is read")  # before it is written
     if first:
         write_json(folder / "stage.json", record)
     started = time.monotonic()
@@ -70,6 +71,7 @@ def run_stage(
         record["seconds"] = round(seconds_before + time.monotonic() - started, 3)
         if first:
             write_json(folder / "stage.json", record)
+    meet(f"{name} is written")
     log.info("%s done in %.0f s", name, record["seconds"])
     return results
 
@@ -101,7 +103,9 @@ def write_json(path: Path, record: Any) -> None:
 
 
 def write_config(workdir: Path | str, config: Any) -> None:
-    """The resolved config of a run as workdir/config.json."""
+    """The resolved config of a run as workdir/config.json; the first process writes it."""
+    if not is_first():
+        return
     Path(workdir).mkdir(parents=True, exist_ok=True)
     write_json(Path(workdir) / "config.json", configs.to_dict(config))
 

@@ -136,7 +136,7 @@ def teach_vae(config: ConfigDict, source: Any, folder: Path) -> dict[str, float]
         "vae",
         folder,
         job,
-        step=lambda state, batch: advance(state, to_unit(batch), key),
+        step=lambda state, batch: advance(state, to_unit(np.asarray(batch)), key),
         init=init,
         abstract=jax.eval_shape(init),
         data=batches(images, batch_size=job.batch_size, seed=config.seed),

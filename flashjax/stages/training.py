@@ -11,7 +11,7 @@ import jax
 from clu import parameter_overview
 
 from flashjax.checkpoint import Checkpoints
-from flashjax.data.pipeline import Batches
+from flashjax.data.pipeline import Position
 from flashjax.parallel.hosts import is_first
 from flashjax.train.heartbeat import heartbeat
 from flashjax.train.loop import Hook, Step, every, loop, progress
@@ -43,7 +43,7 @@ def run_job(
     step: Step,
     init: Callable[[], Any],
     abstract: Any,
-    data: Batches,
+    data: Position,
 ) -> Any:
     """Trains from the newest checkpoint in `folder`, or from `init()`, to `job.steps`.
 
@@ -51,7 +51,7 @@ def run_job(
       name: shown on the progress bar.
       folder: checkpoints and metrics go there.
       job: lengths and intervals, in steps.
-      step: `step(state, host batch) -> (state, metrics)`.
+      step: `step(state, batch) -> (state, metrics)`.
       init: makes the first state.
       abstract: shapes, dtypes and shardings of the state, to restore into.
       data: batches whose position is part of the checkpoint.

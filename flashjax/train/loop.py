@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -48,9 +49,10 @@ def loop(
     """Run `step(state, batch) -> (state, metrics)` for steps start+1 .. stop.
 
     On SIGTERM or SIGINT the step in flight ends, `save(step, state)` is called (it must not return
-    before the state is on disk) and Interrupted is raised; a second signal acts at once.
+    before the state is on disk) and Interrupted is raised; a second signal acts at once. Of several
+    processes one may have the signal: all end after the same step.
     """
-    with _stop_signals() as stopping:
+    with _stop_signals() as asked_to_stop:
         for number in range(start + 1, stop + 1):
             batch = next(batches, None)
             if batch is None:
@@ -58,7 +60,7 @@ def loop(
             state, metrics = step(state, batch)
             for hook in hooks:
                 hook(number, state, metrics)
-            if stopping.is_set():
+            if asked_to_stop(number):
                 if save is not None:
                     save(number, state)
                 raise Interrupted(number)
@@ -137,11 +139,18 @@ def _losses(metrics: Metrics) -> str:
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM or SIGINT sets, once; only the main thread may listen to signals."""
+def _stop_signals() -> Iterator[Callable[[int], bool]]:
+    """Whether to stop after a step, because of a SIGTERM or SIGINT.
+
+    Only the main thread may listen to signals. Where there are several processes, JAX listens to
+    SIGTERM, and its coordinator finds the step that all of them reach.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
     stopping = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stopping
+        yield lambda step: stopping.is_set()
         return
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
@@ -157,6 +166,6 @@ def _stop_signals() -> Iterator[threading.Event]:
     for number in previous:
         signal.signal(number, ask_to_stop)
     try:
-        yield stopping
+        yield lambda step: stopping.is_set()
     finally:
         restore()

@@ -22,6 +22,7 @@ from flashjax.losses import adversarial, distribution_matching
 from flashjax.losses.flow_matching import flow_matching_loss
 from flashjax.losses.trajectory import segment_velocity, trajectory_loss
 from flashjax.models.text import TextConfig, draw_t5_drop, encode_pair
+from flashjax.train.accumulate import gradients
 from flashjax.train.rollout import StudentStep, draw_step, make_teacher_segment, student_input
 from flashjax.train.state import Frozen, Learner, MatchState, descend
 from flashjax.types import Batch, Cond, Metrics, Params
@@ -31,7 +32,10 @@ Advance = Callable[[MatchState, Frozen, Batch, Array], tuple[MatchState, Metrics
 
 @dataclasses.dataclass(frozen=True)
 class MatchConfig:
-    """Where scores are compared and how the losses are weighed."""
+    """Where scores are compared and how the losses are weighed.
+
+    A batch is differentiated in `parts`, one after the other; each draws its own student step.
+    """
 
     eta: float  # 0: timestep sharing, 1: re-noising
     guidance_scale: float
@@ -47,6 +51,7 @@ class MatchConfig:
     halved: float  # share of batches on every other level of the grid, in half as many steps
     floor: float = 0.1  # of the normaliser of the matching gradient
     renoise: tuple[float, float] = (0.02, 0.98)
+    parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,15 +153,13 @@ def make_student_step(
     nets: Networks, tx: optax.GradientTransformation, config: MatchConfig, sigmas: Array
 ) -> Advance:
     """Builds `step(state, frozen, batch, key) -> (state, metrics)` for the student."""
-    loss_fn = make_student_loss(nets, config, sigmas)
+    grads_of = gradients(make_student_loss(nets, config, sigmas), config.parts)
 
     def step(
         state: MatchState, frozen: Frozen, batch: Batch, key: Array
     ) -> tuple[MatchState, Metrics]:
         key = jax.random.fold_in(key, state.step)
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(
-            state.student.params, state, frozen, batch, key
-        )
+        grads, metrics = grads_of(state.student.params, state, frozen, batch, key)
         metrics["student/grad_norm"] = optax.tree.norm(grads)
         student = descend(state.student, grads, tx, ema_decay=config.ema_decay)
         pulled = optax.incremental_update(student.params, state.fake.params, config.fake_pull)
@@ -175,20 +178,24 @@ def draw_levels(key: Array, size: int, config: MatchConfig, sigmas: Array) -> Ar
     return jnp.where(shared, grid, spread)
 
 
-def make_critic_step(
-    nets: Networks,
-    fake_tx: optax.GradientTransformation,
-    heads_tx: optax.GradientTransformation,
-    config: MatchConfig,
-    sigmas: Array,
-) -> Advance:
-    """Builds `step(state, frozen, batch, key) -> (state, metrics)` for fake score and heads.
+def make_critic_loss(
+    nets: Networks, config: MatchConfig, sigmas: Array
+) -> Callable[[Params, Params, Frozen, Batch, Array], tuple[Array, Metrics]]:
+    """Builds `loss(learned, student, frozen, batch, key) -> (loss, metrics)` of the critic.
 
-    The fake score learns the student's samples by flow matching with fresh noise. The heads read
-    its features; their gradient stops there, so that it stays an estimator of the score.
+    `learned` are the parameters {"fake", "heads"}. The fake score learns the student's samples by
+    flow matching with fresh noise. The heads read its features; their gradient stops there, so that
+    it stays an estimator of the score.
     """
 
-    def loss_fn(learned, x0, batch, cond, key) -> tuple[Array, Metrics]:
+    def drawn(student, frozen, cond, step_key, noise) -> Array:
+        """The student's samples."""
+        at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
+        x = student_input(nets.velocity, student, frozen, at, cond, noise=noise)
+        sigma = jnp.full(x.shape[:1], at.sigmas[at.index])
+        return path.to_x0(nets.velocity(student, x, sigma, cond), x, sigma)
+
+    def judged(learned, x0, latents, cond, key) -> tuple[Array, Metrics]:
         sigma_key, noise_key = jax.random.split(key)
         sigma = draw_levels(sigma_key, len(x0), config, sigmas)
         noise = jax.random.normal(noise_key, x0.shape)
@@ -198,7 +205,7 @@ def make_critic_step(
         if not config.adversarial_weight:
             return fake_loss, {"fake/loss": fake_loss}
 
-        real = path.add_noise(batch.latents, noise, sigma)
+        real = path.add_noise(latents, noise, sigma)
         _, real_tokens = nets.features(stop_gradient(learned["fake"]), real, sigma, cond)
         heads_loss = adversarial.critic_loss(
             nets.heads(learned["heads"], stop_gradient(real_tokens)),
@@ -206,22 +213,34 @@ def make_critic_step(
         )
         return fake_loss + heads_loss, {"fake/loss": fake_loss, "heads/loss": heads_loss}
 
+    def loss_fn(learned, student, frozen, batch, key) -> tuple[Array, Metrics]:
+        step_key, noise_key, loss_key, _, drop_key = jax.random.split(key, 5)
+        drop = draw_t5_drop(drop_key, len(batch.latents), config.drop_t5)
+        cond, _ = encode_pair(nets.text, frozen.text, batch.tokens, frozen.empty, drop=drop)
+        noise = jax.random.normal(noise_key, batch.latents.shape)
+        x0 = drawn(student, frozen, cond, step_key, noise)
+        return judged(learned, x0, batch.latents, cond, loss_key)
+
+    return loss_fn
+
+
+def make_critic_step(
+    nets: Networks,
+    fake_tx: optax.GradientTransformation,
+    heads_tx: optax.GradientTransformation,
+    config: MatchConfig,
+    sigmas: Array,
+) -> Advance:
+    """Builds `step(state, frozen, batch, key) -> (state, metrics)` for fake score and heads."""
+    grads_of = gradients(make_critic_loss(nets, config, sigmas), config.parts)
+
     def step(
         state: MatchState, frozen: Frozen, batch: Batch, key: Array
     ) -> tuple[MatchState, Metrics]:
         key = jax.random.fold_in(key, state.step)
-        step_key, noise_key, loss_key, reset_key, drop_key = jax.random.split(key, 5)
-        drop = draw_t5_drop(drop_key, len(batch.latents), config.drop_t5)
-        cond, _ = encode_pair(nets.text, frozen.text, batch.tokens, frozen.empty, drop=drop)
-        at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
-        noise = jax.random.normal(noise_key, batch.latents.shape)
-        params = state.student.params
-        x = student_input(nets.velocity, params, frozen, at, cond, noise=noise)
-        sigma = jnp.full(x.shape[:1], at.sigmas[at.index])
-        x0 = path.to_x0(nets.velocity(params, x, sigma, cond), x, sigma)
-
+        reset_key = jax.random.split(key, 5)[3]
         learned = {"fake": state.fake.params, "heads": state.heads.params}
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(learned, x0, batch, cond, loss_key)
+        grads, metrics = grads_of(learned, state.student.params, frozen, batch, key)
         metrics["fake/grad_norm"] = optax.tree.norm(grads["fake"])
         fake = descend(state.fake, grads["fake"], fake_tx, ema_decay=config.ema_decay)
         heads = descend(state.heads, grads["heads"], heads_tx, ema_decay=config.ema_decay)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from flashjax.data.pipeline import batches, to_mesh
+from flashjax.data.pipeline import Ahead, batches, to_mesh
 from flashjax.parallel.mesh import make_mesh
 from flashjax.types import Batch, InputError, Tokens
 
@@ -21,7 +21,7 @@ def _batches(number=10, batch_size=4, seed=0):
 
 
 def _order(iterator, steps):
-    return np.concatenate([next(iterator).latents.ravel() for _ in range(steps)])
+    return np.concatenate([np.ravel(next(iterator).latents) for _ in range(steps)])
 
 
 def test_each_epoch_has_every_sample_once_in_a_new_order():
@@ -32,8 +32,9 @@ def test_each_epoch_has_every_sample_once_in_a_new_order():
 def test_tokens_stay_with_their_latents():
     batch = next(_batches())
     for name in NAMES:
-        np.testing.assert_array_equal(getattr(batch.tokens, name)[:, 0], batch.latents.ravel())
-        assert getattr(batch.tokens, name).dtype == np.int32
+        ids = np.asarray(getattr(batch.tokens, name))
+        np.testing.assert_array_equal(ids[:, 0], np.ravel(batch.latents))
+        assert ids.dtype == np.int32
 
 
 def test_a_resumed_run_sees_the_same_next_batch():
@@ -67,3 +68,46 @@ def test_wrong_sizes_are_named():
         to_mesh(next(_batches(batch_size=6)), make_mesh({"fsdp": 4}))
     with pytest.raises(InputError, match="'t5': 2"):
         batches({"latents": np.ones((3, 1)), "t5": np.ones((2, 1))}, batch_size=1, seed=0)
+
+
+def test_the_position_of_batches_put_ahead_is_that_of_the_last_one_taken():
+    """What waits on the devices at a stop is drawn again."""
+    straight = _order(_batches(), 7)
+    ahead = Ahead(_batches(), lambda batch: batch)
+    start = ahead.get_state()
+    got = _order(ahead, 3)
+    state = json.loads(json.dumps(ahead.get_state()))
+    _order(ahead, 2)
+    ahead.set_state(state)
+    np.testing.assert_array_equal(np.concatenate([got, _order(ahead, 4)]), straight)
+    ahead.set_state(start)
+    np.testing.assert_array_equal(_order(ahead, 7), straight)
+
+
+def test_the_next_batch_is_put_before_it_is_asked_for():
+    put = []
+    ahead = Ahead(_batches(), lambda batch: put.append(batch) or batch)
+    assert next(ahead) is put[0] and len(put) == 2
+
+
+class Read:
+    """An array that notes the rows that are read of it."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.rows = array, array.shape, []
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, rows):
+        self.rows += rows.tolist()
+        return self.array[rows]
+
+
+def test_a_process_reads_the_rows_of_its_own_devices_only():
+    source = Read(np.arange(16.0))
+    batch = next(batches(source, batch_size=8, seed=3))
+    want = np.asarray(next(batches(source.array, batch_size=8, seed=3)))
+    assert source.rows == []  # drawing a batch reads nothing
+    np.testing.assert_array_equal(batch[slice(4, 8),], want[4:])  # as the second of two asks
+    assert source.rows == want[4:].tolist()

@@ -34,7 +34,7 @@ def options(cache, **more):
     config = cache / "small.py"
     config.write_text(SMALL)
     flags = {"config": str(config), "target": "cpu:8", "slices": 1, "programs": "guide"}
-    flags |= {"price": 2.0, "json": True, "cache": str(cache), "hlo": None}
+    flags |= {"price": 2.0, "json": True, "cache": str(cache), "hlo": None, "large_tiles": False}
     return argparse.Namespace(**flags | more)
 
 

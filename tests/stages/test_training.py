@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flashjax.data.pipeline import batches
+from flashjax.data.pipeline import Ahead, batches
 from flashjax.stages.training import JobConfig, curves, run_job
 from flashjax.train.loop import Interrupted
 
@@ -35,7 +35,7 @@ def run(folder, *, stop_at: int | None = None):
             os.kill(os.getpid(), signal.SIGTERM)
         return advance(state, batch)
 
-    data = batches(SAMPLES, batch_size=JOB.batch_size, seed=0)
+    data = Ahead(batches(SAMPLES, batch_size=JOB.batch_size, seed=0), np.asarray)
     abstract = jax.eval_shape(init)
     return run_job("toy", folder, JOB, step=step, init=init, abstract=abstract, data=data)
 

@@ -326,6 +326,31 @@ def test_the_heads_do_not_move_the_fake_score(world, critic_step):
     assert quiet["heads/loss"] != loud["heads/loss"]
 
 
+# --- a batch in parts -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [make_student_step, make_critic_step])
+def test_a_batch_in_parts_gives_the_numbers_of_the_whole(world, key, monkeypatch, make):
+    """Every sample's random numbers are made the same, so that only its own pixels and words tell
+    it from the others."""
+
+    def noise(key, shape=(), dtype=jnp.float32):
+        pattern = jnp.sin(jnp.arange(shape[-1], dtype=dtype)) if shape[1:] else dtype(0.3)
+        return jnp.broadcast_to(pattern, shape)
+
+    monkeypatch.setattr(jax.random, "normal", noise)
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape=(), **_: jnp.full(shape, 0.4))
+    monkeypatch.setattr(jax.random, "bernoulli", lambda key, p, shape=(): jnp.zeros(shape, bool))
+    monkeypatch.setattr(jax.random, "randint", lambda key, shape, low, high: jnp.int32(1))
+    monkeypatch.setattr(jax.random, "choice", lambda key, a, shape: jnp.full(shape, a[0]))
+    optimisers = (TX,) if make is make_student_step else (TX, TX)
+    args = world.state(TX), world.frozen, world.batch, key
+    steps = [make(world.nets, *optimisers, world.config(parts=n), SIGMAS) for n in (1, 3)]
+    (whole, said), (parts, told) = (jax.jit(step)(*args) for step in steps)
+    same(parts, whole, rtol=1e-4, atol=1e-6)
+    same(told, said, rtol=1e-4)
+
+
 # --- re-drawn heads -------------------------------------------------------------------------------
 
 

@@ -1,0 +1,76 @@
+"""Whole stages in two processes that a launcher starts: the losses of one process."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flashjax.stages.stage import read_stage
+from flashjax.stages.training import curves
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("guide", "match")
+
+
+@pytest.fixture(scope="module")
+def launcher():
+    spec = importlib.util.spec_from_file_location("launch", ROOT / "launch" / "launch.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Where `flashjax` is this package, and compilation, nearly all of the time, is quick."""
+    here = ROOT / "flashjax"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here.parent), *filter(None, sys.path)]))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    monkeypatch.setenv("XLA_FLAGS", quick)
+
+
+def small(teacher: Path, devices: int) -> list[str]:
+    sizes = {
+        "teacher.source": teacher,
+        "simulate_devices": devices,
+        "match.heads.taps": "0,1",
+        "match.critic_updates": 1,
+        "data.train": 32,
+        "data.validation": 1,
+        "mesh.data": 2,
+        "mesh.fsdp": 2,
+        "split.mesh.fsdp": 2,
+    }
+    for stage in ("guide", "match", "split"):
+        sizes |= {f"{stage}.job.steps": 2, f"{stage}.job.batch_size": 8}
+        sizes |= {f"{stage}.job.log_steps": 1, f"{stage}.job.checkpoint_steps": 2}
+    return [part for key, value in sizes.items() for part in ("--set", f"{key}={value}")]
+
+
+def losses(workdir: Path, stage: str) -> dict[str, list[float]]:
+    found = {}
+    for record in curves(workdir / stage):
+        for name, value in record.items():
+            if name.endswith("loss"):
+                found.setdefault(name, []).append(value)
+    return found
+
+
+def test_guide_and_match_in_two_processes_give_the_losses_of_one(
+    launcher, environment, tiny_teacher, tmp_path
+):
+    for processes in (1, 2):
+        place = ["--config", str(ROOT / "configs" / "nano.py"), "--workdir"]
+        job = [*place, str(tmp_path / f"of{processes}"), "--processes", str(processes)]
+        verbs = ["--verbs", ",".join(("import", "prepare", *STAGES))]
+        assert launcher.main(["local", *job, *verbs, *small(tiny_teacher, 4 // processes)]) == 0
+    for stage in STAGES:
+        one, two = (losses(tmp_path / f"of{n}", stage) for n in (1, 2))
+        assert one and all(len(set(values)) == 2 for values in one.values())
+        for name, values in one.items():
+            np.testing.assert_allclose(two[name], values, rtol=1e-5, err_msg=name)
+        assert read_stage(tmp_path / "of2" / stage)["status"] == "done"
