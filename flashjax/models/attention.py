@@ -5,6 +5,7 @@ Letters: b batch, n tokens, h heads, k head width.
 """
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -72,9 +73,17 @@ def splash_attend(q: Array, k: Array, v: Array, *, interpret: bool = False) -> A
     return attended[:, :, :n].swapaxes(1, 2).astype(v.dtype)
 
 
-def cudnn_attend(q: Array, k: Array, v: Array) -> Array:
-    """cuDNN's fused attention."""
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+def cudnn_attend(
+    q: Array, k: Array, v: Array, *, implementation: Literal["cudnn", "xla"] = "cudnn"
+) -> Array:
+    """cuDNN's fused attention; it wants an even number of tokens, so an odd one is padded."""
+    n = q.shape[1]
+    attention = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
+    if n % 2 == 0:
+        return attention(q, k, v)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+    real = jnp.full(q.shape[:1], n, jnp.int32)
+    return attention(q, k, v, query_seq_lengths=real, key_value_seq_lengths=real)[:, :n]
 
 
 def _blocks(tile: int) -> splash.BlockSizes:

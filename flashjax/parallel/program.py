@@ -50,8 +50,8 @@ def compile_program(
     try:
         compiled = step.lower(*arguments).compile(compiler_options=dict(options or {}))
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+        if "RESOURCE_EXHAUSTED" not in str(error) or "space vmem" in str(error):
+            raise  # VMEM is the compiler's affair: HBM is what a program may not fit
         seconds = round(time.process_time() - started, 1)
         return Program(name, seconds, error=_first_lines(error)), ""
     seconds = time.process_time() - started

@@ -22,7 +22,7 @@ from flashjax.parallel.branches import (
 )
 from flashjax.stages.match import Advance, alternate, make_steps, prompts_input, prompts_of
 from flashjax.stages.model import student_of
-from flashjax.stages.setting import abstract_on, open_setting, state_layout
+from flashjax.stages.setting import Setting, abstract_on, open_setting, state_layout
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job
 from flashjax.train.state import Frozen
@@ -40,14 +40,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     def body(folder: Path) -> dict[str, Any]:
         job = configs.section(config, "split.job", JobConfig)
         spans = branch_spans(config)[first : first + len(names)]
-        student = student_of(workdir, "match")
-        setting = open_setting(
-            config,
-            workdir,
-            mesh=config.split.mesh,
-            student=student,
-            prompts=prompts_of(config),
-        )
+        setting = open_branches(config, workdir)
+        student = setting.frozen.student
         student_step, critic_step, init = make_steps(config, "split", setting)
         key = jax.random.key(config.seed)
 
@@ -92,6 +86,12 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         inputs={"match": workdir / "match"} | prompts_input(config),
         seed=config.seed,
     )
+
+
+def open_branches(config: ConfigDict, workdir: Path) -> Setting:
+    """The setting of branches: the matched student takes the steps before each of them."""
+    student, prompts = student_of(workdir, "match"), prompts_of(config)
+    return open_setting(config, workdir, mesh=config.split.mesh, student=student, prompts=prompts)
 
 
 def save_branches(folder: Path, names: tuple[str, ...], averages: Any, mesh: Mesh) -> None:

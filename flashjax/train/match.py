@@ -23,7 +23,7 @@ from flashjax.losses.flow_matching import flow_matching_loss
 from flashjax.losses.trajectory import segment_velocity, trajectory_loss
 from flashjax.models.text import TextConfig, draw_t5_drop, encode_pair
 from flashjax.train.accumulate import gradients
-from flashjax.train.rollout import StudentStep, draw_step, make_teacher_segment, student_input
+from flashjax.train.rollout import StudentStep, draw_step, make_teacher_passes, student_input
 from flashjax.train.state import Frozen, Learner, MatchState, descend
 from flashjax.types import Batch, Cond, Metrics, Params
 
@@ -94,14 +94,12 @@ def make_student_loss(
 
     A term of weight 0 is not computed.
     """
-    teach = guided(nets.velocity, config.guidance_scale)
-    segment = make_teacher_segment(
-        nets.velocity, guidance_scale=config.guidance_scale, substeps=config.trajectory_substeps
-    )
+    guidance, substeps = config.guidance_scale, config.trajectory_substeps
+    teach = guided(nets.velocity, guidance)
+    passes = make_teacher_passes(nets.velocity, guidance_scale=guidance, substeps=substeps)
 
-    def match(x0, student_noise, at, fake, frozen, cond, uncond, key) -> tuple[Array, Metrics]:
-        x, sigma = stop_gradient(matching_point(x0, student_noise, at, key, config))
-        teacher_x0 = path.to_x0(teach(frozen.teacher, x, sigma, cond, uncond), x, sigma)
+    def match(x0, x, sigma, teacher_velocity, fake, cond) -> tuple[Array, Metrics]:
+        teacher_x0 = path.to_x0(teacher_velocity, x, sigma)
         fake_x0 = path.to_x0(nets.velocity(fake, x, sigma, cond), x, sigma)
         gradient = stop_gradient(
             distribution_matching.matching_gradient(x0, teacher_x0, fake_x0, floor=config.floor)
@@ -118,12 +116,6 @@ def make_student_loss(
         loss = adversarial.generator_loss(nets.heads(state.heads.params, tokens))
         return loss, {"student/adversarial_loss": loss}
 
-    def anchor(velocity, x, at, frozen, cond, uncond) -> tuple[Array, Metrics]:
-        sigma, next_sigma = (jnp.full(x.shape[:1], at.sigmas[at.index + k]) for k in (0, 1))
-        end = segment(frozen.teacher, x, sigma, next_sigma, cond, uncond)
-        loss = jnp.mean(trajectory_loss(velocity, segment_velocity(x, end, sigma, next_sigma)))
-        return loss, {"student/trajectory_loss": loss}
-
     def loss_fn(params, state, frozen, batch, key) -> tuple[Array, Metrics]:
         step_key, noise_key, match_key, deceive_key, drop_key = jax.random.split(key, 5)
         drop = draw_t5_drop(drop_key, len(batch.latents), config.drop_t5)
@@ -131,19 +123,25 @@ def make_student_loss(
         at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
         noise = jax.random.normal(noise_key, batch.latents.shape)
         x = student_input(nets.velocity, params, frozen, at, cond, noise=noise)
-        sigma = jnp.full(x.shape[:1], at.sigmas[at.index])
+        sigma, next_sigma = (jnp.full(x.shape[:1], at.sigmas[at.index + k]) for k in (0, 1))
         velocity = nets.velocity(params, x, sigma, cond)
         x0, student_noise = path.to_x0(velocity, x, sigma), path.to_noise(velocity, x, sigma)
 
-        loss, metrics = match(
-            x0, student_noise, at, state.fake.params, frozen, cond, uncond, match_key
-        )
+        point = stop_gradient(matching_point(x0, student_noise, at, match_key, config))
+        if config.trajectory_weight:
+            start = (x, sigma)
+            guided_velocity, end = passes(frozen.teacher, point, start, next_sigma, cond, uncond)
+        else:
+            guided_velocity = teach(frozen.teacher, *point, cond, uncond)
+        loss, metrics = match(x0, *point, guided_velocity, state.fake.params, cond)
         if config.adversarial_weight:
             term, more = deceive(x0, state, cond, deceive_key)
             loss, metrics = loss + config.adversarial_weight * term, metrics | more
         if config.trajectory_weight:
-            term, more = anchor(velocity, x, at, frozen, cond, uncond)
-            loss, metrics = loss + config.trajectory_weight * term, metrics | more
+            target = segment_velocity(x, end, sigma, next_sigma)
+            term = jnp.mean(trajectory_loss(velocity, target))
+            loss = loss + config.trajectory_weight * term
+            metrics = metrics | {"student/trajectory_loss": term}
         return loss, metrics
 
     return loss_fn

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flashjax.flow.guidance import Velocity, guided
+from flashjax.flow.path import along
 from flashjax.flow.solvers import euler
 from flashjax.train.state import Frozen
 from flashjax.types import Cond, Params
@@ -99,3 +100,35 @@ def make_teacher_segment(
         return jax.lax.stop_gradient(end)
 
     return segment
+
+
+def make_teacher_passes(
+    velocity: Velocity, *, guidance_scale: float, substeps: int
+) -> Callable[..., tuple[Array, Array]]:
+    """Builds `passes(teacher, point, start, next_sigma, cond, uncond) -> (velocity, end)`.
+
+    `point` and `start` are pairs of `x` and `sigma` "b". The guided teacher's velocity at `point`,
+    and the end of its segment from `start`, come from one loop: the program holds the teacher once.
+    """
+    teach = guided(velocity, guidance_scale)
+
+    def passes(
+        teacher: Params,
+        point: tuple[Array, Array],
+        start: tuple[Array, Array],
+        next_sigma: Array,
+        cond: Cond,
+        uncond: Cond,
+    ) -> tuple[Array, Array]:
+        x, sigma = start
+        stride = (next_sigma - sigma) / substeps
+
+        def one(here: Array, number: Array) -> tuple[Array, Array]:
+            level = jnp.where(number == 0, point[1], sigma + (number - 1) * stride)
+            found = teach(teacher, here, level, cond, uncond)
+            return jnp.where(number == 0, x, here + along(stride, x) * found), found
+
+        end, found = jax.lax.scan(one, point[0], jnp.arange(substeps + 1))
+        return jax.lax.stop_gradient((found[0], end))
+
+    return passes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from flashjax.models.attention import attend_on
+from flashjax.models.attention import attend_on, cudnn_attend
 from flashjax.parallel.layout import MMDIT
 from flashjax.parallel.mesh import make_mesh
 from flashjax.types import InputError
@@ -38,18 +38,26 @@ def test_the_tpu_kernel_gives_the_same_numbers_and_gradients_on_a_mesh(qkv):
         np.testing.assert_allclose(got, want, atol=2e-5)
 
 
-def test_the_gpu_program_calls_cudnn_forward_and_backward(qkv, monkeypatch):
+@pytest.mark.parametrize("tokens", [128, 333])
+def test_the_gpu_program_calls_cudnn_forward_and_backward(tokens, monkeypatch):
     """Lowered for a GPU that is not here; JAX only wants to know its versions."""
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
     attend = attend_on(make_mesh({}), MMDIT, "cudnn")
-    q, k, v = (jnp.zeros((2, 128, 2, 64), jnp.bfloat16) for _ in range(3))
+    q, k, v = (jnp.zeros((2, tokens, 2, 64), jnp.bfloat16) for _ in range(3))
 
     def loss(q, k, v):
         return jnp.sum(attend(q, k, v).astype(jnp.float32))
 
     text = jax.jit(jax.grad(loss)).trace(q, k, v).lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmhaSoftmax" in text and "__cudnn$fmhaSoftmaxBackward" in text
+
+
+def test_what_pads_an_odd_number_of_tokens_changes_nothing():
+    """XLA's own attention takes the same arguments as cuDNN's, which is not here."""
+    q, k, v = jax.random.normal(jax.random.key(1), (3, 2, 7, 2, 8))
+    got = cudnn_attend(q, k, v, implementation="xla")
+    np.testing.assert_allclose(got, jax.nn.dot_product_attention(q, k, v), atol=1e-6)
 
 
 def test_an_unknown_program_is_named():

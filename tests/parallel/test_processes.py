@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 JOB = Path(__file__).with_name("job.py")
 
@@ -43,10 +44,16 @@ def start(processes, folder, first, last):
     return [json.loads(out.splitlines()[-1]) for out, _ in said]
 
 
-def test_four_processes_save_what_two_restore_and_both_give_the_losses_of_one(tmp_path):
+@pytest.fixture(scope="module")
+def job():
     spec = importlib.util.spec_from_file_location("job", JOB)
-    job = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(job)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["job"] = module  # where its dataclasses look for their module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_four_processes_save_what_two_restore_and_both_give_the_losses_of_one(job, tmp_path):
     want = job.run(tmp_path / "one", 0, 4, jax.devices()[:4])
     four = start(4, tmp_path / "many", 0, 2)
     two = start(2, tmp_path / "many", 2, 4)
@@ -55,3 +62,13 @@ def test_four_processes_save_what_two_restore_and_both_give_the_losses_of_one(tm
         np.testing.assert_allclose(losses, want[:2], rtol=1e-5)
     for losses in two:
         np.testing.assert_allclose(losses, want[2:], rtol=1e-5)
+
+
+def test_branches_stacked_over_two_processes_are_separate_jobs(job):
+    """Each process has the devices of one branch, and each job those of its own branch alone."""
+    stacked = start(2, "branches", 0, 3)
+    assert [list(losses) for losses in stacked] == [["0"], ["1"]]
+    for number, losses in enumerate(stacked):
+        alone = job.run_branches(1, 3, first=number, devices=jax.devices()[:2])
+        np.testing.assert_allclose(losses[str(number)], alone[str(number)], rtol=1e-5)
+    assert stacked[0]["0"] != stacked[1]["1"]  # they draw their own random numbers

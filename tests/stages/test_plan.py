@@ -6,6 +6,7 @@ import math
 
 import jax
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from flashjax import config as configs
 from flashjax.parallel.target import open_devices, parse_target
@@ -96,3 +97,21 @@ def test_what_a_plan_cannot_know_is_asked_for():
         plan_programs.programs(config, jax.devices())
     with pytest.raises(InputError, match="--programs merge: choose of text, guide"):
         plan_programs.programs(configs.load("configs/nano.py"), jax.devices(), ("merge",))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "platform", "kernel"),
+    [
+        ("sd35_medium_v6e_64", "tpu", "tpu_custom_call"),
+        ("sd35_medium_h100_64", "cuda", "__cudnn$fmhaSoftmaxBackward"),
+    ],
+)
+def test_a_recipes_program_has_the_attention_of_its_machine(recipe, platform, kernel, monkeypatch):
+    """The lowered guidance step of SD3.5-Medium's width, for a machine that is not here."""
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    cut = ["model.depth=3", "match.heads.taps=(0,2)", "mesh.fsdp=8", "guide.job.batch_size=8"]
+    config = configs.load(f"configs/{recipe}.py", cut)
+    (guide,) = plan_programs.programs(config, jax.devices(), ("guide",))
+    text = guide.step.trace(*guide.arguments).lower(lowering_platforms=(platform,)).as_text()
+    assert kernel in text
