@@ -1,0 +1,131 @@
+"""`quantize --report`: the formats just written, drawn, read and measured side by side."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from flashjax.data.scenes import SIDE
+from flashjax.evaluate import quantize_report as pages
+from flashjax.evaluate.reading import CARD, load_reader, reader_features, to_model
+from flashjax.evaluate.report import Figures, Reader, Sampler, write_page
+from flashjax.evaluate.sample import Sampler as Grid
+from flashjax.evaluate.sample import draw, make_sample
+from flashjax.stages.evaluate import measure
+from flashjax.stages.model import packaged
+from flashjax.stages.quantize_student import Scenes, Student
+from flashjax.stages.sources import read_parts
+from flashjax.stages.stage import versions
+
+CHUNK, SHOWN = 50, 8  # pictures drawn at a time; pictures shown of each format
+REFERENCE = "16 bits"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A format that was written: where, and what is known of it."""
+
+    path: Path
+    format: pages.Format
+
+
+def write_report(
+    path: Path,
+    student: Student,
+    written: Sequence[Written],
+    scenes: Scenes,
+    *,
+    captions: list[str],
+    source_bytes: int,
+    measured: int,
+    seed: int,
+) -> pages.QuantizeReport:
+    """Draws the captions with the source and every format from the same noise, and writes a page.
+
+    Pictures of nano's size are read, and set beside real scenes; others are only shown.
+    """
+    side = student.pipeline.sample_size * student.pipeline.vae_config.factor
+    folder = packaged("nano") / "reader"
+    figures_of = partial(_read, folder, scenes.others) if side == SIDE else _unread
+    program = make_sample(student.pipeline, Grid(student.sigmas))
+    tokens, empty = student.tokenizer(captions), student.tokenizer([""])
+    noise = student.noise(seed, len(captions))
+
+    def row(name: str, group: str, note: str, transformer: object) -> Sampler:
+        params = {"vae": student.pipeline.vae, "text": student.pipeline.text}
+        drawn = draw(
+            program, params | {"transformer": transformer}, tokens, empty, noise, chunk=CHUNK
+        )
+        steps = len(student.sigmas) - 1
+        figures = replace(
+            figures_of(drawn.images, captions),
+            steps=steps,
+            passes=steps,
+            seconds_per_image=drawn.seconds_per_image,
+        )
+        return Sampler(name, note, group, drawn.images[:SHOWN], figures)
+
+    rows = [row(REFERENCE, "Reference", "the source", student.pipeline.transformer)]
+    if side == SIDE and captions == scenes.captions:
+        real = figures_of(scenes.images, captions)
+        rows.insert(0, Sampler("real scenes", "unseen", "Reference", scenes.images[:SHOWN], real))
+    for item in written:
+        params = read_parts(item.path, names=("transformer",))["transformer"][0]
+        rows.append(row(item.format.name, "Formats", item.path.name, params))
+    figures = {row.name: row.figures for row in rows}
+    formats = [item.format for item in written]
+    report = pages.QuantizeReport(
+        title="One student, fewer bits",
+        summary=_summary(formats, source_bytes, len(captions)),
+        bars=pages.quantize_bars(figures[REFERENCE], figures, formats) if side == SIDE else (),
+        captions=captions[:SHOWN],
+        samplers=rows,
+        reference=REFERENCE,
+        reader=_card(folder) if side == SIDE else None,
+        formats=formats,
+        source_bytes=source_bytes,
+        measured=measured,
+        command=shlex.join(["flashjax", *sys.argv[1:]]),
+        versions=versions(),
+        seed=seed,
+        hardware=f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}",
+    )
+    write_page(path, pages.render(report))
+    return report
+
+
+def _read(
+    reader_folder: Path, real: np.ndarray, images: np.ndarray, captions: list[str]
+) -> Figures:
+    """What the reader finds in pictures, and how far they are from real ones."""
+    reader = load_reader(reader_folder)
+    return Figures(**measure(reader, reader_features(reader, to_model(real)), images, captions))
+
+
+def _unread(images: np.ndarray, captions: list[str]) -> Figures:
+    """Figures of pictures that nobody can read."""
+    del captions
+    return Figures({}, float("nan"), len(images))
+
+
+def _card(folder: Path) -> Reader:
+    card = json.loads((folder / CARD).read_text())
+    return Reader(accuracy=card["accuracy"], samples=card["validation_scenes"])
+
+
+def _summary(formats: Sequence[pages.Format], source_bytes: int, count: int) -> str:
+    smallest = min(formats, key=lambda found: found.size_bytes)
+    nearest = max(formats, key=lambda found: found.output_db)
+    return (
+        f"{count} captions, drawn from the same noise with a transformer of "
+        f"{source_bytes / 1e6:.2f} MB at 16 bits and in {len(formats)} formats of fewer. "
+        f"{nearest.name} is nearest to it, {smallest.name} smallest, with "
+        f"{100 * smallest.size_bytes / source_bytes:.0f} % of its bytes."
+    )
