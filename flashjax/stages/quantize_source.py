@@ -1,11 +1,9 @@
 """`quantize --source`: any checkpoint's transformer to the formats that runtimes deploy."""
 
 import argparse
-import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ from flashjax.convert.transformer import cropped_position, transformer_to, trans
 from flashjax.convert.writing import write_json
 from flashjax.data.prompts import read_prompts
 from flashjax.evaluate.quantize_report import Format
-from flashjax.quantize.calibrate import Moments, mean_decibels, second_moments, velocity_errors
+from flashjax.quantize.calibrate import mean_decibels, velocity_errors
 from flashjax.quantize.formats import (
-    CALIBRATED,
     FORMATS,
     INFORMED,
     MIXED,
@@ -31,18 +28,17 @@ from flashjax.quantize.formats import (
     open_format,
     write_format,
 )
-from flashjax.quantize.gguf import open_gguf
-from flashjax.quantize.gguf_export import UNCALIBRATED, Calibration
-from flashjax.quantize.mixing import mixed
+from flashjax.quantize.gguf import open_gguf, read_gguf
 from flashjax.stages.quantize_memory import print_table
 from flashjax.stages.quantize_report import Written, write_report
-from flashjax.stages.quantize_student import Student, open_student, unseen_scenes
-from flashjax.stages.quantize_tune import tuned
+from flashjax.stages.quantize_student import open_student, unseen_scenes
+from flashjax.stages.quantize_variants import variants
 from flashjax.stages.sources import kind_of, open_transformer, read_parts
 from flashjax.types import InputError, Params
 
 MEASURED = 64  # of a report's captions: those whose velocities are compared
-COMPARED = 32  # of the captions to calibrate on: those that say which weights have eight bits
+
+NEEDED = {"calibrate": INFORMED, "size_mb": (MIXED,), "tune": (TUNED,)}  # flag: formats
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +109,13 @@ def check_options(options: argparse.Namespace) -> list[str]:
     check_formats(names)
     if (options.measure or options.report) and options.position:
         raise InputError("--measure and --report compare with the whole table: no --position")
-    needs = {CALIBRATED: (), MIXED: ("size_mb",), TUNED: ("tune",)}
-    for name, flags in needs.items():
-        for flag in ("calibrate", *flags):
-            if name in names and not getattr(options, flag):
+    for flag, users in NEEDED.items():
+        given = bool(getattr(options, flag))
+        for name in names:
+            if name in users and not given:
                 raise InputError(f"--format {name} needs --{flag}")
+        if given and not set(users).intersection(names):
+            raise InputError(f"--{flag} is for --format {' or '.join(users)}")
     if options.report and options.samples < 2:
         raise InputError(f"--samples {options.samples}: give two or more")
     return names
@@ -128,57 +126,6 @@ def captions_of(options: argparse.Namespace) -> list[str]:
     if options.measure:
         return read_prompts(options.measure)
     return unseen_scenes(options.samples, seed=options.seed + 1).captions if options.report else []
-
-
-def variants(
-    options: argparse.Namespace, names: list[str], model: Model, student: Student | None
-) -> Iterator[tuple[str, Model, Calibration]]:
-    """Every format with the weights that it is made of, and what is known of them."""
-    if not options.calibrate or student is None:
-        yield from ((name, model, UNCALIBRATED) for name in names)
-        return
-    captions = read_prompts(options.calibrate)
-    moments = functools.cache(lambda: second_moments(*student.way(captions, seed=options.seed)))
-    for name in names:
-        known = UNCALIBRATED
-        if name == CALIBRATED:
-            known = Calibration(moments(), {})
-        elif name == MIXED:
-            known = mix(options, model, student, captions, moments())
-        yield (
-            name,
-            tuned_model(options, model, student, captions) if name == TUNED else model,
-            known,
-        )
-
-
-def mix(
-    options: argparse.Namespace,
-    model: Model,
-    student: Student,
-    captions: list[str],
-    moments: Moments,
-) -> Calibration:
-    """Which weights have eight bits, by how far each moves the student's velocity."""
-    errors = velocity_errors(*student.way(captions[:COMPARED], seed=options.seed))
-    return mixed(
-        model.tensors,
-        model.config,
-        student.pipeline.transformer,
-        lambda params: sum(10 ** (-ratio / 10) for ratio in errors(params)),
-        moments=moments,
-        size_bytes=int(1e6 * options.size_mb),
-    )
-
-
-def tuned_model(
-    options: argparse.Namespace, model: Model, student: Student, captions: list[str]
-) -> Model:
-    """The model after training on Q6_K's grid."""
-    tensors = tuned(
-        student, model.tensors, captions, scheme="q6_k", steps=options.tune, seed=options.seed
-    )
-    return replace(model, tensors=tensors)
 
 
 def describe(
@@ -216,11 +163,14 @@ def open_model(source: Path, *, base: Path | None = None, title: str = "") -> Mo
 
 
 def check(path: Path, model: Model) -> Mapping[str, float]:
-    """Reads a format back, and writes the fidelity of every tensor beside it."""
+    """Reads a format back, and writes fidelity (in GGUF: type, too) of every tensor beside it."""
     table = fidelity(model.tensors, open_format(path, model.config))
     rows: dict[str, Any] = {
         name: {"snr_db": ratio if math.isfinite(ratio) else None} for name, ratio in table.items()
     }
+    if path.suffix == ".gguf":
+        for name, entry in read_gguf(path).tensors.items():
+            rows[name]["type"] = entry.codec.name
     write_json(path.with_name(path.name + ".json"), rows)
     return table
 

@@ -9,9 +9,10 @@ from flashjax.stages.quantize_memory import line, sizes_of
 GB = 1e9
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("gguf-f16", 4.94), ("gguf-q8_0", 2.86), ("gguf-q6_k", 2.32), ("mlx-6", 2.30)]
-)  # fmt: skip
+PUBLISHED = [("gguf-f16", 4.94), ("gguf-q8_0", 2.86), ("gguf-q6_k", 2.32), ("mlx-6", 2.30)]
+
+
+@pytest.mark.parametrize(("name", "size"), PUBLISHED)
 def test_sd35_medium_takes_what_published_files_take(name, size) -> None:
     assert transformer_bytes(MMDIT["sd35_medium"], name) / GB == pytest.approx(size, abs=0.006)
 
