@@ -1,19 +1,19 @@
 """A model's weights on the grid that a file would store them on, as a function of the weights."""
 
-import functools
+import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from flashjax import trees
-from flashjax.convert.table import Layout
+from flashjax.convert.table import Row
 from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import transformer_rows
 from flashjax.models.mmdit import MMDiTConfig
-from flashjax.quantize.codecs import Codec
 from flashjax.quantize.policy import check_scheme, choose
-from flashjax.quantize.tensors import rms
+from flashjax.quantize.tensors import CHUNK, CHUNK_COLUMNS, CHUNK_ROWS, rms
 from flashjax.types import Params
 
 
@@ -31,31 +31,31 @@ def on_grid(tensors: Tensors, config: MMDiTConfig, *, scheme: str) -> Callable[[
         if choose(name, row.shape, scheme=scheme, rms=rms(tensors[name])).codec is codec
     ]
 
-    def rounded(params: Params) -> Params:
+    @jax.jit
+    def gathered(params: Params) -> list[Array]:
+        """All weights that are rounded, in chunks of one shape: encoders are compiled once."""
         leaves = trees.flatten(params)
+        flat = jnp.concatenate([_taken(row, leaves[row.path]).reshape(-1) for row in rows])
+        padded = jnp.pad(flat, (0, -flat.size % CHUNK))
+        return list(padded.reshape(-1, CHUNK_ROWS, CHUNK_COLUMNS))
+
+    @jax.jit
+    def scattered(params: Params, chunks: list[Array]) -> Params:
+        leaves = trees.flatten(params)
+        flat, start = jnp.concatenate([chunk.reshape(-1) for chunk in chunks]), 0
         for row in rows:
-            take, put = _movers(row.layout)
-            weight = take(leaves[row.path], row.layer)
-            stored = _through(codec, weight)
-            leaves[row.path] = put(leaves[row.path], stored, row.layer)
+            leaf, stop = leaves[row.path], start + math.prod(row.layout.shape)
+            value = row.layout.from_file(flat[start:stop]).astype(leaf.dtype)
+            leaves[row.path] = value if row.layer is None else leaf.at[row.layer].set(value)
+            start = stop
         return trees.unflatten(leaves)
+
+    def rounded(params: Params) -> Params:
+        chunks = [codec.decode(codec.encode(chunk)) for chunk in gathered(params)]
+        return scattered(params, chunks)
 
     return rounded
 
 
-def _through(codec: Codec, weight: Array) -> Array:
-    return codec.decode(codec.encode(weight))
-
-
-@functools.cache
-def _movers(layout: Layout) -> tuple[Callable[..., Array], Callable[..., Array]]:
-    """`take(leaf, layer)` -> the file's tensor "out in"; `put` writes one back into the leaf."""
-
-    def take(leaf: Array, layer: int | None) -> Array:
-        return layout.to_file(leaf if layer is None else leaf[layer]).reshape(layout.shape)
-
-    def put(leaf: Array, stored: Array, layer: int | None) -> Array:
-        value = layout.from_file(stored).astype(leaf.dtype)
-        return value if layer is None else leaf.at[layer].set(value)
-
-    return jax.jit(take), jax.jit(put)
+def _taken(row: Row, leaf: Array) -> Array:
+    return row.layout.to_file(leaf if row.layer is None else leaf[row.layer])

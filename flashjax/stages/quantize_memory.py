@@ -12,8 +12,8 @@ PIXELS = (512, 1024)
 T5_TOKENS = 256
 CLIPS = ("clip_l", "clip_g")
 HEAD = (
-    "| format | transformer | CLIPs | T5 | VAE | activations | loaded | loaded, no T5 | "
-    "in turn | in turn, no T5 |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| format | transformer | CLIPs | T5 | VAE | transformer runs | VAE runs | loaded | "
+    "loaded, no T5 | in turn | in turn, no T5 |\n" + "|---" * 11 + "|"
 )
 
 
@@ -49,7 +49,8 @@ def line(name: str, found: Need) -> str:
         sum(weights[clip] for clip in CLIPS),
         weights["t5"],
         weights["vae"],
-        max(found.activations.values()),
+        found.activations["transformer"],
+        found.activations["vae"],
         found.loaded(whole),
         found.loaded(without),
         found.in_turn(whole),

@@ -1,6 +1,7 @@
 """`quantize --report`: the formats just written, drawn, read and measured side by side."""
 
 import json
+import logging
 import os
 import platform
 import shlex
@@ -26,6 +27,8 @@ from flashjax.stages.stage import versions
 
 CHUNK, SHOWN = 50, 8  # pictures drawn at a time; pictures shown of each format
 REFERENCE = "16 bits"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def write_report(
             passes=steps,
             seconds_per_image=drawn.seconds_per_image,
         )
+        log.info("%s: %s", name, _figures_line(figures))
         return Sampler(name, note, group, drawn.images[:SHOWN], figures)
 
     rows = [row(REFERENCE, "Reference", "the source", student.pipeline.transformer)]
@@ -99,6 +103,11 @@ def write_report(
     )
     write_page(path, pages.render(report))
     return report
+
+
+def _figures_line(figures: Figures) -> str:
+    whole = figures.alignment.get("whole", float("nan"))
+    return f"aligned {100 * whole:.1f} %, Fréchet {figures.frechet:.2f}"
 
 
 def _read(

@@ -39,4 +39,4 @@ def test_nano_is_a_row_of_every_network() -> None:
     )
     assert six.weights["transformer"] == pytest.approx(6_672_704, rel=0.01)  # the file has a table
     assert 0 < six.activations["vae"] < 64 * 64 * 8 * 2 * 10
-    assert line("gguf-q6_k", six).count("|") == 11
+    assert line("gguf-q6_k", six).count("|") == 12
