@@ -25,7 +25,7 @@ from flashjax.stages.quantize_student import Scenes, Student
 from flashjax.stages.sources import read_parts
 from flashjax.stages.stage import versions
 
-CHUNK, SHOWN = 50, 8  # pictures drawn at a time; pictures shown of each format
+CHUNK, SHOWN = 50, 7  # pictures drawn at a time; pictures shown of each format
 REFERENCE = "16 bits"
 
 log = logging.getLogger(__name__)
@@ -76,13 +76,16 @@ def write_report(
         log.info("%s: %s", name, _figures_line(figures))
         return Sampler(name, note, group, drawn.images[:SHOWN], figures)
 
-    rows = [row(REFERENCE, "Reference", "the source", student.pipeline.transformer)]
+    rows = [
+        row(REFERENCE, "Reference", f"{source_bytes / 1e6:.2f} MB", student.pipeline.transformer)
+    ]
     if side == SIDE and captions == scenes.captions:
         real = figures_of(scenes.images, captions)
         rows.insert(0, Sampler("real scenes", "unseen", "Reference", scenes.images[:SHOWN], real))
     for item in written:
         params = read_parts(item.path, names=("transformer",))["transformer"][0]
-        rows.append(row(item.format.name, "Formats", item.path.name, params))
+        note = f"{item.format.size_bytes / 1e6:.2f} MB"
+        rows.append(row(item.format.name, "Formats", note, params))
     figures = {row.name: row.figures for row in rows}
     formats = [item.format for item in written]
     report = pages.QuantizeReport(
