@@ -101,7 +101,7 @@ def encode_known(
         return encode_tensor(array, codec, name=name)
     if not np.isfinite(array).all():
         raise InputError(f"tensor {name}: holds a weight that is not finite; mend it")
-    codes = np.asarray(encode_q6_k_for(array, calibration.moments[name]))
+    codes = encode_q6_k_for(array, calibration.moments[name])
     error = np.asarray(codec.decode(codes)) - array.astype(np.float32)
     return codes.reshape(-1), decibels(
         float(np.square(array, dtype=np.float32).sum()), float(np.square(error).sum())

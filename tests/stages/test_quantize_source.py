@@ -26,7 +26,7 @@ def test_every_way_to_six_bits_is_written_measured_and_reported(
     tiny_teacher, prompts, tmp_path, caplog
 ):
     """Rounding for outputs costs no byte, more bits move the output less, and one page says so."""
-    names = "gguf-q8_0,gguf-q6_k,gguf-q6_k-calibrated,gguf-mixed,gguf-q6_k-tuned"
+    names = "gguf-q6_k,gguf-q6_k-calibrated,gguf-mixed,gguf-q6_k-tuned"
     flags = ["--source", tiny_teacher, "--out", tmp_path, "--format", names, "--steps", 2]
     flags += ["--calibrate", prompts, "--size_mb", 5.2, "--tune", 2, "--report", "--samples", 4]
     with caplog.at_level(logging.INFO):
@@ -35,14 +35,14 @@ def test_every_way_to_six_bits_is_written_measured_and_reported(
     output = {name: float(ratio) for name, ratio in found}
     size = {name: (tmp_path / f"transformer-{name[5:]}.gguf").stat().st_size for name in output}
     assert list(output) == names.split(",")
-    assert output["gguf-q6_k"] < output["gguf-q6_k-calibrated"] < output["gguf-q8_0"]
+    assert output["gguf-q6_k"] < output["gguf-q6_k-calibrated"] < output["gguf-mixed"]
     assert size["gguf-q6_k"] == size["gguf-q6_k-calibrated"] == size["gguf-q6_k-tuned"]
     assert size["gguf-q6_k"] < size["gguf-mixed"] <= 5.2e6
     table = json.loads((tmp_path / "transformer-mixed.gguf.json").read_text())
     assert {row["type"] for row in table.values()} == {"F32", "F16", "Q8_0", "Q6_K"}
     page = (tmp_path / "report.html").read_text()
-    assert all(f"Alignment of {name}" in page for name in ("gguf-q8_0", "gguf-q6_k"))
-    assert "real scenes" in page and "Output gained by calibrating" in page
+    for text in ("Alignment of gguf-q6_k from", "Output gained by calibrating", "real scenes"):
+        assert text in page
 
 
 @pytest.mark.parametrize(
