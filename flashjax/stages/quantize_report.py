@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from flashjax.stages.model import packaged
 from flashjax.stages.quantize_student import Scenes, Student
 from flashjax.stages.sources import read_parts
 from flashjax.stages.stage import versions
+from flashjax.types import Params
 
 CHUNK, SHOWN = 50, 7  # pictures drawn at a time; pictures shown of each format
 REFERENCE = "16 bits"
@@ -49,53 +50,30 @@ def write_report(
     source_bytes: int,
     measured: int,
     seed: int,
-) -> pages.QuantizeReport:
+) -> None:
     """Draws the captions with the source and every format from the same noise, and writes a page.
 
     Pictures of nano's size are read, and set beside real scenes; others are only shown.
     """
-    side = student.pipeline.sample_size * student.pipeline.vae_config.factor
+    readable = student.pipeline.sample_size * student.pipeline.vae_config.factor == SIDE
     folder = packaged("nano") / "reader"
-    figures_of = partial(_read, folder, scenes.others) if side == SIDE else _unread
-    program = make_sample(student.pipeline, Grid(student.sigmas))
-    tokens, empty = student.tokenizer(captions), student.tokenizer([""])
-    noise = student.noise(seed, len(captions))
-
-    def row(name: str, group: str, note: str, transformer: object) -> Sampler:
-        params = {"vae": student.pipeline.vae, "text": student.pipeline.text}
-        drawn = draw(
-            program, params | {"transformer": transformer}, tokens, empty, noise, chunk=CHUNK
-        )
-        steps = len(student.sigmas) - 1
-        figures = replace(
-            figures_of(drawn.images, captions),
-            steps=steps,
-            passes=steps,
-            seconds_per_image=drawn.seconds_per_image,
-        )
-        log.info("%s: %s", name, _figures_line(figures))
-        return Sampler(name, note, group, drawn.images[:SHOWN], figures)
-
-    rows = [
-        row(REFERENCE, "Reference", f"{source_bytes / 1e6:.2f} MB", student.pipeline.transformer)
-    ]
-    if side == SIDE and captions == scenes.captions:
+    figures_of = partial(_read, folder, scenes.others) if readable else _unread
+    rows = list(
+        draw_rows(student, written, captions, figures_of, source_bytes=source_bytes, seed=seed)
+    )
+    figures = {row.name: row.figures for row in rows}
+    if readable and captions == scenes.captions:
         real = figures_of(scenes.images, captions)
         rows.insert(0, Sampler("real scenes", "unseen", "Reference", scenes.images[:SHOWN], real))
-    for item in written:
-        params = read_parts(item.path, names=("transformer",))["transformer"][0]
-        note = f"{item.format.size_bytes / 1e6:.2f} MB"
-        rows.append(row(item.format.name, "Formats", note, params))
-    figures = {row.name: row.figures for row in rows}
     formats = [item.format for item in written]
     report = pages.QuantizeReport(
         title="One student, fewer bits",
         summary=_summary(formats, source_bytes, len(captions)),
-        bars=pages.quantize_bars(figures[REFERENCE], figures, formats) if side == SIDE else (),
+        bars=pages.quantize_bars(figures[REFERENCE], figures, formats) if readable else (),
         captions=captions[:SHOWN],
         samplers=rows,
         reference=REFERENCE,
-        reader=_card(folder) if side == SIDE else None,
+        reader=_card(folder) if readable else None,
         formats=formats,
         source_bytes=source_bytes,
         measured=measured,
@@ -105,7 +83,39 @@ def write_report(
         hardware=f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}",
     )
     write_page(path, pages.render(report))
-    return report
+
+
+def draw_rows(
+    student: Student,
+    written: Sequence[Written],
+    captions: list[str],
+    figures_of: Callable[[np.ndarray, list[str]], Figures],
+    *,
+    source_bytes: int,
+    seed: int,
+) -> Iterator[Sampler]:
+    """The source and every format, each with its pictures of all captions from the same noise."""
+    program = make_sample(student.pipeline, Grid(student.sigmas))
+    tokens, empty = student.tokenizer(captions), student.tokenizer([""])
+    noise, steps = student.noise(seed, len(captions)), len(student.sigmas) - 1
+    frozen = {"vae": student.pipeline.vae, "text": student.pipeline.text}
+
+    def row(name: str, group: str, size_bytes: int, transformer: Params) -> Sampler:
+        params = frozen | {"transformer": transformer}
+        drawn = draw(program, params, tokens, empty, noise, chunk=CHUNK)
+        figures = replace(
+            figures_of(drawn.images, captions),
+            steps=steps,
+            passes=steps,
+            seconds_per_image=drawn.seconds_per_image,
+        )
+        log.info("%s: %s", name, _figures_line(figures))
+        return Sampler(name, f"{size_bytes / 1e6:.2f} MB", group, drawn.images[:SHOWN], figures)
+
+    yield row(REFERENCE, "Reference", source_bytes, student.pipeline.transformer)
+    for item in written:
+        params = read_parts(item.path, names=("transformer",))["transformer"][0]
+        yield row(item.format.name, "Formats", item.format.size_bytes, params)
 
 
 def _figures_line(figures: Figures) -> str:
