@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from flashjax import trees
-from flashjax.convert.table import Row
 from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import transformer_rows
 from flashjax.models.mmdit import MMDiTConfig
@@ -35,7 +34,7 @@ def on_grid(tensors: Tensors, config: MMDiTConfig, *, scheme: str) -> Callable[[
     def gathered(params: Params) -> list[Array]:
         """All weights that are rounded, in chunks of one shape: encoders are compiled once."""
         leaves = trees.flatten(params)
-        flat = jnp.concatenate([_taken(row, leaves[row.path]).reshape(-1) for row in rows])
+        flat = jnp.concatenate([row.take(leaves[row.path]).reshape(-1) for row in rows])
         padded = jnp.pad(flat, (0, -flat.size % CHUNK))
         return list(padded.reshape(-1, CHUNK_ROWS, CHUNK_COLUMNS))
 
@@ -44,9 +43,8 @@ def on_grid(tensors: Tensors, config: MMDiTConfig, *, scheme: str) -> Callable[[
         leaves = trees.flatten(params)
         flat, start = jnp.concatenate([chunk.reshape(-1) for chunk in chunks]), 0
         for row in rows:
-            leaf, stop = leaves[row.path], start + math.prod(row.layout.shape)
-            value = row.layout.from_file(flat[start:stop]).astype(leaf.dtype)
-            leaves[row.path] = value if row.layer is None else leaf.at[row.layer].set(value)
+            stop = start + math.prod(row.layout.shape)
+            leaves[row.path] = row.put(leaves[row.path], flat[start:stop])
             start = stop
         return trees.unflatten(leaves)
 
@@ -55,7 +53,3 @@ def on_grid(tensors: Tensors, config: MMDiTConfig, *, scheme: str) -> Callable[[
         return scattered(params, chunks)
 
     return rounded
-
-
-def _taken(row: Row, leaf: Array) -> Array:
-    return row.layout.to_file(leaf if row.layer is None else leaf[row.layer])

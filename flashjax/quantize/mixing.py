@@ -1,8 +1,10 @@
 """Eight bits where they help most: a type for each weight, within a size, by measured error."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flashjax import trees
@@ -70,12 +72,13 @@ def mixed(
     )
     known = Calibration(moments, {})
     rows = {row.keys[0]: row for row in transformer_rows(config, "sai")}
-    leaves = {path: jax.numpy.asarray(leaf) for path, leaf in trees.flatten(params).items()}
+    leaves = {path: jnp.asarray(leaf) for path, leaf in trees.flatten(params).items()}
 
     def error_of(name: str, codec: Codec) -> float:
         codes, _ = encode_known(known, name, tensors[name], codec)
         stored = decode_tensor(codes, codec, shape=tensors.infos[name].shape)
-        return error(trees.unflatten(_replaced(leaves, rows[name], stored)))
+        row = rows[name]
+        return error(trees.unflatten(leaves | {row.path: _put(row, leaves[row.path], stored)}))
 
     return Calibration(moments, choose_codecs(free, error_of, budget_bytes=size_bytes - fixed))
 
@@ -84,8 +87,6 @@ def _choice(name: str, array: np.ndarray) -> Choice:
     return choose(name, array.shape, scheme="q6_k", rms=rms(array))
 
 
-def _replaced(leaves: dict[str, jax.Array], row: Row, stored: np.ndarray) -> dict[str, jax.Array]:
-    """The leaves with the tensor of one row in its place."""
-    leaf = leaves[row.path]
-    value = row.layout.from_file(jax.numpy.asarray(stored)).astype(leaf.dtype)
-    return leaves | {row.path: value if row.layer is None else leaf.at[row.layer].set(value)}
+@functools.partial(jax.jit, static_argnums=0)
+def _put(row: Row, leaf: jax.Array, stored: np.ndarray) -> jax.Array:
+    return row.put(leaf, jnp.asarray(stored))

@@ -21,7 +21,7 @@ CHUNK = CHUNK_ROWS * CHUNK_COLUMNS
 def encode_tensor(array: np.ndarray, codec: Codec, *, name: str) -> tuple[np.ndarray, float]:
     """Encode an array of any shape -> (uint8 bytes, signal-to-noise ratio in dB; inf when exact).
 
-    Chunks are encoded side by side, on all cores and devices. Raises InputError when rows are no
+    Chunks are encoded side by side, on all cores or devices. Raises InputError when rows are no
     whole blocks, or when a weight is not finite in this type.
     """
     if array.size % codec.block or (array.ndim and array.shape[-1] % codec.block):
@@ -30,7 +30,8 @@ def encode_tensor(array: np.ndarray, codec: Codec, *, name: str) -> tuple[np.nda
             "choose another type for it"
         )
     codes = np.empty(codec.encoded_bytes(array.size), np.uint8)
-    devices = jax.local_devices()
+    # Simulated devices of a CPU share the cores that threads use already.
+    devices = jax.local_devices()[: 1 if jax.default_backend() == "cpu" else None]
 
     def encode(job: tuple[int, tuple[slice, np.ndarray]]) -> np.ndarray:
         number, (part, piece) = job
