@@ -93,6 +93,15 @@ class Row:
         first, *rest = self.layout.shape
         return first // self.layout.parts, *rest
 
+    def take(self, leaf: Array) -> Array:
+        """The elements "parts size" of the row's tensors, out of its leaf."""
+        return self.layout.to_file(leaf if self.layer is None else leaf[self.layer])
+
+    def put(self, leaf: Array, stored: Array) -> Array:
+        """The leaf with the row's tensors, as `take` gives them, in their place."""
+        value = self.layout.from_file(stored).astype(leaf.dtype)
+        return value if self.layer is None else leaf.at[self.layer].set(value)
+
 
 def row(
     path: str,

@@ -162,8 +162,11 @@ def demo_bars(
 
 def write_report(path: Path | str, report: Report) -> None:
     """Write the report to `path` as one HTML file, whole or not at all."""
-    path = Path(path)
-    page = render(report)
+    write_page(Path(path), render(report))
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page of HTML, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".draft")
     draft.write_text(page, encoding="utf-8")
@@ -172,15 +175,20 @@ def write_report(path: Path | str, report: Report) -> None:
 
 def render(report: Report) -> str:
     """The page, all texts escaped."""
-    groups = itertools.groupby(report.samplers, key=lambda sampler: sampler.group)
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return template.render(
         report=report,
         verdict=verdict(report.bars),
-        groups=[(group, list(samplers)) for group, samplers in groups],
+        groups=grouped(report.samplers),
         reference=next(s.figures for s in report.samplers if s.name == report.reference),
         stages=[(curves, panels(curves.runs)) for curves in report.curves],
     )
+
+
+def grouped(samplers: Sequence[Sampler]) -> list[tuple[str, list[Sampler]]]:
+    """Neighbours of the same group under its heading."""
+    groups = itertools.groupby(samplers, key=lambda sampler: sampler.group)
+    return [(group, list(members)) for group, members in groups]
 
 
 def verdict(bars: Sequence[Bar]) -> str:
@@ -269,7 +277,8 @@ def _panel(name: str, runs: Mapping[str, Sequence[Record]]) -> Panel:
     )
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """The packaged templates, with the filters and names that they use."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("flashjax", "assets"),
         autoescape=True,

@@ -5,6 +5,9 @@ Source: GPTQ, arXiv:2210.17323, algorithm 1, with the scales of each block of 25
 the weights that the blocks before left there.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,24 +19,41 @@ from flashjax.quantize.kquants import (
     Q6_GROUP,
     Q6_LEVELS,
     SUPER_BLOCK,
-    fit_groups,
+    fit_rows,
     pack_six_bits,
     quantise_scales,
 )
 
 DAMPING = 0.01  # of the mean square of all inputs: what is added to each, against few samples
+ROWS = 256  # outputs at a time, which do not know each other: programs of few shapes, on all cores
 
 
-def encode_q6_k_for(weight: np.ndarray, moment: np.ndarray, *, damping: float = DAMPING) -> Array:
+def encode_q6_k_for(
+    weight: np.ndarray, moment: np.ndarray, *, damping: float = DAMPING
+) -> np.ndarray:
     """Q6_K bytes (out, in / 256 * 210) of the weight "out in" whose inputs have second `moment`.
 
     Minimises the mean square of what rounding adds to the layer's outputs, column by column.
     """
     factor = jnp.asarray(_factor(moment, damping), jnp.float32)
     importance = jnp.asarray(np.maximum(np.diag(moment), ALL_ZERO), jnp.float32)
-    rest, blocks = jnp.asarray(weight, jnp.float32), []
-    for start in range(0, weight.shape[1], SUPER_BLOCK):
-        encoded, rest = _encode_block(rest, factor, importance, start)
+    padded = np.pad(weight.astype(np.float32), ((0, -len(weight) % ROWS), (0, 0)))
+
+    def encode(rest: np.ndarray) -> np.ndarray:
+        return np.asarray(_encode_rows(jnp.asarray(rest), factor, importance))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        codes = list(pool.map(encode, padded.reshape(-1, ROWS, weight.shape[1])))
+    return np.concatenate(codes)[: len(weight)]
+
+
+def _encode_rows(rest: Array, factor: Array, importance: Array) -> Array:
+    """Rows "256 in", one block of columns after the other."""
+    blocks = []
+    for start in range(0, rest.shape[1], SUPER_BLOCK):
+        columns = slice(start, start + SUPER_BLOCK)
+        fitted, _ = fit_rows(rest[:, columns], jnp.tile(importance[columns], (ROWS, 1)))
+        encoded, rest = _encode_block(rest, fitted, factor, start)
         blocks.append(encoded)
     return jnp.concatenate(blocks, axis=1)
 
@@ -46,15 +66,12 @@ def _factor(moment: np.ndarray, damping: float) -> np.ndarray:
 
 
 @jax.jit
-def _encode_block(rest: Array, factor: Array, importance: Array, start: Array) -> tuple:
-    """One block of columns -> its bytes (out, 210); the weights with its errors passed on."""
-    rows = rest.shape[0]
+def _encode_block(rest: Array, fitted: Array, factor: Array, start: Array) -> tuple[Array, Array]:
+    """One block of columns, its groups' scales `fitted` -> its bytes (rows, 210); the weights with
+    its errors passed on."""
     block = lax.dynamic_slice_in_dim(rest, start, SUPER_BLOCK, axis=1)
-    weights = lax.dynamic_slice_in_dim(importance, start, SUPER_BLOCK)
     square = lax.dynamic_slice(factor, (start, start), (SUPER_BLOCK, SUPER_BLOCK))
-    groups = block.reshape(-1, Q6_GROUP)
-    fitted, _ = fit_groups(groups, jnp.tile(weights, rows).reshape(groups.shape))
-    step, scales = quantise_scales(fitted.reshape(rows, -1))
+    step, scales = quantise_scales(fitted.reshape(len(rest), -1))
     grid = jnp.repeat(step.astype(jnp.float32) * scales, Q6_GROUP, axis=1)
 
     def column(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

@@ -33,6 +33,10 @@ from flashjax.quantize.tensors import decibels
 from flashjax.types import InputError
 
 GGUF = {f"gguf-{scheme}": scheme for scheme in ("f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k")}
+# Files of Q6_K that more is known of than the weights: rounded for outputs; some weights at eight
+# bits; fine-tuned on the grid.
+CALIBRATED, MIXED, TUNED = INFORMED = ("gguf-q6_k-calibrated", "gguf-mixed", "gguf-q6_k-tuned")
+GGUF |= dict.fromkeys(INFORMED, "q6_k")
 SINGLE = {
     packing.name: packing
     for packing in (COMFY_INT8, COMFY_INT8_ROTATED, COMFY_FP8, mlx_affine(8), mlx_affine(6))
@@ -62,7 +66,7 @@ def check_formats(names: list[str]) -> None:
 def file_of(format_name: str) -> str:
     """The name of the file or folder of a format."""
     if format_name in GGUF:
-        return f"transformer-{GGUF[format_name]}.gguf"
+        return f"transformer-{format_name.removeprefix('gguf-')}.gguf"
     return f"transformer-{format_name}" + (".safetensors" if format_name in SINGLE else "")
 
 
@@ -71,14 +75,13 @@ def write_format(
 ) -> Path:
     """Writes `model` in one format under `out`. Returns the path of the file or folder.
 
-    `calibration` is for GGUF's Q6_K alone.
+    `calibration` is for GGUF alone.
     """
     path = out / file_of(format_name)
     path.parent.mkdir(parents=True, exist_ok=True)
     if format_name in GGUF:
-        scheme = GGUF[format_name]
-        known = calibration if scheme == "q6_k" else UNCALIBRATED
-        quantize_transformer(model.tensors.items(), scheme=scheme, path=path, calibration=known)
+        scheme, items = GGUF[format_name], model.tensors.items()
+        quantize_transformer(items, scheme=scheme, path=path, calibration=calibration)
     elif format_name in SINGLE:
         packing = SINGLE[format_name]
         tensors = packed(model.tensors, packing, chosen=of_block("sai"))

@@ -1,7 +1,6 @@
 """An SD3.5 transformer under SAI names -> one GGUF file and a table of its tensors."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import numpy as np
 from flashjax.quantize.codecs import BF16, F16, Q4_K, Q5_K, Q6_K, Q8_0, Codec
 from flashjax.quantize.feedback import encode_q6_k_for
 from flashjax.quantize.gguf import EncodedTensor, write_gguf
-from flashjax.quantize.policy import Choice, check_scheme, choose
-from flashjax.quantize.tensors import decibels, encode_tensor
+from flashjax.quantize.policy import check_scheme, choose
+from flashjax.quantize.tensors import decibels, encode_tensor, rms
 from flashjax.types import InputError
 
 FILE_TYPES = {
@@ -84,37 +83,26 @@ def _encoded(
     for name, array in tensors:
         if name in table:
             raise InputError(f"tensor {name}: given twice; give every tensor once")
-        choice = choose(name, array.shape, scheme=scheme, rms=_rms(array))
+        choice = choose(name, array.shape, scheme=scheme, rms=rms(array))
         if choice.codec is check_scheme(scheme) and name in calibration.codecs:
             choice = replace(choice, codec=calibration.codecs[name])
-        encode: Callable = encode_tensor
         if choice.codec is Q6_K and name in calibration.moments:
-            encode, choice = _encode_for_outputs(calibration.moments[name]), _calibrated(choice)
-        codes, snr_db = encode(array, choice.codec, name=name)
+            choice = replace(choice, reason="block weight, rounded for its outputs")
+        codes, snr_db = encode_known(calibration, name, array, choice.codec)
         table[name] = Written(choice.codec.name, array.shape, codes.size, snr_db, choice.reason)
         yield EncodedTensor(name, array.shape, choice.codec, codes)
 
 
-def _calibrated(choice: Choice) -> Choice:
-    return replace(choice, reason="block weight, rounded for its outputs")
-
-
-def _encode_for_outputs(moment: np.ndarray) -> Callable:
-    """`encode_tensor` by error feedback."""
-
-    def encode(array: np.ndarray, codec: Codec, *, name: str) -> tuple[np.ndarray, float]:
-        if not np.isfinite(array).all():
-            raise InputError(f"tensor {name}: holds a weight that is not finite; mend it")
-        codes = np.asarray(encode_q6_k_for(array, moment))
-        decoded = np.asarray(codec.decode(codes))
-        error = decoded - array.astype(np.float32)
-        return codes.reshape(-1), decibels(
-            float(np.square(array, dtype=np.float32).sum()), float(np.square(error).sum())
-        )
-
-    return encode
-
-
-def _rms(array: np.ndarray) -> float:
-    flat = array.reshape(-1).astype(np.float32, copy=False)
-    return math.sqrt(float(flat @ flat) / flat.size)
+def encode_known(
+    calibration: Calibration, name: str, array: np.ndarray, codec: Codec
+) -> tuple[np.ndarray, float]:
+    """`encode_tensor`, but by error feedback for a Q6_K weight whose inputs are known."""
+    if codec is not Q6_K or name not in calibration.moments:
+        return encode_tensor(array, codec, name=name)
+    if not np.isfinite(array).all():
+        raise InputError(f"tensor {name}: holds a weight that is not finite; mend it")
+    codes = encode_q6_k_for(array, calibration.moments[name])
+    error = np.asarray(codec.decode(codes)) - array.astype(np.float32)
+    return codes.reshape(-1), decibels(
+        float(np.square(array, dtype=np.float32).sum()), float(np.square(error).sum())
+    )

@@ -48,13 +48,14 @@ def encode_q6_k(x: Array, importance: Array | None = None) -> Array:
     x² is the default. Two programs, not one: compilers fuse the search for a scale into each of
     the weights that use it, and do it sixteen times.
     """
-    weights = x * x if importance is None else importance
-    fitted, draft = _fit_rows(x, weights)
+    fitted, draft = fit_rows(x, importance)
     return _store(x, fitted, draft)
 
 
 @jax.jit
-def _fit_rows(x: Array, weights: Array) -> tuple[Array, Array]:
+def fit_rows(x: Array, importance: Array | None) -> tuple[Array, Array]:
+    """`fit_groups` of rows: scales (groups,) and codes (groups, 16)."""
+    weights = x * x if importance is None else importance
     return fit_groups(x.reshape(-1, Q6_GROUP), weights.reshape(-1, Q6_GROUP))
 
 

@@ -1,12 +1,15 @@
 """Whole tensors through a codec, in chunks of one compiled shape and bounded memory."""
 
+import functools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from flashjax.quantize.codecs import Codec
 from flashjax.types import InputError
@@ -15,14 +18,11 @@ CHUNK_ROWS, CHUNK_COLUMNS = 1024, 256  # 1 MiB of float32: a core's cache holds 
 CHUNK = CHUNK_ROWS * CHUNK_COLUMNS
 
 
-def encode_tensor(
-    array: np.ndarray, codec: Codec, *, name: str, importance: np.ndarray | None = None
-) -> tuple[np.ndarray, float]:
+def encode_tensor(array: np.ndarray, codec: Codec, *, name: str) -> tuple[np.ndarray, float]:
     """Encode an array of any shape -> (uint8 bytes, signal-to-noise ratio in dB; inf when exact).
 
-    `importance` weighs the squared error of each column, for codecs that can. Chunks are encoded
-    side by side, on all cores and devices. Raises InputError when rows are no whole blocks, or when
-    a weight is not finite in this type.
+    Chunks are encoded side by side, on all cores or devices. Raises InputError when rows are no
+    whole blocks, or when a weight is not finite in this type.
     """
     if array.size % codec.block or (array.ndim and array.shape[-1] % codec.block):
         raise InputError(
@@ -30,29 +30,27 @@ def encode_tensor(
             "choose another type for it"
         )
     codes = np.empty(codec.encoded_bytes(array.size), np.uint8)
-    devices = jax.local_devices()
+    # Simulated devices of a CPU share the cores that threads use already.
+    devices = jax.local_devices()[: 1 if jax.default_backend() == "cpu" else None]
 
-    def encode(job: tuple[int, tuple[slice, np.ndarray]]) -> tuple[float, float]:
+    def encode(job: tuple[int, tuple[slice, np.ndarray]]) -> np.ndarray:
         number, (part, piece) = job
         with jax.default_device(devices[number % len(devices)]):
-            weights = [_padded(piece).astype(np.float32)]
-            if importance is not None:
-                weights.append(_padded(_repeated(importance, part)))
-            encoded = codec.encode(*weights)
+            weights = jnp.asarray(_padded(piece))
+            encoded = codec.encode(weights)
+            energies = _energies(weights, encoded, codec.decode)
             stored = slice(codec.encoded_bytes(part.start), codec.encoded_bytes(part.stop))
             codes[stored] = np.asarray(encoded).reshape(-1)[: stored.stop - stored.start]
-            decoded = np.asarray(codec.decode(encoded)).reshape(-1)[: piece.size]
-        return _energies(piece, decoded)
+        return np.asarray(energies, np.float64).sum(axis=1)
 
     with ThreadPoolExecutor(max(os.cpu_count() or 1, len(devices))) as pool:
-        energies = list(pool.map(encode, enumerate(_chunks(array.reshape(-1)))))
-    signal, noise = (sum(parts) for parts in zip(*energies, strict=True))
+        signal, noise = sum(pool.map(encode, enumerate(_chunks(array.reshape(-1)))), np.zeros(2))
     if not math.isfinite(noise):
         raise InputError(
             f"tensor {name}: holds a weight that is not finite in {codec.name}; "
             "mend the checkpoint, or keep this tensor in F32"
         )
-    return codes, decibels(signal, noise)
+    return codes, decibels(float(signal), float(noise))
 
 
 def decode_tensor(codes: np.ndarray, codec: Codec, *, shape: tuple[int, ...]) -> np.ndarray:
@@ -74,17 +72,17 @@ def decibels(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
-def _energies(clean: np.ndarray, decoded: np.ndarray) -> tuple[float, float]:
-    """The sum of squares of weights, and of what became wrong with them."""
-    exact = clean.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # inf - inf is reported by name
-        error = decoded - exact
-    return float(exact @ exact), float(error @ error)
+def rms(array: np.ndarray) -> float:
+    """The root of the mean square."""
+    flat = array.reshape(-1).astype(np.float32, copy=False)
+    return math.sqrt(float(flat @ flat) / flat.size)
 
 
-def _repeated(row: np.ndarray, part: slice) -> np.ndarray:
-    """The numbers of a row's columns for a run of the flattened weights."""
-    return np.asarray(row, np.float32)[np.arange(part.start, part.stop) % row.size]
+@functools.partial(jax.jit, static_argnums=2)
+def _energies(weights: Array, encoded: Array, decode: Callable[[Array], Array]) -> Array:
+    """The sums of squares "2 rows" of weights, and of what became wrong with them."""
+    error = decode(encoded) - weights
+    return jnp.stack([jnp.square(weights).sum(axis=1), jnp.square(error).sum(axis=1)])
 
 
 def _chunks(flat: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -94,4 +92,6 @@ def _chunks(flat: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def _padded(piece: np.ndarray) -> np.ndarray:
-    return np.pad(piece, (0, CHUNK - piece.size)).reshape(CHUNK_ROWS, CHUNK_COLUMNS)
+    """The weights of a chunk in float32, a shorter one with zeros after them."""
+    whole = piece if piece.size == CHUNK else np.pad(piece, (0, CHUNK - piece.size))
+    return whole.reshape(CHUNK_ROWS, CHUNK_COLUMNS).astype(np.float32, copy=False)

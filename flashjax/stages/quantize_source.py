@@ -3,11 +3,9 @@
 import argparse
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import jax
+from typing import Any
 
 from flashjax.convert import folder as folders
 from flashjax.convert.reading import open_safetensors, read_json
@@ -16,14 +14,13 @@ from flashjax.convert.sizes import mmdit_sizes
 from flashjax.convert.transformer import cropped_position, transformer_to, translated
 from flashjax.convert.writing import write_json
 from flashjax.data.prompts import read_prompts
-from flashjax.data.tokenizers import load_tokenizers
-from flashjax.evaluate.sample import draw_noise
-from flashjax.flow.schedule import student_sigmas
-from flashjax.models.mmdit import MMDiTConfig
-from flashjax.models.text import encode_text
-from flashjax.quantize.calibrate import mean_decibels, second_moments, velocity_errors
+from flashjax.evaluate.quantize_report import Format
+from flashjax.quantize.calibrate import mean_decibels, velocity_errors
 from flashjax.quantize.formats import (
     FORMATS,
+    INFORMED,
+    MIXED,
+    TUNED,
     Model,
     check_formats,
     dequantised,
@@ -31,78 +28,119 @@ from flashjax.quantize.formats import (
     open_format,
     write_format,
 )
-from flashjax.quantize.gguf import open_gguf
-from flashjax.quantize.gguf_export import UNCALIBRATED, Calibration
-from flashjax.stages.sources import (
-    home_of,
-    kind_of,
-    open_pipeline,
-    open_transformer,
-    read_parts,
-)
-from flashjax.types import Cond, InputError, Params
+from flashjax.quantize.gguf import open_gguf, read_gguf
+from flashjax.stages.quantize_memory import print_table
+from flashjax.stages.quantize_report import Written, write_report
+from flashjax.stages.quantize_student import open_student, unseen_scenes
+from flashjax.stages.quantize_variants import variants
+from flashjax.stages.sources import kind_of, open_transformer, read_parts
+from flashjax.types import InputError, Params
 
-Way: TypeAlias = tuple[MMDiTConfig, Params, Cond, jax.Array, list[float]]
+MEASURED = 64  # of a report's captions: those whose velocities are compared
+
+NEEDED = {"calibrate": INFORMED, "size_mb": (MIXED,), "tune": (TUNED,)}  # flag: formats
 
 log = logging.getLogger(__name__)
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The flags of the verb where it works without a config."""
-    verb.add_argument("--source", required=True, metavar="PATH", help="any checkpoint")
+    verb.add_argument("--source", metavar="PATH", help="any checkpoint")
     verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
-    verb.add_argument("--out", required=True, metavar="DIR", help="where the formats go")
-    verb.add_argument("--format", required=True, metavar="NAME[,NAME]", help=", ".join(FORMATS))
+    verb.add_argument("--out", metavar="DIR", help="where the formats go")
+    verb.add_argument("--format", metavar="NAME[,NAME]", help=", ".join(FORMATS))
+    verb.add_argument("--memory", metavar="MODEL[,MODEL]", help="only say what models need")
     verb.add_argument("--position", type=int, metavar="N", help="keep N x N patches of the table")
-    verb.add_argument("--calibrate", metavar="FILE", help="prompts: Q6_K rounded for outputs")
+    verb.add_argument("--calibrate", metavar="FILE", help=f"prompts, for {', '.join(INFORMED)}")
+    verb.add_argument("--size_mb", type=float, metavar="N", help=f"of the file {MIXED}, at most")
+    verb.add_argument("--tune", type=int, metavar="N", help=f"steps of training, for {TUNED}")
     verb.add_argument("--measure", metavar="FILE", help="prompts: how far the output moves")
-    verb.add_argument("--steps", type=int, default=4, help="of the student, for both")
-    verb.add_argument("--seed", type=int, default=0, help="of the noise, for both")
+    verb.add_argument("--report", action="store_true", help="OUT/report.html: drawn side by side")
+    verb.add_argument(
+        "--samples", type=int, default=500, help="unseen scenes of the report without --measure"
+    )
+    verb.add_argument("--steps", type=int, default=4, help="of the student")
+    verb.add_argument("--seed", type=int, default=0, help="of noise and scenes")
     verb.add_argument("--title", default="quantized by flashjax", help="in the files")
 
 
 def run(options: argparse.Namespace) -> None:
     """Writes every format with a table of its fidelity, and prints where."""
-    names = options.format.split(",")
-    check_formats(names)
-    if options.measure and options.position:
-        raise InputError("--measure compares with the whole position table: leave out --position")
-    base = Path(options.base) if options.base else None
-    model = open_model(Path(options.source), base=base, title=options.title)
+    if options.memory:
+        return print_table(options.memory)
+    names = check_options(options)
+    source, base = Path(options.source), Path(options.base) if options.base else None
+    model = open_model(source, base=base, title=options.title)
     if options.position:
         tensors = cropped_position(model.tensors, options.position)
         model = Model(tensors, mmdit_sizes(tensors), model.title, model.sample_size)
-    calibration = UNCALIBRATED
-    if options.calibrate:
-        way = students_way(options, base, options.calibrate, seed=options.seed)
-        calibration = Calibration(second_moments(*way), {})
-    measure = None
-    if options.measure:  # other noise than what was calibrated on
-        way = students_way(options, base, options.measure, seed=options.seed + 1)
-        measure = velocity_errors(*way)
-    for name in names:
-        path = write_format(name, model, Path(options.out), calibration)
-        table = check(path, model)
-        log.info("%s: %s", name, summary(path, table))
-        if measure:
-            ratios = measure(read_parts(path, names=("transformer",))["transformer"][0])
-            steps = " ".join(f"{ratio:.1f}" for ratio in ratios)
-            log.info("%s: output %.1f dB, by step %s", name, mean_decibels(ratios), steps)
+    student, errors, captions = None, None, []
+    if options.calibrate or options.measure or options.report:
+        student = open_student(source, base=base, steps=options.steps)
+        captions = captions_of(options)
+    if captions and student:
+        compared = captions[:MEASURED] if options.report else captions
+        errors = velocity_errors(*student.way(compared, seed=options.seed + 1))
+    written = []
+    for name, weights, known in variants(options, names, model, student):
+        path = write_format(name, weights, Path(options.out), known)
+        written.append(Written(path, describe(name, path, model, errors)))
+        print(path)
+    if options.report and student:
+        path = Path(options.out) / "report.html"
+        write_report(
+            path,
+            student,
+            written,
+            unseen_scenes(options.samples, seed=options.seed + 1),
+            captions=captions,
+            source_bytes=model.tensors.nbytes,
+            measured=len(compared),
+            seed=options.seed,
+        )
         print(path)
 
 
-def students_way(options: argparse.Namespace, base: Path | None, prompts: str, *, seed: int) -> Way:
-    """The student with all that it needs to draw the prompts of a file, step by step."""
-    source = Path(options.source)
-    pipeline = open_pipeline(source, base=base)
-    captions = read_prompts(prompts)
-    tokens = load_tokenizers(home_of(source, base))(captions)
-    encode = jax.jit(lambda text, tokens: encode_text(pipeline.text_config, text, tokens))
-    size, config = pipeline.sample_size, pipeline.transformer_config
-    noise = draw_noise(seed, len(captions), (size, size, config.channels))
-    sigmas = student_sigmas(options.steps, pipeline.shift).tolist()
-    cond = encode(pipeline.text, tokens)
-    return config, pipeline.transformer, cond, jax.numpy.asarray(noise), sigmas
+def check_options(options: argparse.Namespace) -> list[str]:
+    """The formats that are asked for. InputError for flags that do not go together."""
+    if not (options.source and options.out and options.format):
+        raise InputError("give --source, --out and --format, or --memory alone")
+    names = options.format.split(",")
+    check_formats(names)
+    if (options.measure or options.report) and options.position:
+        raise InputError("--measure and --report compare with the whole table: no --position")
+    for flag, users in NEEDED.items():
+        given = bool(getattr(options, flag))
+        for name in names:
+            if name in users and not given:
+                raise InputError(f"--format {name} needs --{flag}")
+        if given and not set(users).intersection(names):
+            raise InputError(f"--{flag} is for --format {' or '.join(users)}")
+    if options.report and options.samples < 2:
+        raise InputError(f"--samples {options.samples}: give two or more")
+    return names
+
+
+def captions_of(options: argparse.Namespace) -> list[str]:
+    """What the formats are measured on: a file's prompts, or unseen scenes, other noise too."""
+    if options.measure:
+        return read_prompts(options.measure)
+    return unseen_scenes(options.samples, seed=options.seed + 1).captions if options.report else []
+
+
+def describe(
+    name: str, path: Path, model: Model, errors: Callable[[Params], list[float]] | None
+) -> Format:
+    """What a format costs; the fidelity of every tensor is written beside it."""
+    table = check(path, model)
+    log.info("%s: %s", name, summary(path, table))
+    ratios = errors(read_parts(path, names=("transformer",))["transformer"][0]) if errors else []
+    if ratios:
+        steps = " ".join(f"{ratio:.1f}" for ratio in ratios)
+        log.info("%s: output %.1f dB, by step %s", name, mean_decibels(ratios), steps)
+    inexact = {tensor: ratio for tensor, ratio in table.items() if math.isfinite(ratio)}
+    output = mean_decibels(ratios) if ratios else math.nan
+    return Format(name, size_of(path), output, ratios, inexact)
 
 
 def open_model(source: Path, *, base: Path | None = None, title: str = "") -> Model:
@@ -125,18 +163,25 @@ def open_model(source: Path, *, base: Path | None = None, title: str = "") -> Mo
 
 
 def check(path: Path, model: Model) -> Mapping[str, float]:
-    """Reads a format back, and writes the fidelity of every tensor beside it."""
+    """Reads a format back, and writes fidelity (in GGUF: type, too) of every tensor beside it."""
     table = fidelity(model.tensors, open_format(path, model.config))
     rows: dict[str, Any] = {
         name: {"snr_db": ratio if math.isfinite(ratio) else None} for name, ratio in table.items()
     }
+    if path.suffix == ".gguf":
+        for name, entry in read_gguf(path).tensors.items():
+            rows[name]["type"] = entry.codec.name
     write_json(path.with_name(path.name + ".json"), rows)
     return table
 
 
 def summary(path: Path, table: Mapping[str, float]) -> str:
     """Size and fidelity in a line."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    size = sum(file.stat().st_size for file in files if file.is_file())
     worst = min(table, key=lambda name: table[name])
-    return f"{size:,} bytes, every tensor at {table[worst]:.1f} dB or better ({worst})"
+    return f"{size_of(path):,} bytes, every tensor at {table[worst]:.1f} dB or better ({worst})"
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

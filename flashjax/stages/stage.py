@@ -57,7 +57,7 @@ def run_stage(
             return before["results"]
         log.info("%s was interrupted: it goes on", name)
     seconds_before = 0.0 if before is None else before["seconds"]
-    record = asked | {"versions": _versions(), "status": "running", "seconds": seconds_before}
+    record = asked | {"versions": versions(), "status": "running", "seconds": seconds_before}
     folder.mkdir(parents=True, exist_ok=True)
     first = is_first()
     meet(f"{name} is read")  # before it is written
@@ -162,7 +162,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of what the numbers depend on; flashjax's own only where it is installed."""
     installed = {dist.name for dist in importlib.metadata.distributions()}
     return {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}

@@ -19,6 +19,7 @@ from flashjax.convert.writing import write_json
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
 from flashjax.quantize.formats import (
     FORMATS,
+    INFORMED,
     Model,
     check_formats,
     fidelity,
@@ -35,6 +36,9 @@ FLOORS_DB = {
     "gguf-q4_k": 22, "comfy-int8": 40, "comfy-int8-convrot": 41, "comfy-fp8": 31, "mlx-8": 43,
     "mlx-6": 32, "torchao-int8": 40,
 }  # fmt: skip
+
+
+FLOORS_DB |= dict.fromkeys(INFORMED, FLOORS_DB["gguf-q6_k"])  # where nothing more is known
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,59 @@
+"""`quantize` without a config: measured, calibrated, mixed, reported."""
+
+import json
+import logging
+import re
+
+import pytest
+
+from flashjax.cli import main
+
+PROMPTS = ("a red seven left of a blue three on white", "a pink eight at the top on brown")
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("\n".join(PROMPTS * 4) + "\n")
+    return str(path)
+
+
+def quantize(*flags):
+    return main(["quantize", *map(str, flags)])
+
+
+def test_every_way_to_six_bits_is_written_measured_and_reported(
+    tiny_teacher, prompts, tmp_path, caplog
+):
+    """Rounding for outputs costs no byte, more bits move the output less, and one page says so."""
+    names = "gguf-q6_k,gguf-q6_k-calibrated,gguf-mixed"
+    flags = ["--source", tiny_teacher, "--out", tmp_path, "--format", names, "--steps", 2]
+    flags += ["--calibrate", prompts, "--size_mb", 5.2, "--report", "--samples", 4]
+    with caplog.at_level(logging.INFO):
+        assert quantize(*flags) == 0
+    found = re.findall(r"(gguf-\S+): output (\S+) dB, by step", caplog.text)
+    output = {name: float(ratio) for name, ratio in found}
+    size = {name: (tmp_path / f"transformer-{name[5:]}.gguf").stat().st_size for name in output}
+    assert list(output) == names.split(",")
+    assert output["gguf-q6_k"] < output["gguf-q6_k-calibrated"] < output["gguf-mixed"]
+    assert size["gguf-q6_k"] == size["gguf-q6_k-calibrated"] < size["gguf-mixed"] <= 5.2e6
+    table = json.loads((tmp_path / "transformer-mixed.gguf.json").read_text())
+    assert {row["type"] for row in table.values()} == {"F32", "F16", "Q8_0", "Q6_K"}
+    page = (tmp_path / "report.html").read_text()
+    for text in ("Alignment of gguf-q6_k from", "Output gained by calibrating", "real scenes"):
+        assert text in page
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "give --source, --out and --format"),
+        (("--format", "gguf-mixed"), "--format gguf-mixed needs --calibrate"),
+        (("--format", "gguf-q8_0", "--tune", "3"), "--tune is for --format gguf-q6_k-tuned"),
+        (("--format", "gguf-q8_0", "--report", "--position", "4"), "no --position"),
+        (("--memory", "sd4"), "--memory sd4: choose of nano"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_one_line(flags, message, tiny_teacher, tmp_path, capsys):
+    assert quantize("--source", tiny_teacher, "--out", tmp_path, *flags) == 2
+    assert message in capsys.readouterr().err
