@@ -13,7 +13,12 @@ from flashjax.convert import folder as folders
 from flashjax.convert.reading import open_safetensors, read_json
 from flashjax.convert.sai import split_file
 from flashjax.convert.sizes import mmdit_sizes
-from flashjax.convert.transformer import cropped_position, transformer_to, translated
+from flashjax.convert.transformer import (
+    cropped_position,
+    transformer_from,
+    transformer_to,
+    translated,
+)
 from flashjax.convert.writing import write_json
 from flashjax.data.prompts import read_prompts
 from flashjax.data.tokenizers import load_tokenizers
@@ -22,6 +27,7 @@ from flashjax.flow.schedule import student_sigmas
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import encode_text
 from flashjax.quantize.calibrate import mean_decibels, second_moments, velocity_errors
+from flashjax.quantize.exchange import EXCHANGES
 from flashjax.quantize.formats import (
     FORMATS,
     Model,
@@ -33,6 +39,8 @@ from flashjax.quantize.formats import (
 )
 from flashjax.quantize.gguf import open_gguf
 from flashjax.quantize.gguf_export import UNCALIBRATED, Calibration
+from flashjax.quantize.t5 import T5_FORMATS
+from flashjax.stages.quantize_text import write_text
 from flashjax.stages.sources import (
     home_of,
     kind_of,
@@ -52,7 +60,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--source", required=True, metavar="PATH", help="any checkpoint")
     verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
     verb.add_argument("--out", required=True, metavar="DIR", help="where the formats go")
-    verb.add_argument("--format", required=True, metavar="NAME[,NAME]", help=", ".join(FORMATS))
+    known = ", ".join((*FORMATS, *T5_FORMATS))
+    verb.add_argument("--format", required=True, metavar="NAME[,NAME]", help=known)
     verb.add_argument("--position", type=int, metavar="N", help="keep N x N patches of the table")
     verb.add_argument("--calibrate", metavar="FILE", help="prompts: Q6_K rounded for outputs")
     verb.add_argument("--measure", metavar="FILE", help="prompts: how far the output moves")
@@ -63,10 +72,19 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Writes every format with a table of its fidelity, and prints where."""
-    names = options.format.split(",")
+    given = options.format.split(",")
+    names = [name for name in given if name not in T5_FORMATS]
     check_formats(names)
     if options.measure and options.position:
         raise InputError("--measure compares with the whole position table: leave out --position")
+    sized = [name for name in names if name in EXCHANGES and EXCHANGES[name].sized]
+    if options.measure and sized:
+        raise InputError(f"--measure compares with the whole position table: leave out {sized[0]}")
+    for name in given:
+        if name in T5_FORMATS:
+            print(write_text(name, Path(options.source), Path(options.out)))
+    if not names:
+        return
     base = Path(options.base) if options.base else None
     model = open_model(Path(options.source), base=base, title=options.title)
     if options.position:
@@ -85,7 +103,7 @@ def run(options: argparse.Namespace) -> None:
         table = check(path, model)
         log.info("%s: %s", name, summary(path, table))
         if measure:
-            ratios = measure(read_parts(path, names=("transformer",))["transformer"][0])
+            ratios = measure(transformer_from(open_format(path, model.config), model.config, "sai"))
             steps = " ".join(f"{ratio:.1f}" for ratio in ratios)
             log.info("%s: output %.1f dB, by step %s", name, mean_decibels(ratios), steps)
         print(path)
