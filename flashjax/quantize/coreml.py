@@ -209,22 +209,21 @@ class CoreMLOps:
 
 def open_coreml(path: Path, config: MMDiTConfig) -> Tensors:
     """The tensors of a package that `write_coreml` wrote, under SAI's names, as they are stored."""
-    stored = {var.name: op for op in open_program(path) for var in op.outputs}
+    stored = {var.name: var for op in open_program(path) for var in op.outputs}
     arrays: dict[str, np.ndarray] = {}
     for row in transformer_rows(config, "sai"):
         (name,) = row.keys
-        op = stored[mil_name(name)]
-        if op.op_type == "constexpr_lut_to_dense":
-            layer = name.removesuffix(WEIGHT)
-            arrays[layer + INDICES] = op.indices.val.reshape(row.shape[0], -1)
-            arrays[layer + LUT] = op.lut.val
-        elif op.op_type == "constexpr_affine_dequantize":
-            arrays[name] = op.quantized_data.val.reshape(row.shape)
-            arrays[name.removesuffix(WEIGHT) + SCALE] = op.scale.val[:, None]
+        var, layer = stored[mil_name(name)], name.removesuffix(WEIGHT)
+        if var.op.op_type == "constexpr_lut_to_dense":
+            arrays[layer + INDICES] = var.op.indices.val.reshape(row.shape[0], -1)
+            arrays[layer + LUT] = var.op.lut.val
+        elif var.op.op_type == "constexpr_affine_dequantize":
+            arrays[name] = var.op.quantized_data.val.reshape(row.shape)
+            arrays[layer + SCALE] = var.op.scale.val[:, None]
         elif name == "pos_embed":
-            arrays[name] = op.val[0, :, 0].T[None]
+            arrays[name] = var.val[0, :, 0].T[None]
         else:
-            arrays[name] = op.val.reshape(row.shape)
+            arrays[name] = var.val.reshape(row.shape)
     return in_memory(arrays, str(path))
 
 

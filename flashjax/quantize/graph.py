@@ -76,9 +76,8 @@ def velocity(
     image = ops.patches(latents)
     c = ops.add(_mlp(ops, ops.sinusoids(timestep), "t_embedder"), _mlp(ops, pooled, "y_embedder"))
     c, text = ops.silu(c), ops.linear(text, "context_embedder")
-    for block in range(config.depth - 1):
+    for block in range(config.depth):
         image, text = _joint_block(ops, config, block, image, text, c)
-    image = _last_block(ops, config, image, text, c)
     mod = _modulation(ops, c, "final_layer", 2)
     return ops.picture(
         ops.linear(_modulated(ops, ops.layer_norm(image), mod), "final_layer.linear")
@@ -92,11 +91,11 @@ def _mlp(ops: Ops, x: Value, name: str) -> Value:
 def _joint_block(
     ops: Ops, config: MMDiTConfig, block: int, image: Value, text: Value, c: Value
 ) -> tuple[Value, Value]:
-    """Image and text after any block but the last."""
+    """Image and text after a block; the last one reads the text and leaves it as it is."""
     x, context = (f"joint_blocks.{block}.{side}_block" for side in ("x", "context"))
-    dual = block < config.dual
+    last, dual = block == config.depth - 1, block < config.dual
     image_mod = _modulation(ops, c, x, 9 if dual else 6)
-    text_mod = _modulation(ops, c, context, 6)
+    text_mod = _modulation(ops, c, context, 2 if last else 6)
     normed = ops.layer_norm(image)
     of_image = _project(ops, config, normed, image_mod, f"{x}.attn")
     of_text = _project(ops, config, ops.layer_norm(text), text_mod, f"{context}.attn")
@@ -106,19 +105,11 @@ def _joint_block(
     if dual:
         own = ops.attention(*_project(ops, config, normed, image_mod[6:], f"{x}.attn2"))
         image = _gated(ops, image, image_mod[8], ops.linear(own, f"{x}.attn2.proj"))
+    image = _fed(ops, image, image_mod, f"{x}.mlp")
+    if last:
+        return image, text
     text = _gated(ops, text, text_mod[2], ops.linear(for_text, f"{context}.attn.proj"))
-    return _fed(ops, image, image_mod, f"{x}.mlp"), _fed(ops, text, text_mod, f"{context}.mlp")
-
-
-def _last_block(ops: Ops, config: MMDiTConfig, image: Value, text: Value, c: Value) -> Value:
-    """The image after the last block, which reads the text but asks nothing for it."""
-    x, context = (f"joint_blocks.{config.depth - 1}.{side}_block" for side in ("x", "context"))
-    image_mod, text_mod = _modulation(ops, c, x, 6), _modulation(ops, c, context, 2)
-    q, k, v = _project(ops, config, ops.layer_norm(image), image_mod, f"{x}.attn")
-    _, text_k, text_v = _project(ops, config, ops.layer_norm(text), text_mod, f"{context}.attn")
-    attended = ops.attention(q, ops.join(text_k, k), ops.join(text_v, v))
-    image = _gated(ops, image, image_mod[2], ops.linear(attended, f"{x}.attn.proj"))
-    return _fed(ops, image, image_mod, f"{x}.mlp")
+    return image, _fed(ops, text, text_mod, f"{context}.mlp")
 
 
 def _modulation(ops: Ops, c: Value, stream: str, count: int) -> list[Value]:

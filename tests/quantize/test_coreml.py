@@ -123,8 +123,8 @@ MEANING = {
     "cos": lambda x: np.cos(x),
     "sin": lambda x: np.sin(x),
     "silu": lambda x: x / (1 + np.exp(-x)),
-    "reduce_max": lambda x, axes, keep_dims: x.max(tuple(axes), keepdims=keep_dims),
-    "reduce_mean": lambda x, axes, keep_dims: x.mean(tuple(axes), keepdims=keep_dims),
+    "reduce_max": lambda x, axes, keep_dims: x.max(tuple(axes), keepdims=bool(keep_dims)),
+    "reduce_mean": lambda x, axes, keep_dims: x.mean(tuple(axes), keepdims=bool(keep_dims)),
     "reshape": lambda x, shape: x.reshape(shape),
     "transpose": lambda x, perm: x.transpose(perm),
     "concat": lambda values, axis, interleave: np.concatenate(values, axis),
@@ -186,12 +186,18 @@ def test_norms_are_right_where_squares_exceed_float16(written, model, inputs, tm
 
 def test_projections_are_convolutions_of_1x1_and_activations_float16(written) -> None:
     """The neural engine's form: "b width 1 tokens", no linear layer, four dims at the most."""
+    from coremltools.converters.mil.mil import types
+
     ops = open_program(written("coreml-lut6"))
     kinds = {op.op_type for op in ops}
     assert kinds - {"const", "cast", "constexpr_lut_to_dense"} == set(MEANING)
     kernels = [op.weight.shape[2:] for op in ops if op.op_type == "conv"]
     assert sorted(set(kernels)) == [(1, 1), (2, 2)] and kernels.count((2, 2)) == 1
-    wide = [op for op in ops for var in op.outputs if op.op_type not in ("const", "cast")
-            and "fp32" in str(var.dtype)]  # fmt: skip
-    assert {op.op_type for op in wide} == {"reshape", "mul", "cos", "sin", "concat"}  # of times
+    wide = {
+        op.op_type
+        for op in ops
+        for var in op.outputs
+        if types.builtin_to_string(var.dtype) == "fp32"
+    }
+    assert wide == {"const", "cast", "reshape", "mul", "cos", "sin", "concat"}  # of timesteps
     assert max(len(var.shape) for op in ops for var in op.outputs if op.op_type != "const") == 4
