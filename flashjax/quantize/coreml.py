@@ -75,6 +75,7 @@ def write_coreml(
         convert_to="mlprogram",
         minimum_deployment_target=ct.target.iOS16,
         compute_precision=ct.precision.FLOAT32,  # as built: float16 wherever it is safe
+        pass_pipeline=ct.PassPipeline.EMPTY,  # others would merge equal weights
         skip_model_load=True,
     )
     model.short_description = "MMDiT-X: velocity of latents, quantized by flashjax"

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import cropped_position
 from flashjax.models.mmdit import MMDiTConfig
@@ -45,7 +47,6 @@ _OPENERS: dict[str, Callable[[Path, MMDiTConfig], Tensors]] = {  # a file of the
     openvino_ir.XML: openvino_ir.open_openvino,
     coreml.MANIFEST: coreml.open_coreml,
 }
-_UNPACKED_BY = {LUT: PALETTE, SCALE: ROW_INT8}  # Core ML's scales unpack like all others
 
 
 def write_exchange(
@@ -71,7 +72,16 @@ def open_exchange(folder: Path, config: MMDiTConfig) -> Tensors | None:
     for file, read in _OPENERS.items():
         if (folder / file).is_file():
             tensors = read(folder, config)
-            endings = (end for end in _UNPACKED_BY if any(name.endswith(end) for name in tensors))
-            found = next(endings, None)
-            return unpacked(tensors, _UNPACKED_BY[found]) if found else tensors
+            packing = _packing_of(tensors)
+            return unpacked(tensors, packing) if packing else tensors
+    return None
+
+
+def _packing_of(tensors: Tensors) -> Packing | None:
+    """The packing of the first packed layer."""
+    for name, info in tensors.infos.items():
+        if name.endswith(LUT):
+            return PALETTE
+        if name.endswith(SCALE):
+            return HALF_SCALED_INT8 if info.dtype == np.float16 else ROW_INT8
     return None

@@ -13,7 +13,7 @@ from flashjax.quantize.packing import SCALE, WEIGHT, Packing, int8_codes
 BITS = 6
 INDICES, LUT = ".indices", ".lut"
 HALVES = 2**16  # all there are of float16: what a weight can be, at most
-ROUNDS = 60  # of Lloyd's algorithm; later ones change the error by less than a thousandth
+ROUNDS, QUANTILES = 100, 513  # of Lloyd's algorithm, and of the weights to begin with
 SMALLEST_SCALE = 2.0**-24  # of float16, subnormal
 
 
@@ -49,17 +49,14 @@ def palette(weight: Array) -> tuple[Array, Array]:
 def _first_centres(values: Array, counts: Array) -> Array:
     """As dense as the cube root of the weights' density, which is best for many centres.
 
-    Source: Panter and Dite 1951. The density is that of 1024 equal bins of the weights' range.
+    Between quantiles of equal probability the density is 1 / width, so that a gap's share of the
+    centres is width^(2/3), whatever the tails. Source: Panter and Dite 1951.
     """
-    used = counts > 0
-    low = jnp.min(jnp.where(used, values, jnp.inf))
-    high = jnp.max(jnp.where(used, values, -jnp.inf))
-    edges = jnp.linspace(low, high, 1025)
-    bins = jnp.clip(jnp.searchsorted(edges, values, side="right") - 1, 0, 1023)
-    density = jnp.cbrt(jax.ops.segment_sum(counts, bins, 1024))
-    share = jnp.concatenate([jnp.zeros(1), jnp.cumsum(density)])
-    wanted = (jnp.arange(2**BITS) + 0.5) / 2**BITS * share[-1]
-    return jnp.interp(wanted, share, edges)
+    rank = jnp.cumsum(counts)
+    wanted = jnp.clip(jnp.linspace(0, 1, QUANTILES) * rank[-1], 1, None)
+    points = values[jnp.searchsorted(rank, wanted)]
+    share = jnp.concatenate([jnp.zeros(1), jnp.cumsum(jnp.cbrt(jnp.square(jnp.diff(points))))])
+    return jnp.interp((jnp.arange(2**BITS) + 0.5) / 2**BITS * share[-1], share, points)
 
 
 def _six_bits(index: Array) -> Array:
@@ -100,5 +97,5 @@ HALF_SCALED_INT8 = Packing(
         WEIGHT: lambda weight: int8_codes(weight, _scale(weight).astype(jnp.float32)),
         SCALE: _scale,
     },
-    lambda parts: parts[WEIGHT].astype(jnp.float32) * parts[SCALE].astype(jnp.float32),
+    lambda parts: (parts[WEIGHT].astype(jnp.float16) * parts[SCALE]).astype(jnp.float32),
 )

@@ -13,6 +13,7 @@ from flashjax.convert.transformer import abstract_transformer, transformer_from,
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
 from flashjax.quantize.formats import Model, open_format, write_format
 from flashjax.quantize.graph import INPUTS
+from flashjax.quantize.mlx_run import mlx_velocity
 from flashjax.types import Cond, InputError
 
 CONFIG = MMDiTConfig(
@@ -112,3 +113,11 @@ def test_a_missing_package_is_one_line(model, tmp_path, monkeypatch) -> None:
     with pytest.raises(InputError, match="needs the package onnx: pip install onnx"):
         write_format("onnx-int8", model, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["mlx-8", "mlx-6"])
+def test_mlx_computes_what_we_do_for_any_size(name: str, written) -> None:
+    pytest.importorskip("mlx")
+    theirs = mlx_velocity(written(name))
+    for given in (inputs(8, 8, 5), inputs(4, 8, 7, batch=1)):
+        assert snr_db(ours(written(name), given), theirs(**given)) > 90

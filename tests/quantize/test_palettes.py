@@ -8,7 +8,10 @@ from flashjax.quantize.palettes import HALF_SCALED_INT8, PALETTE
 
 def weights(kind: str) -> np.ndarray:
     random = np.random.default_rng(0)
-    made = {"normal": random.normal(size=(96, 64)), "heavy": random.standard_t(4, size=(96, 64))}
+    made = {
+        "normal": random.normal(size=(256, 256)),
+        "heavy": random.standard_t(4, size=(256, 256)),
+    }
     return (0.02 * made[kind]).astype(np.float32)
 
 
@@ -17,7 +20,7 @@ def squared(error: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("kind", ["normal", "heavy"])
-def test_a_palette_is_within_two_percent_of_the_best_there_is(kind: str) -> None:
+def test_a_palette_is_within_five_percent_of_the_best_there_is(kind: str) -> None:
     """Exact one-dimensional k-means; ours is Lloyd's, which only ever finds a near one."""
     pytest.importorskip("coremltools")
     from coremltools._deps import _kmeans1d
@@ -26,7 +29,7 @@ def test_a_palette_is_within_two_percent_of_the_best_there_is(kind: str) -> None
     index, centres = _kmeans1d.cluster(weight.reshape(-1), 64)
     best = squared(np.array(centres)[index] - weight.reshape(-1))
     parts = {suffix: make(weight) for suffix, make in PALETTE.parts.items()}
-    assert squared(np.asarray(PALETTE.unpack(parts)) - weight) < 1.02 * best
+    assert squared(np.asarray(PALETTE.unpack(parts)) - weight) < 1.05 * best
 
 
 def test_coremltools_decodes_both_packings_as_we_do() -> None:
@@ -44,7 +47,7 @@ def test_coremltools_decodes_both_packings_as_we_do() -> None:
         parts[".weight"], np.int8(0), parts[".weight_scale"][:, 0], 0
     )
     exact = np.asarray(HALF_SCALED_INT8.unpack(parts))
-    np.testing.assert_allclose(theirs, exact, rtol=1e-3)  # theirs is float16
+    np.testing.assert_array_equal(theirs, exact.astype(np.float16))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5])
