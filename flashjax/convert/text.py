@@ -56,7 +56,7 @@ T5 = {
     "block/out": "encoder.block.{}.layer.1.DenseReluDense.wo",
 }
 _PROJECTION = "text_projection.weight"
-_TWIN = "encoder.embed_tokens.weight"  # the token table of T5 once more
+TWIN = "encoder.embed_tokens.weight"  # the token table of T5 once more
 _IDS = "text_model.embeddings.position_ids"  # 0, 1, 2, ...: older files carry them
 
 
@@ -88,13 +88,13 @@ def clip_to(params: Params, config: CLIPConfig) -> Tensors:
 
 def t5_from(tensors: Tensors, config: T5Config, placement: Placement = AS_STORED) -> Params:
     """The parameter tree of `T5EncoderModel`. InputError if its tensors are not `config`'s."""
-    return from_tensors(_rows(T5, abstract_t5(config)), tensors.without(_TWIN), placement)
+    return from_tensors(_rows(T5, abstract_t5(config)), tensors.without(TWIN), placement)
 
 
 def t5_to(params: Params, config: T5Config) -> Tensors:
     """The tensors of `T5EncoderModel`, its token table under both names."""
     tensors = to_tensors(_rows(T5, abstract_t5(config)), params)
-    twin = tensors.renamed({T5["tokens"]: _TWIN}, where=tensors.where)
+    twin = tensors.renamed({T5["tokens"]: TWIN}, where=tensors.where)
     return joined(tensors, twin)
 
 

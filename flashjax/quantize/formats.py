@@ -5,6 +5,7 @@ at all, and is proved by reading it back.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,17 @@ import numpy as np
 from flashjax.convert.configs import mmdit_config_to_diffusers
 from flashjax.convert.reading import open_weights
 from flashjax.convert.sai import model_spec
+from flashjax.convert.table import FLOAT32
 from flashjax.convert.tensors import Shape, Tensors
-from flashjax.convert.transformer import BLOCK_PREFIX, translated
+from flashjax.convert.transformer import (
+    BLOCK_PREFIX,
+    cropped_position,
+    transformer_from,
+    translated,
+)
 from flashjax.convert.writing import replacing, write_json, write_safetensors
 from flashjax.models.mmdit import MMDiTConfig
+from flashjax.quantize.exchange import EXCHANGES, open_exchange, write_exchange
 from flashjax.quantize.gguf import open_gguf
 from flashjax.quantize.gguf_export import UNCALIBRATED, Calibration, quantize_transformer
 from flashjax.quantize.packing import WEIGHT, Packing, packed, packed_layers, unpacked
@@ -30,7 +38,7 @@ from flashjax.quantize.packings import (
     mlx_affine,
 )
 from flashjax.quantize.tensors import decibels
-from flashjax.types import InputError
+from flashjax.types import InputError, Params
 
 GGUF = {f"gguf-{scheme}": scheme for scheme in ("f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k")}
 # Files of Q6_K that more is known of than the weights: rounded for outputs; some weights at eight
@@ -42,7 +50,7 @@ SINGLE = {
     for packing in (COMFY_INT8, COMFY_INT8_ROTATED, COMFY_FP8, mlx_affine(8), mlx_affine(6))
 }
 FOLDER = {TORCHAO_INT8.name: TORCHAO_INT8}
-FORMATS = (*GGUF, *SINGLE, *FOLDER)
+FORMATS = (*GGUF, *SINGLE, *FOLDER, *EXCHANGES)
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 
 
@@ -67,6 +75,8 @@ def file_of(format_name: str) -> str:
     """The name of the file or folder of a format."""
     if format_name in GGUF:
         return f"transformer-{format_name.removeprefix('gguf-')}.gguf"
+    if format_name in EXCHANGES:
+        return f"transformer-{format_name}{EXCHANGES[format_name].suffix}"
     return f"transformer-{format_name}" + (".safetensors" if format_name in SINGLE else "")
 
 
@@ -89,8 +99,22 @@ def write_format(
     else:
         with replacing(path) as new:
             new.mkdir()
-            write_torchao(new, model)
+            if format_name in EXCHANGES:
+                _write_exchange(format_name, new, model)
+            else:
+                write_torchao(new, model)
     return path
+
+
+def _write_exchange(format_name: str, folder: Path, model: Model) -> None:
+    write_exchange(
+        format_name,
+        folder,
+        model.tensors,
+        model.config,
+        sample_size=model.sample_size,
+        chosen=of_block("sai"),
+    )
 
 
 def of_block(naming: str) -> Any:
@@ -161,6 +185,8 @@ def dequantised(tensors: Tensors) -> Tensors:
 
 def open_format(path: Path, config: MMDiTConfig) -> Tensors:
     """What a file or folder that `write_format` wrote stands for, under SAI's names."""
+    if (exchange := open_exchange(path, config)) is not None:
+        return exchange
     if path.is_dir():
         stored = dequantised(open_weights(path, DIFFUSERS_STEM))
         return translated(stored, config, given="diffusers", wanted="sai")
@@ -169,8 +195,18 @@ def open_format(path: Path, config: MMDiTConfig) -> Tensors:
     return dequantised(open_weights(path.parent, path.stem))
 
 
+def read_format(path: Path, config: MMDiTConfig) -> Params:
+    """What a file or folder that `write_format` wrote stands for, as a tree in float32."""
+    return transformer_from(open_format(path, config), config, "sai", FLOAT32)
+
+
 def fidelity(given: Tensors, stored: Tensors) -> dict[str, float]:
-    """The signal-to-noise ratio in dB of every tensor of a file; inf where it is exact."""
+    """The signal-to-noise ratio in dB of every tensor of a file; inf where it is exact.
+
+    Where a format crops the position table, so is the one that was given.
+    """
+    if "pos_embed" in stored and stored.shapes["pos_embed"] != given.shapes["pos_embed"]:
+        given = cropped_position(given, math.isqrt(stored.shapes["pos_embed"][1]))
     if given.shapes != stored.shapes:
         raise OSError(f"{stored.where} does not hold the tensors that were written to it")
     return {name: _snr(given[name], stored[name]) for name in given}

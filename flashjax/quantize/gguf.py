@@ -22,7 +22,7 @@ from flashjax.quantize.tensors import decode_tensor
 from flashjax.types import InputError
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
-UINT32, STRING, ARRAY = 4, 8, 9  # value types that have a name here
+UINT32, FLOAT32, STRING, ARRAY = 4, 6, 8, 9  # value types that have a name here
 SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 MAX_DIMS = 4
 
@@ -67,9 +67,9 @@ class GgufFile:
 
 
 def write_gguf(
-    path: Path, tensors: Iterable[EncodedTensor], *, keys: Mapping[str, str | int]
+    path: Path, tensors: Iterable[EncodedTensor], *, keys: Mapping[str, str | int | float]
 ) -> None:
-    """Write `tensors`, taken one by one, and `keys` (str, or int as uint32) to a GGUF file.
+    """Write `tensors`, taken one by one, and `keys` (int as uint32, float as float32) to GGUF.
 
     The table precedes the bytes but is known only after them, so bytes wait in an unnamed file
     beside `path`. `path` appears complete or not at all.
@@ -203,7 +203,9 @@ def _text(text: str) -> bytes:
     return struct.pack("<Q", len(encoded)) + encoded
 
 
-def _value(value: str | int) -> bytes:
+def _value(value: str | int | float) -> bytes:
     if isinstance(value, str):
         return struct.pack("<I", STRING) + _text(value)
+    if isinstance(value, float):
+        return struct.pack("<If", FLOAT32, value)
     return struct.pack("<II", UINT32, value)

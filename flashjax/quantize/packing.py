@@ -16,7 +16,8 @@ from jax import Array
 from flashjax.convert.tensors import Info, Shape, Tensors
 from flashjax.types import InputError
 
-WEIGHT = ".weight"
+WEIGHT, SCALE = ".weight", ".weight_scale"
+Chosen = Callable[[str, Shape], bool]  # of a tensor's name and shape: whether it is packed
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Packing:
     unpack: Callable[[Mapping[str, Array]], Array]
 
 
-def packed(tensors: Tensors, packing: Packing, *, chosen: Callable[[str, Shape], bool]) -> Tensors:
+def packed(tensors: Tensors, packing: Packing, *, chosen: Chosen) -> Tensors:
     """`tensors`, those weights that are `chosen` and fit replaced by the parts of `packing`."""
     infos: dict[str, Info] = {}
     makers: dict[str, tuple[str, Callable[[Array], Array]]] = {}

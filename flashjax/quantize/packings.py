@@ -84,6 +84,15 @@ COMFY_INT8 = Packing(
     },
     _scaled,
 )
+ROW_INT8 = Packing(
+    "row-int8",
+    1,
+    {
+        ".weight": lambda weight: int8_codes(weight, _row_scale(weight)),
+        ".weight_scale": _row_scale,
+    },
+    _scaled,
+)
 COMFY_INT8_ROTATED = Packing(
     "comfy-int8-convrot",
     4,

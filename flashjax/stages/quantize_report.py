@@ -19,10 +19,10 @@ from flashjax.evaluate.reading import CARD, load_reader, reader_features, to_mod
 from flashjax.evaluate.report import Figures, Reader, Sampler, write_page
 from flashjax.evaluate.sample import Sampler as Grid
 from flashjax.evaluate.sample import draw, make_sample
+from flashjax.quantize.formats import read_format
 from flashjax.stages.evaluate import measure
 from flashjax.stages.model import packaged
 from flashjax.stages.quantize_student import Scenes, Student
-from flashjax.stages.sources import read_parts
 from flashjax.stages.stage import versions
 from flashjax.types import Params
 
@@ -114,7 +114,7 @@ def draw_rows(
 
     yield row(REFERENCE, "Reference", source_bytes, student.pipeline.transformer)
     for item in written:
-        params = read_parts(item.path, names=("transformer",))["transformer"][0]
+        params = read_format(item.path, student.pipeline.transformer_config)
         yield row(item.format.name, "Formats", item.format.size_bytes, params)
 
 

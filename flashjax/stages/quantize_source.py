@@ -16,6 +16,7 @@ from flashjax.convert.writing import write_json
 from flashjax.data.prompts import read_prompts
 from flashjax.evaluate.quantize_report import Format
 from flashjax.quantize.calibrate import mean_decibels, velocity_errors
+from flashjax.quantize.exchange import EXCHANGES
 from flashjax.quantize.formats import (
     FORMATS,
     INFORMED,
@@ -26,12 +27,15 @@ from flashjax.quantize.formats import (
     dequantised,
     fidelity,
     open_format,
+    read_format,
     write_format,
 )
 from flashjax.quantize.gguf import open_gguf, read_gguf
+from flashjax.quantize.t5 import T5_FORMATS
 from flashjax.stages.quantize_memory import print_table
 from flashjax.stages.quantize_report import Written, write_report
 from flashjax.stages.quantize_student import open_student, unseen_scenes
+from flashjax.stages.quantize_text import write_text
 from flashjax.stages.quantize_variants import variants
 from flashjax.stages.sources import kind_of, open_transformer, read_parts
 from flashjax.types import InputError, Params
@@ -48,7 +52,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--source", metavar="PATH", help="any checkpoint")
     verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
     verb.add_argument("--out", metavar="DIR", help="where the formats go")
-    verb.add_argument("--format", metavar="NAME[,NAME]", help=", ".join(FORMATS))
+    verb.add_argument("--format", metavar="NAME[,NAME]", help=", ".join((*FORMATS, *T5_FORMATS)))
     verb.add_argument("--memory", metavar="MODEL[,MODEL]", help="only say what models need")
     verb.add_argument("--position", type=int, metavar="N", help="keep N x N patches of the table")
     verb.add_argument("--calibrate", metavar="FILE", help=f"prompts, for {', '.join(INFORMED)}")
@@ -69,6 +73,16 @@ def run(options: argparse.Namespace) -> None:
     if options.memory:
         return print_table(options.memory)
     names = check_options(options)
+    for name in names:
+        if name in T5_FORMATS:
+            print(write_text(name, Path(options.source), Path(options.out)))
+    names = [name for name in names if name not in T5_FORMATS]
+    if names:
+        write_transformer(options, names)
+
+
+def write_transformer(options: argparse.Namespace, names: list[str]) -> None:
+    """Writes the formats `names` of the transformer, and what is asked to be said of them."""
     source, base = Path(options.source), Path(options.base) if options.base else None
     model = open_model(source, base=base, title=options.title)
     if options.position:
@@ -106,9 +120,11 @@ def check_options(options: argparse.Namespace) -> list[str]:
     if not (options.source and options.out and options.format):
         raise InputError("give --source, --out and --format, or --memory alone")
     names = options.format.split(",")
-    check_formats(names)
-    if (options.measure or options.report) and options.position:
-        raise InputError("--measure and --report compare with the whole table: no --position")
+    check_formats([name for name in names if name not in T5_FORMATS])
+    cropped = ["--position"] if options.position else []
+    cropped += [name for name in names if name in EXCHANGES and EXCHANGES[name].sized]
+    if cropped and (options.measure or options.report):
+        raise InputError(f"--measure and --report compare with the whole table: no {cropped[0]}")
     for flag, users in NEEDED.items():
         given = bool(getattr(options, flag))
         for name in names:
@@ -134,7 +150,7 @@ def describe(
     """What a format costs; the fidelity of every tensor is written beside it."""
     table = check(path, model)
     log.info("%s: %s", name, summary(path, table))
-    ratios = errors(read_parts(path, names=("transformer",))["transformer"][0]) if errors else []
+    ratios = errors(read_format(path, model.config)) if errors else []
     if ratios:
         steps = " ".join(f"{ratio:.1f}" for ratio in ratios)
         log.info("%s: output %.1f dB, by step %s", name, mean_decibels(ratios), steps)

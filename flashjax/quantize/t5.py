@@ -1,0 +1,111 @@
+"""T5 in 8 and 6 bits: of all that a deployment of SD3.5-Medium holds, it weighs the most.
+
+GGUF under llama.cpp's names (ComfyUI-GGUF, stable-diffusion.cpp, transformers) and ComfyUI's own
+scaled layers. CLIP and the autoencoder are left in 16 bits: together they weigh a fifth of T5.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from flashjax.convert.tensors import Shape, Tensors
+from flashjax.convert.text import TWIN
+from flashjax.convert.writing import write_safetensors
+from flashjax.models.t5 import T5Config
+from flashjax.quantize.codecs import F32, Q6_K, Q8_0, Codec
+from flashjax.quantize.gguf import EncodedTensor, write_gguf
+from flashjax.quantize.packing import WEIGHT, packed
+from flashjax.quantize.packings import COMFY_FP8
+from flashjax.quantize.tensors import encode_tensor
+from flashjax.types import InputError
+
+ARCHITECTURE = "t5encoder"
+EPSILON = 1e-6  # of its norms
+GGUF_NAMES = {  # transformers' -> llama.cpp's
+    "shared": "token_embd",
+    "encoder.final_layer_norm": "enc.output_norm",
+    "layer.0.SelfAttention.q": "attn_q",
+    "layer.0.SelfAttention.k": "attn_k",
+    "layer.0.SelfAttention.v": "attn_v",
+    "layer.0.SelfAttention.o": "attn_o",
+    "layer.0.SelfAttention.relative_attention_bias": "attn_rel_b",
+    "layer.0.layer_norm": "attn_norm",
+    "layer.1.DenseReluDense.wi_0": "ffn_gate",
+    "layer.1.DenseReluDense.wi_1": "ffn_up",
+    "layer.1.DenseReluDense.wo": "ffn_down",
+    "layer.1.layer_norm": "ffn_norm",
+}
+FILE_TYPES = {Q8_0: 7, Q6_K: 18}
+
+
+def gguf_name(name: str) -> str:
+    """llama.cpp's name of a tensor that transformers calls `name`. InputError if T5 has no such."""
+    module = name.removesuffix(WEIGHT)
+    found = re.match(r"encoder\.block\.(\d+)\.", module)
+    inner = module[found.end() :] if found else module
+    if inner not in GGUF_NAMES:
+        raise InputError(f"tensor {name}: T5 v1.1's encoder has none of that name")
+    prefix = f"enc.blk.{found[1]}." if found else ""
+    return prefix + GGUF_NAMES[inner] + WEIGHT
+
+
+def _to_gguf(codec: Codec) -> Callable[[Path, Tensors, T5Config], None]:
+    def write(path: Path, tensors: Tensors, config: T5Config) -> None:
+        keys: dict[str, str | int | float] = {
+            "general.architecture": ARCHITECTURE,
+            "general.quantization_version": 2,
+            "general.file_type": FILE_TYPES[codec],
+        }
+        sizes = {
+            "context_length": 512,
+            "block_count": config.depth,
+            "embedding_length": config.width,
+            "feed_forward_length": config.hidden,
+            "attention.head_count": config.heads,
+            "attention.head_count_kv": config.heads,
+            "attention.key_length": config.head_width,
+            "attention.value_length": config.head_width,
+            "attention.layer_norm_rms_epsilon": EPSILON,
+            "attention.layer_norm_epsilon": EPSILON,
+            "attention.relative_buckets_count": config.buckets,
+            "vocab_size": config.vocabulary,
+        }
+        keys |= {f"{ARCHITECTURE}.{name}": value for name, value in sizes.items()}
+        write_gguf(path, _encoded(tensors, codec), keys=keys)
+
+    return write
+
+
+def _encoded(tensors: Tensors, codec: Codec) -> Iterator[EncodedTensor]:
+    """Matrices in `codec`; norms and the table of position biases stay float32."""
+    for name in tensors:
+        array = tensors[name]
+        fits = array.ndim == 2 and "bias" not in name and not array.shape[1] % codec.block
+        chosen = codec if fits else F32
+        codes, _ = encode_tensor(array, chosen, name=name)
+        yield EncodedTensor(gguf_name(name), array.shape, chosen, codes)
+
+
+def _to_comfy_fp8(path: Path, tensors: Tensors, config: T5Config) -> None:
+    del config
+
+    def chosen(name: str, shape: Shape) -> bool:
+        del shape
+        return name.startswith("encoder.block.") and "bias" not in name
+
+    write_safetensors(path, packed(tensors, COMFY_FP8, chosen=chosen))
+
+
+T5_FORMATS = {  # format: (name of its file, writer)
+    "t5-gguf-q8_0": ("t5-q8_0.gguf", _to_gguf(Q8_0)),
+    "t5-gguf-q6_k": ("t5-q6_k.gguf", _to_gguf(Q6_K)),
+    "t5-comfy-fp8": ("t5-comfy-fp8.safetensors", _to_comfy_fp8),
+}
+
+
+def write_t5(format_name: str, tensors: Tensors, config: T5Config, out: Path) -> Path:
+    """Writes transformers' `tensors` in one of T5_FORMATS under `out`. Returns the file's path."""
+    file, write = T5_FORMATS[format_name]
+    out.mkdir(parents=True, exist_ok=True)
+    write(out / file, tensors.without(TWIN), config)
+    return out / file
