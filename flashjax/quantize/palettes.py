@@ -13,7 +13,7 @@ from flashjax.quantize.packing import SCALE, WEIGHT, Packing, int8_codes
 BITS = 6
 INDICES, LUT = ".indices", ".lut"
 HALVES = 2**16  # all there are of float16: what a weight can be, at most
-ROUNDS, QUANTILES = 100, 513  # of Lloyd's algorithm, and of the weights to begin with
+ROUNDS, CELLS = 60, 512  # of Lloyd's algorithm, and of the weights' range to begin with
 SMALLEST_SCALE = 2.0**-24  # of float16, subnormal
 
 
@@ -47,16 +47,38 @@ def palette(weight: Array) -> tuple[Array, Array]:
 
 
 def _first_centres(values: Array, counts: Array) -> Array:
-    """As dense as the cube root of the weights' density, which is best for many centres.
+    """The best palette if weights of one cell had to stay together, by dynamic programming.
 
-    Between quantiles of equal probability the density is 1 / width, so that a gap's share of the
-    centres is width^(2/3), whatever the tails. Source: Panter and Dite 1951.
+    Cells are as fine as their share of the centres asks: between quantiles of equal probability
+    width^(2/3), whatever the tails (Panter and Dite 1951). Lloyd's algorithm alone, from there,
+    would leave outliers where it found them.
     """
     rank = jnp.cumsum(counts)
-    wanted = jnp.clip(jnp.linspace(0, 1, QUANTILES) * rank[-1], 1, None)
-    points = values[jnp.searchsorted(rank, wanted)]
+    quantiles = jnp.clip(jnp.linspace(0, 1, 2 * CELLS) * rank[-1], 1, None)
+    points = values[jnp.searchsorted(rank, quantiles)]
     share = jnp.concatenate([jnp.zeros(1), jnp.cumsum(jnp.cbrt(jnp.square(jnp.diff(points))))])
-    return jnp.interp((jnp.arange(2**BITS) + 0.5) / 2**BITS * share[-1], share, points)
+    edges = jnp.interp(jnp.arange(1, CELLS) / CELLS * share[-1], share, points)
+    cell = jnp.searchsorted(edges, values)
+    moments = (jax.ops.segment_sum(counts * values**power, cell, CELLS) for power in (0, 1, 2))
+    number, total, square = (jnp.concatenate([jnp.zeros(1), jnp.cumsum(m)]) for m in moments)
+    between = lambda sums: sums[None, 1:] - sums[:-1, None]  # from cell "i" to cell "j", both in
+    spread = between(square) - between(total) ** 2 / jnp.maximum(between(number), 1)
+    cost = jnp.where(jnp.tri(CELLS, k=-1, dtype=bool), jnp.inf, jnp.maximum(spread, 0))
+
+    def one_more(best: Array, _: None) -> tuple[Array, Array]:
+        before = jnp.concatenate([jnp.zeros(1), best[:-1]])
+        sums = before[:, None] + cost
+        return sums.min(axis=0), sums.argmin(axis=0)
+
+    def back(last: Array, first_of: Array) -> tuple[Array, Array]:
+        first = first_of[last]
+        mean = (total[last + 1] - total[first]) / jnp.maximum(number[last + 1] - number[first], 1)
+        return jnp.maximum(first - 1, 0), mean
+
+    _, firsts = lax.scan(one_more, cost[0], length=2**BITS - 1)
+    firsts = jnp.concatenate([jnp.zeros((1, CELLS), firsts.dtype), firsts])
+    _, centres = lax.scan(back, jnp.array(CELLS - 1, firsts.dtype), firsts, reverse=True)
+    return jnp.sort(centres)
 
 
 def _six_bits(index: Array) -> Array:

@@ -34,7 +34,8 @@ CONFIG = MMDiTConfig(
 FLOORS_DB = {
     "gguf-f16": 70, "gguf-bf16": 50, "gguf-q8_0": 44, "gguf-q6_k": 34, "gguf-q5_k": 28,
     "gguf-q4_k": 22, "comfy-int8": 40, "comfy-int8-convrot": 41, "comfy-fp8": 31, "mlx-8": 43,
-    "mlx-6": 32, "torchao-int8": 40,
+    "mlx-6": 32, "torchao-int8": 40, "onnx-fp16": 70, "onnx-int8": 40, "openvino-fp16": 70,
+    "openvino-int8": 40, "coreml-fp16": 70, "coreml-int8": 40, "coreml-lut6": 31,
 }  # fmt: skip
 
 
