@@ -31,6 +31,21 @@ def _latest(_: Any, new: Array) -> Array:
     return new
 
 
+def scanned(block: type[nn.Module], length: int, *, in_axes: Any = nn.broadcast) -> Callable:
+    """`length` equal blocks as one scan: the program does not grow with them.
+
+    Their parameters gain a leading depth dim. `block(carry, *inputs)` returns (carry, output);
+    `in_axes` says which inputs are per block (0) and which are the same for all (nn.broadcast).
+    """
+    return nn.scan(
+        block,
+        variable_axes={"params": 0, MOMENTS: 0},
+        split_rngs={"params": True},
+        in_axes=in_axes,
+        length=length,
+    )
+
+
 zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 

@@ -206,13 +206,7 @@ class MMDiT(nn.Module):
         """`length` equal blocks as one scan; their parameters gain a leading depth dim."""
         policy = REMAT[self.config.remat]
         block = nn.remat(JointBlock, prevent_cse=False, policy=policy) if policy else JointBlock
-        scanned = nn.scan(
-            block,
-            variable_axes={"params": 0, layers.MOMENTS: 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
-            length=length,
-        )
+        scanned = layers.scanned(block, length, in_axes=(nn.broadcast, 0))
         return scanned(self.config, self.constrain, self.attend, dual=name == "dual", name=name)
 
     def dense(self, shape: tuple[int, ...], names: tuple, name: str, **kwargs) -> Dense:

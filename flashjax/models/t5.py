@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flashjax.models.layers import Dense, RMSNorm
+from flashjax.models.layers import Dense, RMSNorm, scanned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class T5Block(nn.Module):
     config: T5Config
 
     @nn.compact
-    def __call__(self, x: Array, bias: Array) -> Array:
+    def __call__(self, x: Array, bias: Array) -> tuple[Array, None]:
         config = self.config
         dense = functools.partial(Dense, use_bias=False, dtype=config.dtype)
         heads = (3, config.heads, config.head_width)
@@ -63,7 +63,7 @@ class T5Block(nn.Module):
         normed = RMSNorm(name="norm2")(x)
         gates = dense((2, config.hidden), (None, "hidden"), name="gates")(normed)
         hidden = jax.nn.gelu(gates[:, :, 0]) * gates[:, :, 1]
-        return x + dense((config.width,), ("width",), name="out")(hidden)
+        return x + dense((config.width,), ("width",), name="out")(hidden), None
 
 
 class T5Encoder(nn.Module):
@@ -80,6 +80,5 @@ class T5Encoder(nn.Module):
         table = self.param("position_bias", normal, (config.buckets, config.heads))
         index = relative_buckets(ids.shape[1], config.buckets, config.max_distance)
         bias = table[index].transpose(2, 0, 1)[None]
-        for layer in range(config.depth):
-            x = T5Block(config, name=f"block_{layer}")(x, bias)
+        x, _ = scanned(T5Block, config.depth)(config, name="blocks")(x, bias)
         return RMSNorm(name="norm")(x)
