@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flashjax.models.layers import Dense, scanned
+from flashjax.models.layers import Dense, check_dtype, scanned
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -33,6 +33,9 @@ class CLIPConfig:
     activation: str  # "quick_gelu" for L, "gelu" for bigG
     projection: int = 0
     dtype: jnp.dtype = jnp.float32  # of everything but norms' statistics and softmax
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
 
 
 class CLIPBlock(nn.Module):

@@ -50,6 +50,7 @@ class MMDiTConfig:
     dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self) -> None:
+        layers.check_dtype(self.dtype)
         if self.remat not in REMAT:
             raise InputError(f"remat={self.remat!r}: choose of {', '.join(REMAT)}")
         if not 0 <= self.dual < self.depth:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flashjax.models.layers import Dense, RMSNorm, scanned
+from flashjax.models.layers import Dense, RMSNorm, check_dtype, scanned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class T5Config:
     """Sizes of one T5 v1.1 encoder (gated GELU).
 
     `dtype` is that of everything but norms' statistics and softmax. bfloat16 is safe; the real
-    weights overflow float16.
+    weights overflow float16, which is refused.
     """
 
     vocabulary: int
@@ -34,6 +34,9 @@ class T5Config:
     buckets: int = 32
     max_distance: int = 128
     dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:

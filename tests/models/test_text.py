@@ -11,7 +11,7 @@ from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import AbsentT5, TextConfig, encode_pair, encode_text
 from flashjax.models.variants import SD3_TEXT
-from flashjax.types import Tokens
+from flashjax.types import InputError, Tokens
 
 CONFIG = TextConfig(
     CLIPConfig(30, 7, 16, 2, 2, 32, "quick_gelu"),
@@ -53,6 +53,12 @@ def test_the_program_does_not_grow_with_depth(model, config):
         return len(jax.jit(module.apply).lower(variables, IDS).as_text())
 
     assert lowered(config.depth) == pytest.approx(lowered(3), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["clip_l", "clip_g", "t5"])
+def test_float16_is_refused(name):
+    with pytest.raises(InputError, match="not computed in float16: choose float32 or bfloat16"):
+        dataclasses.replace(getattr(CONFIG, name), dtype=jnp.float16)
 
 
 @pytest.mark.parametrize("length", [0, 77, 256])
