@@ -138,11 +138,20 @@ class JointBlock(nn.Module):
     dual: bool = False
     last: bool = False
 
-    @nn.compact
     def __call__(
         self, streams: tuple[Array, Array], c: Array, skip: Array | None = None
     ) -> tuple[tuple[Array, Array], Array]:
-        """Both streams after the block, and the image again; where `skip`, they pass unchanged."""
+        """Both streams after the block, and the image again; if `skip`, they pass unchanged."""
+        if skip is None or self.is_initializing():
+            streams = self.joined(streams, c)
+        else:  # a block that is skipped is not computed
+            unchanged = lambda _, streams, c: streams
+            streams = nn.cond(skip, unchanged, JointBlock.joined, self, streams, c)
+        return streams, streams[0]
+
+    @nn.compact
+    def joined(self, streams: tuple[Array, Array], c: Array) -> tuple[Array, Array]:
+        """Both streams after the block."""
         image, text = streams
         image_stream = Stream(
             self.config, self.constrain, self.attend, dual=self.dual, name="image"
@@ -158,12 +167,7 @@ class JointBlock(nn.Module):
         image = image_stream.mix(image, attended[:, split:], image_mod, image_normed)
         if not self.last:
             text = text_stream.mix(text, attended[:, :split], text_mod, text_normed)
-        if skip is not None:
-            image, text = (
-                jnp.where(skip, before, after)
-                for before, after in zip(streams, (image, text), strict=True)
-            )
-        return (image, text), image
+        return image, text
 
 
 class MMDiT(nn.Module):
