@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flashjax.convert.pipeline import (
     Place,
     assemble,
     in_float32,
+    read_all,
 )
 from flashjax.convert.reading import open_weights, read_json
 from flashjax.convert.table import FLOAT32, Placement
@@ -90,7 +92,9 @@ def read_parts(
         "clip_g": read_clip,
         "t5": read_t5,
     }
-    return {name: readers[name](folder / FOLDERS[name], place(name)) for name in names}
+    return read_all(
+        {name: partial(readers[name], folder / FOLDERS[name], place(name)) for name in names}
+    )
 
 
 def read_configs(folder: Path) -> dict[str, Any]:
