@@ -10,7 +10,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.simulate_devices = 2  # the two branches of `split` train side by side
-    config.mesh = dict(branch=1, data=1, fsdp=1, context=1, tensor=1)
+    across = dict(branch=1, data=1)  # sizes across slices, which a machine of one slice has not
+    config.mesh = dict(branch=1, data=1, fsdp=1, context=1, tensor=1, dcn=across)
     config.teacher = dict(
         source="nano",  # or a diffusers folder, a single file, a GGUF
         base="",  # a pipeline's folder with the networks that the source lacks
@@ -20,14 +21,16 @@ def get_config() -> ConfigDict:
     config.student = dict(steps=4)
 
     config.guide = dict(
-        job=dict(steps=240, batch_size=32, log_steps=10, checkpoint_steps=120),
+        job=dict(
+            steps=240, batch_size=32, log_steps=10, checkpoint_steps=120, stall_seconds=1800.0
+        ),
         optimiser=dict(learning_rate=5e-4, warmup_steps=10, decay_steps=80),
-        guide=dict(guidance_scale=4.0, substeps=4, drop_t5=0.15, ema_decay=0.95),
+        guide=dict(guidance_scale=4.0, substeps=4, drop_t5=0.15, ema_decay=0.95, parts=1),
     )
 
     config.match = dict(
         prompts="",  # a file of captions to match on without pictures; needs adversarial_weight=0
-        job=dict(steps=60, batch_size=32, log_steps=5, checkpoint_steps=20),
+        job=dict(steps=60, batch_size=32, log_steps=5, checkpoint_steps=20, stall_seconds=1800.0),
         critic_updates=2,
         student_optimiser=dict(learning_rate=3e-5, warmup_steps=10, beta1=0.5),
         fake_optimiser=dict(learning_rate=2e-4, warmup_steps=5, beta1=0.5),
@@ -46,13 +49,15 @@ def get_config() -> ConfigDict:
             drop_t5=0.15,
             ema_decay=0.95,
             halved=0.5,  # the student draws in two steps, too
+            parts=1,  # a batch is differentiated in so many, one after the other
         ),
     )
 
     config.split = dict(
-        mesh=dict(branch=2, data=1, fsdp=1, context=1, tensor=1),
+        mesh=dict(branch=2, data=1, fsdp=1, context=1, tensor=1, dcn=across),
         branches=dict(lo=(0.0, 500.0), hi=(500.0, 1000.0)),
-        job=dict(steps=24, batch_size=32, log_steps=4, checkpoint_steps=12),
+        only="",  # the one branch that a job of its own trains, on all of its devices
+        job=dict(steps=24, batch_size=32, log_steps=4, checkpoint_steps=12, stall_seconds=1800.0),
         student_optimiser=dict(learning_rate=2e-5, warmup_steps=5, beta1=0.5),
         fake_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
         heads_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),

@@ -15,7 +15,7 @@ from flashjax.config import load
 
 def get_config() -> ConfigDict:
     config = load(Path(__file__).with_name("sd35_medium_v6e_64.py")).unlock()
-    config.mesh = dict(branch=1, data=-1, fsdp=8, context=1, tensor=1)
-    config.split.mesh = dict(branch=2, data=-1, fsdp=8, context=1, tensor=1)
+    config.mesh.fsdp = 8
+    config.split.mesh.fsdp = 8
     config.compute.update(attention="cudnn", remat="attention")
     return config

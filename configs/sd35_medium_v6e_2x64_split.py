@@ -13,8 +13,9 @@ from flashjax.config import load
 
 def get_config() -> ConfigDict:
     config = load(Path(__file__).with_name("sd35_medium_v6e_64.py")).unlock()
-    config.mesh.dcn = dict(data=2)
+    config.mesh.dcn.data = 2
     # Within a slice a branch has all chips; between slices there is nothing to say.
-    config.split.mesh = dict(branch=1, data=-1, fsdp=16, context=1, tensor=1, dcn=dict(branch=2))
+    config.split.mesh.branch = 1
+    config.split.mesh.dcn.branch = 2
     config.split.job.batch_size = 128
     return config

@@ -6,6 +6,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,15 @@ def save_params(folder: Path | str, params: Params) -> None:
         checkpointer.save(Path(folder).absolute(), params, force=True)
 
 
-def load_params(folder: Path | str, abstract: Any | None = None) -> Params:
+def load_params(
+    folder: Path | str,
+    abstract: Any | None = None,
+    *,
+    place: Callable[[Any], Any] | None = None,
+) -> Params:
     """Read a parameter tree, laid out as `abstract` says, or onto the first device without it.
 
+    `place` makes `abstract` of the shapes that are saved, where nobody knows them before.
     InputError if the folder is missing or broken, or its shapes are not those of `abstract`.
     """
     _quieten()
@@ -96,7 +103,7 @@ def load_params(folder: Path | str, abstract: Any | None = None) -> Params:
         with ocp.StandardCheckpointer() as checkpointer:
             saved = _tree(checkpointer.metadata(folder).item_metadata)
             if abstract is None:
-                abstract = _on_first_device(saved)
+                abstract = (place or _on_first_device)(saved)
             trees.check_same(abstract, saved, where=str(folder))
             return checkpointer.restore(folder, abstract)
     except InputError:

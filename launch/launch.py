@@ -25,8 +25,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from flashjax import config as configs
 from flashjax.parallel.hosts import PORT
+from flashjax.parallel.mesh import mesh_shape, without_branches
 from flashjax.parallel.target import Target, parse_target
 from flashjax.types import InputError
 
@@ -82,7 +85,9 @@ def slurm(launches: Sequence[Launch]) -> str:
     """One batch script; an array with an element per branch where branches are separate."""
     first = launches[0]
     _, per_host, _, _ = ACCELERATORS[first.target.chip.name]
-    array = f"#SBATCH --array=0-{len(launches) - 1}\n" if len(launches) > 1 else ""
+    several = len(launches) > 1
+    array = f"#SBATCH --array=0-{len(launches) - 1}\n" if several else ""
+    log = "%x-%A_%a.log" if several else "%x-%j.log"
     commands = "\n".join(f"  {shlex.quote(launch.command())}" for launch in launches)
     return f"""#!/usr/bin/env bash
 #SBATCH --job-name={first.name}
@@ -93,7 +98,7 @@ def slurm(launches: Sequence[Launch]) -> str:
 #SBATCH --requeue
 #SBATCH --signal=TERM@180
 #SBATCH --open-mode=append
-#SBATCH --output=%x-%A_%a.log
+#SBATCH --output={log}
 set -uo pipefail
 export NCCL_ASYNC_ERROR_HANDLING=1
 COMMANDS=(
@@ -283,13 +288,21 @@ def checked(options: argparse.Namespace) -> list[Launch]:
         overrides=tuple(options.set),
         **{name: getattr(options, name) for name in ("name", "image", "cluster", "zone", "hours")},
     )
+    if options.separate and launch.verbs != ("split",):
+        raise InputError("--separate is for --verbs split: a job for each branch")
+    if options.how != "local":
+        check_mesh(config, launch, separate=options.separate)
     if not options.separate:
         return [launch]
-    if launch.verbs != ("split",):
-        raise InputError("--separate is for --verbs split: a job for each branch")
-    if "only" not in config.split:
-        raise InputError(f"{options.config} has no split.only: add split.only='' to the config")
     return [dataclasses.replace(launch, branch=branch) for branch in config.split.branches]
+
+
+def check_mesh(config: ConfigDict, launch: Launch, *, separate: bool) -> None:
+    """InputError where the mesh of a stage is not that of the target."""
+    devices, slices = launch.target.devices, launch.target.slices
+    for section in {"split" if verb == "split" else "" for verb in launch.verbs}:
+        sizes = (config[section] if section else config).mesh.to_dict()
+        mesh_shape(without_branches(sizes) if separate else sizes, devices, slices=slices)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

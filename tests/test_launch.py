@@ -10,6 +10,7 @@ import pytest
 SPEC = importlib.util.spec_from_file_location("launch", Path("launch/launch.py"))
 launch = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(launch)
+XPK = ("--image", "i", "--cluster", "c", "--zone", "z")
 BASE = ["--config", "configs/sd35_medium_v6e_64.py", "--workdir", "/shared/run", "--dry_run"]
 
 
@@ -35,6 +36,7 @@ def test_slurm_makes_an_array_of_branches_and_asks_again_when_interrupted(capsys
 @pytest.mark.parametrize(("slices", "pods"), [(1, 16), (2, 16)])
 def test_a_jobset_has_a_job_for_each_slice_and_a_pod_for_each_host(capsys, slices, pods):
     target = ["--target", "v6e:8x8", "--slices", str(slices), "--image", "registry/flashjax"]
+    target += ["--set", f"mesh.dcn.data={slices}", "--set", f"split.mesh.dcn.data={slices}"]
     record = json.loads(printed(capsys, "jobset", *target).partition("\n")[2])
     assert record["apiVersion"] == "jobset.x-k8s.io/v1alpha2" and record["kind"] == "JobSet"
     (role,) = record["spec"]["replicatedJobs"]
@@ -52,6 +54,19 @@ def test_a_jobset_has_a_job_for_each_slice_and_a_pod_for_each_host(capsys, slice
     assert record["spec"]["failurePolicy"]["rules"][0]["action"] == "FailJobSet"
 
 
+def test_a_branch_that_is_a_job_has_a_slice_of_its_own(capsys):
+    """The two-slice recipe, a job for each branch: the mesh loses its axis between slices."""
+    recipe = ["--config", "configs/sd35_medium_v6e_2x64_split.py", "--verbs", "split"]
+    target = ["--target", "v6e:8x8", "--image", "i", "--separate"]
+    assert launch.main(["jobset", *BASE, *target, *recipe]) == 0
+    texts = capsys.readouterr().out.split("# kubectl")[1:]
+    for text, branch in zip(texts, ("hi", "lo"), strict=True):
+        record = json.loads(text.partition("\n")[2])
+        assert record["metadata"]["name"] == f"flashjax-{branch}"
+        assert record["spec"]["replicatedJobs"][0]["replicas"] == 1
+        assert f"--config.split.only={branch}" in text
+
+
 def test_a_jobset_of_gpus_says_who_is_who(capsys):
     text = printed(capsys, "jobset", "--target", "h100:64", "--image", "i")
     record = json.loads(text.partition("\n")[2])
@@ -63,9 +78,7 @@ def test_a_jobset_of_gpus_says_who_is_who(capsys):
 
 
 def test_xpk_and_tpu_vms_get_their_names_for_a_slice(capsys):
-    text = printed(
-        capsys, "xpk", "--target", "v6e:8x8", "--image", "i", "--cluster", "c", "--zone", "z"
-    )
+    text = printed(capsys, "xpk", "--target", "v6e:8x8", *XPK)
     words = shlex.split(text)
     assert words[:3] == ["xpk", "workload", "create"]
     assert words[words.index("--tpu-type") + 1] == "v6e-64" and "--num-slices=1" in words
@@ -90,6 +103,11 @@ def test_local_processes_are_told_where_to_meet(capsys):
         (("slurm", "--target", "h100:64", "--separate"), "--separate is for"),
         (("slurm", "--target", "h100:64", "--set", "match.typo=1"), "no key match.typo"),
         (("slurm", "--target", "cpu:4"), "wants v5e"),
+        (("slurm", "--target", "h100:24"), "24 device(s): 24 is not a multiple of 16"),
+        (
+            ("xpk", "--target", "v6e:8x8", "--slices", "2", *XPK),
+            "data=-1 fsdp=16 context=1 tensor=1 does not fit 128 device(s): slices: 2",
+        ),
     ],
 )
 def test_what_cannot_be_submitted_is_said_before(capsys, arguments, message):

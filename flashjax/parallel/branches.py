@@ -23,12 +23,18 @@ def stack(trees: list[Any]) -> Any:
 
 
 def unstack(tree: Any, mesh: Mesh) -> list[Any]:
-    """A branched tree to one tree per branch, whole on every device; one program for all leaves."""
+    """A branched tree to one tree per branch, each laid out on every branch's devices as it was.
+
+    One program for all leaves.
+    """
     number = mesh.shape["branch"]
-    whole = NamedSharding(mesh, PartitionSpec())
+
+    def one_of(leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(*leaf.sharding.spec[1:]))
+
     split = jax.jit(
         lambda tree: [jax.tree.map(operator.itemgetter(index), tree) for index in range(number)],
-        out_shardings=whole,
+        out_shardings=[jax.tree.map(one_of, tree)] * number,
     )
     return split(tree)
 

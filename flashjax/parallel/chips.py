@@ -24,6 +24,7 @@ class Chip:
     dcn_bandwidth: float
     price: float
     source: str
+    island: int = 0  # devices that fast links join, where that is a host and not the slice
 
 
 _TPU = "cloud.google.com/tpu/docs"
@@ -33,7 +34,9 @@ CHIPS = {
         Chip("v5e", 197 * TERA, 16 * GIB, 819 * GIGA, 200 * GIGA, 3.1 * GIGA, 1.2, f"{_TPU}/v5e"),
         Chip("v5p", 459 * TERA, 95 * GIB, 2765 * GIGA, 600 * GIGA, 6.2 * GIGA, 4.2, f"{_TPU}/v5p"),
         Chip("v6e", 918 * TERA, 32 * GIB, 1640 * GIGA, 400 * GIGA, 12.5 * GIGA, 2.7, f"{_TPU}/v6e"),
-        Chip("h100", 989 * TERA, 80e9, 3350 * GIGA, 450 * GIGA, 50 * GIGA, 3.0, "nvidia.com H100"),
+        Chip(
+            "h100", 989 * TERA, 80e9, 3350 * GIGA, 450 * GIGA, 50 * GIGA, 3.0, "nvidia.com H100", 8
+        ),
         Chip(
             "cpu", 0.15 * TERA, 8 * GIB, 20 * GIGA, 10 * GIGA, 1 * GIGA, 0.0, "two cores, measured"
         ),

@@ -96,10 +96,15 @@ def loops(text: str) -> Counter[str]:
     return Counter("unknown" if _trips(line, bodies) is None else "known" for line in lines)
 
 
-def collectives(text: str, mesh: Mesh, *, unknown_trips: float = 1.0) -> list[Collective]:
-    """The collectives of a program compiled for `mesh`, summed by kind, axes and dtype."""
+def collectives(
+    text: str, mesh: Mesh, *, unknown_trips: float = 1.0, island: int = 0
+) -> list[Collective]:
+    """The collectives of a program compiled for `mesh`, summed by kind, axes and dtype.
+
+    `island` is the number of devices that fast links join, where the devices do not know.
+    """
     total: dict[tuple, list[float]] = {}
-    slices = slice_of(mesh)
+    slices = slice_of(mesh, island)
     for found in instructions(text, unknown_trips=unknown_trips):
         kind = found.kind.removesuffix("-start")
         if kind not in KINDS:

@@ -20,32 +20,75 @@ CROSSING = ("branch", "data")
 
 
 def make_mesh(sizes: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of the first prod(sizes) devices; axes left out have size 1.
+    """The mesh of all devices, or of a simulating CPU's first prod(sizes); sizes left out are 1.
 
     `sizes` holds each axis' size within a slice and, under "dcn", sizes across slices:
     {"fsdp": 64, "dcn": {"branch": 2}}. One size may be -1: it takes all devices that the others
     leave. InputError, with the whole table, for sizes that do not fit.
     """
     devices = list(jax.devices() if devices is None else devices)
-    dcn = dict(sizes.get("dcn", {}))
-    ici = {axis: size for axis, size in sizes.items() if axis != "dcn"}
-    unknown = sorted((set(ici) | set(dcn)) - set(AXES))
-    if unknown:
-        raise InputError(f"mesh has no axis {', '.join(unknown)}; its axes are {', '.join(AXES)}")
-    inner, outer = _resolve(
-        {axis: ici.get(axis, 1) for axis in AXES},
-        {axis: dcn.get(axis, 1) for axis in AXES},
-        devices,
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    inner, outer = mesh_shape(
+        sizes, len(devices), slices=slices if slices > 1 else None, may_idle=_may_idle(devices)
     )
-    shape = tuple(a * b for a, b in zip(inner, outer, strict=True))
-    used = devices[: math.prod(shape)]
+    used = devices[: math.prod(inner) * math.prod(outer)]
     # The default of axis_types has changed between versions of JAX: always say it.
     types = (AxisType.Auto,) * len(AXES)
     return Mesh(_arrange(inner, outer, used), AXES, axis_types=types)
 
 
-def slice_of(mesh: Mesh) -> list[int]:
-    """The slice of every device, in the mesh's order; 0 where a machine has no slices."""
+def mesh_shape(
+    sizes: Mapping[str, Any], available: int, *, slices: int | None = None, may_idle: bool = False
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The size of every axis within and across slices, -1 replaced, for `available` devices.
+
+    InputError, with the whole table, for sizes that do not make that number or not these `slices`.
+    """
+    dcn = dict(sizes.get("dcn", {}))
+    ici = {axis: size for axis, size in sizes.items() if axis != "dcn"}
+    unknown = sorted((set(ici) | set(dcn)) - set(AXES))
+    if unknown:
+        raise InputError(f"mesh has no axis {', '.join(unknown)}; its axes are {', '.join(AXES)}")
+    ici, dcn = ({axis: table.get(axis, 1) for axis in AXES} for table in (ici, dcn))
+    every = [*ici.values(), *dcn.values()]
+    fixed = math.prod(size for size in every if size != -1)
+
+    def misfit(reason: str) -> InputError:
+        return InputError(f"mesh {_table(ici, dcn)} does not fit {available} device(s): {reason}")
+
+    crossing = [axis for axis, size in dcn.items() if size != 1 and axis not in CROSSING]
+    if crossing:
+        raise misfit(f"only {' and '.join(CROSSING)} may cross slices, not {', '.join(crossing)}")
+    if every.count(-1) > 1 or any(size < 1 for size in every if size != -1):
+        raise misfit("every size is at least 1, and at most one is -1")
+    if fixed > available:
+        raise misfit(f"it needs {fixed}; on a CPU set simulate_devices={fixed}")
+    if -1 in every and available % fixed:
+        raise misfit(f"{available} is not a multiple of {fixed}")
+    if -1 not in every and fixed < available and not may_idle:
+        raise misfit(f"it leaves {available - fixed} without work: let an axis be -1")
+    inner, outer = (
+        tuple(available // fixed if size == -1 else size for size in table.values())
+        for table in (ici, dcn)
+    )
+    if slices is not None and math.prod(outer) != slices:
+        raise misfit(f"slices: {slices}, but the sizes under dcn make {math.prod(outer)}")
+    return inner, outer
+
+
+def without_branches(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of the mesh of a job that trains one branch alone, on all of its devices."""
+    across = {axis: size for axis, size in sizes.get("dcn", {}).items() if axis != "branch"}
+    return {**sizes, "branch": 1, "dcn": across}
+
+
+def slice_of(mesh: Mesh, island: int = 0) -> list[int]:
+    """The slice of every device, in the mesh's order; 0 where a machine has no slices.
+
+    Devices that stand for others know of none: each `island` of them in a row is one.
+    """
+    if island:
+        return [device.id // island for device in mesh.devices.flat]
     return [getattr(device, "slice_index", 0) or 0 for device in mesh.devices.flat]
 
 
@@ -79,34 +122,13 @@ def _arrange(
     return grid.transpose(pairs).reshape([a * b for a, b in zip(inner, outer, strict=True)])
 
 
-def _resolve(
-    ici: Mapping[str, int], dcn: Mapping[str, int], devices: Sequence[jax.Device]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Both tables with -1 replaced, checked against the number of devices and slices."""
-    available = len(devices)
-    sizes = [*ici.values(), *dcn.values()]
-    fixed = math.prod(size for size in sizes if size != -1)
+def _may_idle(devices: Sequence[jax.Device]) -> bool:
+    """Whether devices may be left out: those that one CPU simulates, which are nobody's money.
 
-    def misfit(reason: str) -> InputError:
-        return InputError(f"mesh {_table(ici, dcn)} does not fit {available} device(s): {reason}")
-
-    crossing = [axis for axis, size in dcn.items() if size != 1 and axis not in CROSSING]
-    if crossing:
-        raise misfit(f"only {' and '.join(CROSSING)} may cross slices, not {', '.join(crossing)}")
-    if sizes.count(-1) > 1 or any(size < 1 for size in sizes if size != -1):
-        raise misfit("every size is at least 1, and at most one is -1")
-    if fixed > available:
-        raise misfit(f"it needs {fixed}; on a CPU set simulate_devices={fixed}")
-    if -1 in sizes and available % fixed:
-        raise misfit(f"{available} is not a multiple of {fixed}")
-    inner, outer = (
-        tuple(available // fixed if size == -1 else size for size in table.values())
-        for table in (ici, dcn)
-    )
-    slices = len({getattr(device, "slice_index", None) for device in devices})
-    if slices > 1 and math.prod(outer) != slices:
-        raise misfit(f"there are {slices} slices, but dcn sizes make {math.prod(outer)}")
-    return inner, outer
+    A process without a device in the mesh could not take part in its job.
+    """
+    kinds = {(device.platform, device.process_index) for device in devices}
+    return len(kinds) == 1 and devices[0].platform == "cpu"
 
 
 def _table(ici: Mapping[str, int], dcn: Mapping[str, int]) -> str:

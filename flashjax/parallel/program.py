@@ -41,10 +41,12 @@ def compile_program(
     *,
     trips: float,
     options: Mapping[str, str] | None = None,
+    island: int = 0,
 ) -> tuple[Program, str]:
     """Compiles a jitted `step` on abstract arguments; the program and its HLO text.
 
-    `trips` is the mean number of runs of loops of unknown length, `options` are the compiler's.
+    `trips` is the mean number of runs of loops of unknown length, `options` are the compiler's,
+    `island` the number of devices that fast links join, where the devices do not know.
     """
     started = time.process_time()
     try:
@@ -66,7 +68,7 @@ def compile_program(
         code_bytes=memory.generated_code_size_in_bytes,
         compiled_flops=cost.get("flops", 0.0),
         compiled_bytes=cost.get("bytes accessed", 0.0),
-        collectives=tuple(hlo.collectives(text, mesh, unknown_trips=trips)),
+        collectives=tuple(hlo.collectives(text, mesh, unknown_trips=trips, island=island)),
         kernels=dict(hlo.kernels(text)),
         loops=dict(hlo.loops(text)),
     )

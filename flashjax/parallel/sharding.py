@@ -53,13 +53,22 @@ def state_shardings(abstract: Any, rules: Rules, mesh: Mesh) -> Any:
     return _shardings(abstract, rules, mesh, prefix="(?:.*/)?")
 
 
+def abstract_on(abstract: Any, shardings: Any) -> Any:
+    """Shapes with shardings, to restore a state into."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )
+
+
 def check_split(
     abstract: Any, shardings: Any, mesh: Mesh, *, tolerance: float, floor: int = 0
 ) -> None:
     """InputError, with the arrays, if more than `tolerance` of the bytes lies on all devices.
 
     What `fsdp` and `tensor` could split and do not is paid for on every chip. Less than `floor`
-    bytes are not worth a rule. Arrays are listed by size, down to a hundredth of what is whole.
+    bytes are not worth a rule. All arrays that are whole are listed, the largest first.
     """
     if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
         return
@@ -75,7 +84,7 @@ def check_split(
     share = kept / max(1, total)
     if share > tolerance and kept > floor:
         largest = sorted(whole.items(), key=lambda item: -item[1])
-        listed = "; ".join(f"{path} {size} bytes" for path, size in largest if 100 * size >= kept)
+        listed = "; ".join(f"{path} {size} bytes" for path, size in largest)
         raise InputError(
             f"{100 * share:.1f} % of the bytes are not split, above {100 * tolerance:.1f} %: "
             f"give rules to {listed}"

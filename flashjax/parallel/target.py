@@ -40,6 +40,11 @@ class Target:
     def devices(self) -> int:
         return self.slices * math.prod(int(side) for side in self.topology.split("x"))
 
+    @property
+    def island(self) -> int:
+        """The number of devices that fast links join; 0 for a TPU, whose devices know."""
+        return 0 if self.is_tpu else self.chip.island or self.devices // self.slices
+
     def __str__(self) -> str:
         slices = f"{self.slices} slices of " if self.slices > 1 else ""
         return f"{slices}{self.chip.name}:{self.topology}"
@@ -68,6 +73,7 @@ def open_devices(target: Target) -> Sequence[jax.Device]:
         )
     # There is no TPU here to ask, nor to be locked against a second compilation.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     more = {"num_slices": target.slices} if target.slices > 1 else {}
     name = f"{target.chip.name}:{target.topology}"

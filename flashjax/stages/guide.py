@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax import trees
 from flashjax.checkpoint import save_params
-from flashjax.stages.setting import Setting, abstract_on, open_setting, state_layout
+from flashjax.parallel.sharding import abstract_on
+from flashjax.stages.setting import Setting, open_setting, state_layout
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.train.guide import GuideConfig, make_guide_step

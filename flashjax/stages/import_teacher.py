@@ -1,6 +1,5 @@
 """`import`: the PyTorch teacher to sharded JAX parameters."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,8 @@ from ml_collections import ConfigDict
 
 from flashjax import trees
 from flashjax.convert.table import Placement
-from flashjax.parallel.layout import MMDIT, REPLICATED
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import param_shardings
-from flashjax.stages.model import home_of, keep_model, source_of
+from flashjax.stages.model import home_of, keep_model, network_shardings, source_of
 from flashjax.stages.sources import open_pipeline
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import show_parameters
@@ -26,9 +23,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         mesh = make_mesh(config.mesh)
 
         def place(name: str) -> Placement:
-            rules = MMDIT if name == "transformer" else REPLICATED
-            shardings = functools.partial(param_shardings, rules=rules, mesh=mesh)
-            return Placement(np.dtype(np.float32), shardings)
+            return Placement(np.dtype(np.float32), lambda tree: network_shardings(name, tree, mesh))
 
         absent_t5 = config.teacher.absent_t5
         pipeline = open_pipeline(source, base=home, place=place, absent_t5=absent_t5)

@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax import trees
 from flashjax.checkpoint import save_params
+from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.model import student_of
-from flashjax.stages.setting import Setting, abstract_on, lay_out, open_setting, state_layout
+from flashjax.stages.setting import Setting, open_setting, state_layout
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.train.match import MatchConfig, make_critic_step, make_student_step
@@ -30,7 +31,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     def body(folder: Path) -> dict[str, Any]:
         job = configs.section(config, "match.job", JobConfig)
         setting = open_setting(config, workdir, mesh=config.mesh, prompts=prompts_of(config))
-        student = lay_out(student_of(workdir, "guide"), setting.mesh, "student")
+        student = student_of(workdir, "guide", setting.mesh)
         student_step, critic_step, init = make_steps(config, "match", setting)
         key = jax.random.key(config.seed)
         abstract = jax.eval_shape(init, student, setting.frozen.teacher, key)

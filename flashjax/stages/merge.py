@@ -1,24 +1,30 @@
 """`merge`: the branches to one student."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from flashjax.checkpoint import load_params, save_params
+from flashjax.checkpoint import save_params
+from flashjax.parallel.mesh import make_mesh
+from flashjax.stages.model import student_of
 from flashjax.stages.split import folder_of
-from flashjax.stages.stage import run_stage
+from flashjax.stages.stage import read_stage, run_stage
 from flashjax.train.merge import merge
+from flashjax.types import InputError
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Weighs the branches' averaged weights as the config says, from one job or one job each."""
     weights = config.merge.weights.to_dict()
     apart = not (workdir / folder_of("")).exists()
-    folders = {name: workdir / folder_of(name if apart else "") for name in weights}
+    stages = {name: folder_of(name if apart else "") for name in weights}
 
     def body(folder: Path) -> dict[str, Any]:
-        branches = [load_params(folders[name] / name / "params") for name in weights]
+        check_siblings({stage: workdir / stage for stage in stages.values()})
+        mesh = make_mesh(config.mesh)
+        branches = [student_of(workdir, f"{stage}/{name}", mesh) for name, stage in stages.items()]
         save_params(folder / "params", merge(branches, list(weights.values())))
         return {"weights": weights}
 
@@ -27,6 +33,32 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         {"weights": weights},
         workdir,
         body,
-        inputs={path.name: path for path in folders.values()},
+        inputs={stage: workdir / stage for stage in stages.values()},
         seed=config.seed,
     )
+
+
+def check_siblings(folders: Mapping[str, Path]) -> None:
+    """InputError unless the jobs of all branches began with the same weights and the same method.
+
+    How long a branch trains, how fast and on which mesh is its own affair.
+    """
+    told = {name: _ancestry(folder) for name, folder in folders.items()}
+    (first, want), *others = told.items()
+    for name, got in others:
+        differ = [key for key in want.keys() | got.keys() if want.get(key) != got.get(key)]
+        if differ:
+            raise InputError(
+                f"{name} and {first} are no branches of one student: they differ in "
+                f"{', '.join(sorted(differ))}; train one of them again"
+            )
+
+
+def _ancestry(folder: Path) -> dict[str, Any]:
+    """What branches of one student share: digests of their inputs, the method, the ranges."""
+    record = read_stage(folder)
+    if record is None:
+        raise InputError(f"{folder} is no stage: train its branch with `flashjax split`")
+    shared = {key: record["section"][key] for key in ("branches", "match", "student")}
+    digests = {f"input {key}": found["digest"] for key, found in record["inputs"].items()}
+    return digests | shared | {"seed": record["seed"]}

@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from flashjax.checkpoint import load_params, save_params
@@ -21,6 +22,8 @@ from flashjax.models.t5 import T5Config
 from flashjax.models.text import AbsentT5, TextConfig
 from flashjax.models.vae import VAEConfig
 from flashjax.parallel.hosts import is_first
+from flashjax.parallel.layout import REPLICATED, ROLES
+from flashjax.parallel.sharding import abstract_on, param_shardings
 from flashjax.types import InputError, Params
 
 PACKAGED = {"nano": "assets/nano"}
@@ -68,14 +71,18 @@ def keep_model(folder: Path, pipeline: Pipeline, *, tokenizers: Path) -> None:
     write_json(folder / MODEL, {"sizes": absent | sizes, **settings})
 
 
-def open_model(workdir: Path) -> tuple[Pipeline, Tokenizer]:
-    """The imported teacher, from the workdir alone."""
+def open_model(workdir: Path, mesh: Mesh | None = None) -> tuple[Pipeline, Tokenizer]:
+    """The imported teacher, from the workdir alone.
+
+    Its weights are read straight to where they are stored on `mesh`: a pod's networks do not fit
+    one of its chips. Without a mesh they are whole.
+    """
     folder = workdir / "import"
     model = read_json(folder / MODEL)
     sizes = model.pop("sizes")
     t5 = AbsentT5 if "length" in sizes["t5"] else T5Config
     pipeline = Pipeline(
-        **load_params(folder / PARAMS),
+        **_load(folder / PARAMS, mesh, _networks_shardings),
         **model,
         transformer_config=_config(MMDiTConfig, sizes["transformer"]),
         vae_config=_config(VAEConfig, sizes["vae"]),
@@ -88,9 +95,32 @@ def open_model(workdir: Path) -> tuple[Pipeline, Tokenizer]:
     return pipeline, _tokenizer(folder / TOKENIZERS)
 
 
-def student_of(workdir: Path, stage: str) -> Params:
-    """The student that a stage made, on the first device."""
-    return load_params(workdir / stage / PARAMS)
+def student_of(workdir: Path, stage: str, mesh: Mesh | None = None) -> Params:
+    """The student that a stage made, as it is stored on `mesh`, or whole without one."""
+
+    def shardings(tree: Params, mesh: Mesh) -> Params:
+        return param_shardings(tree, ROLES["student"], mesh)
+
+    return _load(workdir / stage / PARAMS, mesh, shardings)
+
+
+def network_shardings(name: str, tree: Params, mesh: Mesh) -> Params:
+    """Where a network of a pipeline is stored; `name` is one of its parts, or "text" for three."""
+    if name in ("clip_l", "clip_g", "t5"):
+        return network_shardings("text", {name: tree}, mesh)[name]
+    rules = {"transformer": ROLES["teacher"], "text": ROLES["text"], "vae": REPLICATED}
+    return param_shardings(tree, rules[name], mesh)
+
+
+def _networks_shardings(networks: Params, mesh: Mesh) -> Params:
+    return {name: network_shardings(name, tree, mesh) for name, tree in networks.items()}
+
+
+def _load(folder: Path, mesh: Mesh | None, shardings: Callable[[Params, Mesh], Params]) -> Params:
+    if mesh is None:
+        return load_params(folder)
+    there = mesh
+    return load_params(folder, place=lambda tree: abstract_on(tree, shardings(tree, there)))
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from flashjax.parallel.target import SMALL_TILES, Target, open_devices, parse_ta
 from flashjax.stages.plan_programs import Planned, compute_of, programs
 from flashjax.stages.plan_report import render, summary
 from flashjax.stages.stage import write_json
+from flashjax.types import InputError
 
 CACHE = "~/.cache/flashjax/plan"
 
@@ -54,12 +55,14 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     config, notes = as_planned(config, target)
     chosen = tuple(name for name in options.programs.split(",") if name)
     planned = programs(config, open_devices(target), chosen)
+    check_whole(planned, target)
     cache = Path(options.cache).expanduser()
     compiled = []
     small = SMALL_TILES if target.is_tpu and not options.large_tiles else {}
     for program in planned:
         key = cache_key(config, target, program.name, small)
-        compiled.append(compile_or_recall(program, cache / f"{key}.json", options.hlo, small))
+        path = cache / f"{key}.json"
+        compiled.append(compile_or_recall(program, path, options.hlo, small, target.island))
     chip = target.chip
     if options.price is not None:
         chip = dataclasses.replace(chip, price=options.price)
@@ -75,6 +78,16 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         ],
     }
     print(json.dumps(record, indent=2) if options.json else render(record))
+
+
+def check_whole(planned: Sequence[Planned], target: Target) -> None:
+    """InputError where a program leaves chips of the target without work; a CPU's are free."""
+    for program in planned:
+        if program.mesh.size != target.devices and target.chip.name != "cpu":
+            raise InputError(
+                f"{program.name} has a mesh of {program.mesh.size} devices on {target}, which has "
+                f"{target.devices}: let an axis of its mesh be -1"
+            )
 
 
 def as_planned(config: ConfigDict, target: Target) -> tuple[ConfigDict, list[str]]:
@@ -96,7 +109,7 @@ def as_planned(config: ConfigDict, target: Target) -> tuple[ConfigDict, list[str
 
 
 def compile_or_recall(
-    planned: Planned, path: Path, hlo: str | None, options: Mapping[str, str]
+    planned: Planned, path: Path, hlo: str | None, options: Mapping[str, str], island: int
 ) -> Program:
     """The program's record, from the cache if it is there; HLO text is written when compiled."""
     if path.is_file() and hlo is None:
@@ -108,6 +121,7 @@ def compile_or_recall(
         planned.mesh,
         trips=planned.trips,
         options=options,
+        island=island,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, dataclasses.asdict(program))

@@ -24,13 +24,12 @@ from flashjax.models.variants import MMDIT, NANO_LENGTH, SD3_TEXT, SD3_VAE, nano
 from flashjax.parallel.branches import branch_shardings, stack
 from flashjax.parallel.layout import ROLES
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import param_shardings
+from flashjax.parallel.sharding import abstract_on, param_shardings
 from flashjax.stages import guide, match, split
 from flashjax.stages.model import packaged
 from flashjax.stages.setting import (
     DTYPES,
     Setting,
-    abstract_on,
     compute_of,
     computed_text,
     make_encoder,

@@ -97,7 +97,7 @@ def checkpoint_bytes(planned: Planned) -> int:
 def executed(planned: Planned, compute: Compute) -> float:
     """Operations of one device, with what the backward pass computes again."""
     flops = planned.flops
-    again = recomputed(flops, planned.forward, remat=compute.remat)
+    again = recomputed(flops, planned.forward, remat=compute.remat, fake_remat=compute.fake_remat)
     total = sum(flops.values()) + again
     return total * planned.samples * planned.branches / planned.mesh.size
 
@@ -137,7 +137,7 @@ def render(record: Mapping[str, Any]) -> str:
         f"{chip['hbm_bytes'] / GIB:.0f} GiB at {chip['hbm_bandwidth'] / 1e9:.0f} GB/s, "
         f"ICI {chip['ici_bandwidth'] / 1e9:.0f} GB/s, DCN {chip['dcn_bandwidth'] / 1e9:.1f} GB/s, "
         f"{chip['price']:.2f} $/h",
-        "  " + ", ".join(f"{name}={value}" for name, value in record["compute"].items()),
+        "  " + ", ".join(f"{k}={v}" for k, v in record["compute"].items() if v != ""),
         *(f"  note: {note}" for note in record["notes"]),
     ]
     for program in record["programs"]:

@@ -1,7 +1,7 @@
 """What the distillation stages share: networks on a mesh, the frozen part, the data, the grid."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
 from flashjax.data.latents import TRAIN, load_latents, without_pictures
 from flashjax.data.pipeline import Ahead, batches, to_mesh
-from flashjax.data.prompts import read_prompts
+from flashjax.data.prompts import Prompts, stream_tokens
 from flashjax.flow.schedule import student_sigmas
 from flashjax.models.attention import attend_on
 from flashjax.models.heads import Heads, HeadsConfig
@@ -26,7 +26,7 @@ from flashjax.models.text import AbsentT5, TextConfig, encode_text
 from flashjax.parallel.layout import ROLES, STATE
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import check_split, constrain_on, param_shardings, state_shardings
-from flashjax.stages.model import open_model
+from flashjax.stages.model import open_model, student_of
 from flashjax.train.match import Networks
 from flashjax.train.state import Frozen
 from flashjax.types import Batch, Cond, InputError, Params, Tokens
@@ -44,6 +44,7 @@ class Compute:
     teacher_dtype: str = "float32"  # of the teacher's weights where they are stored
     text_dtype: str = "float32"  # of the text encoders' weights
     remat: str = "none"  # a name of models/mmdit.REMAT
+    fake_remat: str = ""  # of the fake score where it is trained; "" as the student's
     attention: str = "xla"  # xla, splash (TPU), cudnn (GPU)
     encode_apart: bool = False  # captions are encoded once a batch, by a program of its own
 
@@ -88,35 +89,43 @@ def open_setting(
     config: ConfigDict,
     workdir: Path,
     *,
-    mesh: ConfigDict,
-    student: Params | None = None,
+    mesh: Mapping[str, Any],
+    student: str = "",
     prompts: str = "",
 ) -> Setting:
     """Opens the teacher and the data for a stage that trains on `mesh`.
 
-    `student` is the frozen student of a stage that trains branches; without it the span covers
-    every step. `prompts` is a file of captions to train on instead of the prepared samples.
+    `student` is the stage whose student is frozen, for a stage that trains branches; without it
+    the span covers every step. `prompts` is a file of captions to train on instead of the prepared
+    samples.
     """
     devices = make_mesh(mesh)
-    pipeline, tokenizer = open_model(workdir)
+    pipeline, tokenizer = open_model(workdir, devices)
     steps = student_steps(config)
     compute = compute_of(config)
     whole = NamedSharding(devices, PartitionSpec())
     text = trees.cast(pipeline.text, DTYPES[compute.text_dtype])
-    pipeline = dataclasses.replace(pipeline, text=lay_out(text, devices, "text"))
+    teacher = trees.cast(pipeline.transformer, DTYPES[compute.teacher_dtype])
+    # What is computed with replaces what was read: no second copy stays in memory.
+    pipeline = dataclasses.replace(
+        pipeline,
+        transformer=lay_out(teacher, devices, "teacher"),
+        text=lay_out(text, devices, "text"),
+    )
     empty = jax.device_put(tokenizer([""]), whole)
     encode = make_encoder(config, pipeline.text_config, devices) if compute.encode_apart else None
-    teacher = trees.cast(pipeline.transformer, DTYPES[compute.teacher_dtype])
     frozen = Frozen(
-        teacher=lay_out(teacher, devices, "teacher"),
-        student=None if student is None else lay_out(student, devices, "student"),
+        teacher=pipeline.transformer,
+        student=student_of(workdir, student, devices) if student else None,
         text=pipeline.text if encode is None else {},
         empty=empty if encode is None else encode(pipeline.text, empty),
         span=jax.device_put(jnp.array([0, steps], jnp.int32), whole),
     )
     if prompts:
-        side, channels = pipeline.sample_size, pipeline.transformer_config.channels
-        samples = without_pictures(tokenizer(read_prompts(prompts)), (side, side, channels))
+        side = config.model.sample_size if "model" in config else pipeline.sample_size
+        channels = pipeline.transformer_config.channels
+        tokens = stream_tokens(Prompts(prompts), tokenizer)
+        samples = without_pictures(tokens, (side, side, channels))
     else:
         samples = load_latents(workdir / "prepare" / TRAIN)
     return make_setting(config, devices, pipeline, frozen, samples, encode)
@@ -134,7 +143,7 @@ def make_setting(
     return Setting(
         mesh=mesh,
         pipeline=pipeline,
-        nets=make_networks(config, pipeline, mesh),
+        nets=make_networks(config, pipeline, mesh, side=samples.latents.shape[1]),
         sigmas=jnp.asarray(student_sigmas(student_steps(config), pipeline.shift)),
         frozen=frozen,
         samples=samples,
@@ -193,37 +202,30 @@ def state_layout(abstract: Any, mesh: Mesh) -> Any:
     return shardings
 
 
-def abstract_on(abstract: Any, shardings: Any) -> Any:
-    """Shapes with shardings, to restore a state into."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract,
-        shardings,
-    )
-
-
-def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh) -> Networks:
-    """Velocity, features and heads with this mesh's constraints."""
+def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh, *, side: int) -> Networks:
+    """Velocity, features and heads with this mesh's constraints, for latents of this side."""
     constrain = constrain_on(mesh, STATE)
     sizes = pipeline.transformer_config
     compute = compute_of(config)
     computed = dataclasses.replace(sizes, dtype=DTYPES[compute.dtype], remat=compute.remat)
     attend = attend_on(mesh, STATE, compute.attention)
     model = MMDiT(computed, constrain=constrain, attend=attend)
+    judged = dataclasses.replace(computed, remat=compute.fake_remat or compute.remat)
+    fake = MMDiT(judged, constrain=constrain, attend=attend)
     heads_config = configs.section(config, "match.heads", HeadsConfig)
     heads = Heads(heads_config, constrain=constrain)
-    side = pipeline.sample_size // sizes.patch
-    tokens = jnp.zeros((len(heads_config.taps), 1, side * side, sizes.width))
+    rows = side // sizes.patch
+    tokens = jnp.zeros((len(heads_config.taps), 1, rows * rows, sizes.width))
 
     def judge(params: Params, tokens: Array) -> Array:
-        return apply(heads, params, tokens, rows=side)
+        return apply(heads, params, tokens, rows=rows)
 
     def init_heads(key: Array) -> Params:
-        return Heads(heads_config).init(key, tokens, rows=side)["params"]
+        return Heads(heads_config).init(key, tokens, rows=rows)["params"]
 
     return Networks(
         velocity=velocity_of(model),
-        features=features_of(model, heads_config.taps),
+        features=features_of(fake, heads_config.taps),
         heads=judge,
         init_heads=init_heads,
         text=computed_text(config, pipeline.text_config),

@@ -20,9 +20,10 @@ from flashjax.parallel.branches import (
     stack,
     unstack,
 )
+from flashjax.parallel.mesh import without_branches
+from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.match import Advance, alternate, make_steps, prompts_input, prompts_of
-from flashjax.stages.model import student_of
-from flashjax.stages.setting import Setting, abstract_on, open_setting, state_layout
+from flashjax.stages.setting import Setting, open_setting, state_layout
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job
 from flashjax.train.state import Frozen
@@ -90,8 +91,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 def open_branches(config: ConfigDict, workdir: Path) -> Setting:
     """The setting of branches: the matched student takes the steps before each of them."""
-    student, prompts = student_of(workdir, "match"), prompts_of(config)
-    return open_setting(config, workdir, mesh=config.split.mesh, student=student, prompts=prompts)
+    prompts = prompts_of(config)
+    return open_setting(config, workdir, mesh=mesh_of(config), student="match", prompts=prompts)
 
 
 def save_branches(folder: Path, names: tuple[str, ...], averages: Any, mesh: Mesh) -> None:
@@ -100,19 +101,26 @@ def save_branches(folder: Path, names: tuple[str, ...], averages: Any, mesh: Mes
         save_params(folder / name / "params", average)
 
 
+def mesh_of(config: ConfigDict) -> dict[str, Any]:
+    """The sizes of the stage's mesh; a job of one branch has all of its devices for it."""
+    sizes = config.split.mesh.to_dict()
+    return without_branches(sizes) if config.split.get("only", "") else sizes
+
+
 def chosen_branches(config: ConfigDict) -> tuple[tuple[str, ...], int]:
     """The branches that this job trains, and the number of the first among all."""
     every, only = tuple(config.split.branches), config.split.get("only", "")
     if only and only not in every:
         raise InputError(f"split.only={only}: the branches are {', '.join(every)}")
-    names = (only,) if only else every
+    if only:
+        return (only,), every.index(only)
     size = config.split.mesh.branch * config.split.mesh.get("dcn", {}).get("branch", 1)
-    if size != len(names):
+    if size != len(every):
         raise InputError(
-            f"split.mesh.branch={size} but the job trains {len(names)} of split.branches: give "
+            f"split.mesh.branch={size} but the job trains {len(every)} of split.branches: give "
             f"every branch its sub-mesh"
         )
-    return names, every.index(names[0])
+    return every, 0
 
 
 def folder_of(only: str) -> str:

@@ -33,9 +33,8 @@ from flashjax.models.text import TextConfig
 from flashjax.models.vae import VAE, VAEConfig
 from flashjax.parallel.layout import MMDIT, REPLICATED
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import Rules, constrain_on, state_shardings
+from flashjax.parallel.sharding import Rules, abstract_on, constrain_on, state_shardings
 from flashjax.stages.prepare import encode_images, prepare_split, to_unit
-from flashjax.stages.setting import abstract_on
 from flashjax.stages.stage import run_stage, stage_results
 from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.train.autoencode import make_autoencoder_step

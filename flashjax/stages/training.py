@@ -75,14 +75,12 @@ def run_job(
         checkpoints.save(number, state, data.get_state(), wait=wait)
 
     try:
-        alive = heartbeat(folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds)
+        alive = heartbeat(
+            folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds, start=start
+        )
         with progress(name, start=start, stop=job.steps) as show, alive as beat:
-            hooks: list[Hook] = [
-                show,
-                beat,
-                MetricsHook(writer, steps=job.log_steps),
-                every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps),
-            ]
+            keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
+            hooks: list[Hook] = [show, beat, MetricsHook(writer, steps=job.log_steps), keep]
             return loop(
                 step,
                 state,

@@ -1,9 +1,12 @@
 """Prompt files: what is read, and what is refused."""
 
+import numpy as np
 import pytest
 
-from flashjax.data.prompts import read_prompts
-from flashjax.types import InputError
+from flashjax.data.latents import without_pictures
+from flashjax.data.pipeline import batches
+from flashjax.data.prompts import Prompts, read_prompts, stream_tokens
+from flashjax.types import InputError, Tokens
 
 
 def test_blank_lines_and_spaces_are_dropped(tmp_path):
@@ -19,3 +22,32 @@ def test_a_missing_or_empty_file_is_refused_by_name(tmp_path, content):
         file.write_text(content)
     with pytest.raises(InputError, match="prompts"):
         read_prompts(file)
+
+
+def test_a_line_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(b"a red seven\n\xff\n")
+    with pytest.raises(InputError, match=r"prompts.txt: line 2 is no UTF-8"):
+        read_prompts(tmp_path / "prompts.txt")
+
+
+def test_a_stream_encodes_the_rows_of_a_batch_and_no_others(tmp_path):
+    lines = [f"a caption of {'é' * number}" for number in range(40)]
+    (tmp_path / "prompts.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    asked = []
+
+    def tokenizer(prompts):
+        asked.extend(prompts)
+        ids = np.array([[len(prompt), number] for number, prompt in enumerate(prompts)], np.int32)
+        return Tokens(ids, ids[:, :1], 2 * ids)
+
+    stream = stream_tokens(Prompts(tmp_path / "prompts.txt"), tokenizer)
+    asked.clear()  # one prompt was encoded for the lengths
+    batch = next(batches(without_pictures(stream, (2, 2, 3)), batch_size=5, seed=0))
+    assert not asked  # nothing is read before a device asks for its rows
+    here = batch.tokens.t5[slice(0, 2), slice(None)]
+    assert len(asked) == 2 and set(asked) <= set(lines)
+    np.testing.assert_array_equal(here[:, 0], [2 * len(prompt) for prompt in asked])
+    np.testing.assert_array_equal(
+        batch.tokens.clip_l[slice(0, 2), slice(None)][:, 0] * 2, here[:, 0]
+    )
+    assert len(asked) == 2  # the other encoders' ids were made with the first one's

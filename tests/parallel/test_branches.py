@@ -97,5 +97,6 @@ def test_a_branch_lies_on_devices_of_its_own(mesh):
 def test_unstack_is_the_inverse_of_stack(mesh):
     state, *_ = branched(mesh)
     low, high = unstack(state, mesh)
+    assert low["w"].sharding.spec == PartitionSpec("fsdp")  # no device holds a whole branch
     np.testing.assert_array_equal(low["w"], np.zeros(8))
     np.testing.assert_array_equal(high["w"], np.ones(8))

@@ -48,6 +48,14 @@ def test_a_collective_in_a_loop_counts_as_often_as_the_loop_runs(mesh):
     assert found["all-reduce"].bytes == 4  # one number there and back
 
 
+def test_what_leaves_an_island_goes_over_the_slow_network(mesh):
+    """Of simulated devices each four are a host or a slice: the sum over data leaves it."""
+    text = compiled(mesh)
+    for island, crossing in ((0, {False}), (4, {True}), (8, {False})):
+        found = {c.kind: c.crosses_slices for c in hlo.collectives(text, mesh, island=island)}
+        assert {found["all-reduce"]} == crossing and not found["all-gather"]
+
+
 def test_a_loop_of_unknown_length_takes_the_mean_that_it_is_given(mesh):
     text = compiled(mesh, trips=3)
     assert hlo.loops(text) == {"unknown": 1}

@@ -1,5 +1,6 @@
 """Meshes: sizes, the free axis, and errors that say what to do."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -24,6 +25,16 @@ def test_free_axis_takes_the_rest():
 def test_mesh_uses_the_first_devices():
     mesh = make_mesh({"data": 2}, jax.devices()[4:])
     assert {device.id for device in mesh.devices.flat} == {4, 5}
+
+
+def test_devices_without_work_are_an_error_unless_a_cpu_simulates_them():
+    """A pod's chips cost money, and a process that has none of the mesh could not take part."""
+    fake = dataclasses.make_dataclass("Device", ["id", "platform", "process_index"])
+    pod = [fake(number, "tpu", 0) for number in range(4)]
+    hosts = [fake(number, "cpu", number // 2) for number in range(4)]
+    for devices in (pod, hosts):
+        with pytest.raises(InputError, match=r"data=1 fsdp=2 .* 4 device.* leaves 2 without work"):
+            make_mesh({"fsdp": 2}, devices)
 
 
 def test_slices_are_the_outer_part_of_an_axis():

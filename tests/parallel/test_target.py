@@ -11,6 +11,8 @@ def test_a_target_is_a_chip_and_how_its_chips_are_arranged():
     target = parse_target("v5p:4x4x8", slices=2)
     assert target.devices == 256 and target.is_tpu and str(target) == "2 slices of v5p:4x4x8"
     assert parse_target("h100:64").devices == 64 and not parse_target("h100:64").is_tpu
+    assert parse_target("h100:64").island == 8  # a host's NVLink
+    assert parse_target("cpu:4", slices=2).island == 4 and target.island == 0
 
 
 @pytest.mark.parametrize("text", ["v6e", "v6e:8by8", "v9:4x4", "cpu:", "v6e:8x8:2"])

@@ -4,10 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from flashjax import trees
 from flashjax.cli import main
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, features_of
+from flashjax.parallel.mesh import make_mesh
 from flashjax.stages.model import open_model
 from flashjax.stages.setting import Compute
 from flashjax.types import InputError
@@ -89,3 +92,9 @@ def test_a_teacher_without_t5_is_imported_with_the_configured_zeros(tiny_teacher
     pipeline, _ = open_model(tmp_path / "run")
     assert pipeline.text_config.t5.length == length
     assert "t5" not in pipeline.text
+    # On a mesh the same weights are read to where their roles are stored, never whole.
+    split, _ = open_model(tmp_path / "run", make_mesh({"fsdp": 4}))
+    for name, kernel in (("transformer", "dual/image/fc1/kernel"), ("text", "clip_l/tokens")):
+        whole, apart = (trees.flatten(getattr(p, name))[kernel] for p in (pipeline, split))
+        assert {shard.data.size for shard in apart.addressable_shards} == {whole.size // 4}
+        np.testing.assert_array_equal(apart, whole)
