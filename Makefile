@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# A CPU build of torch: where the default index brings CUDA builds, set
-# TORCH_INDEX="--index-url https://download.pytorch.org/whl/cpu".
-TORCH_INDEX ?=
+# CPU builds of torch: of equal versions pip takes "+cpu", wherever it finds it. Without it PyPI's build
+# brings gigabytes of CUDA. An index that cannot be reached is skipped.
+TORCH_CPU := --extra-index-url https://download.pytorch.org/whl/cpu --retries 2
 
 # Large pages for large arrays: without them half of a CPU's time goes into page faults (BUILD_NOTES.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -34,7 +34,7 @@ types: .venv/test
 	touch $@
 
 .venv/test: .venv/run requirements-test.txt
-	$(BIN)/pip install --quiet $(TORCH_INDEX) torch==2.13.0
+	$(BIN)/pip install --quiet $(TORCH_CPU) torch==2.13.0
 	$(BIN)/pip install --quiet --requirement requirements-test.txt
 	touch $@
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flashjax.convert.pipeline import (
     Place,
     assemble,
     in_float32,
+    read_all,
 )
 from flashjax.convert.reading import open_weights, read_json
 from flashjax.convert.table import FLOAT32, Placement
@@ -90,7 +92,9 @@ def read_parts(
         "clip_g": read_clip,
         "t5": read_t5,
     }
-    return {name: readers[name](folder / FOLDERS[name], place(name)) for name in names}
+    return read_all(
+        {name: partial(readers[name], folder / FOLDERS[name], place(name)) for name in names}
+    )
 
 
 def read_configs(folder: Path) -> dict[str, Any]:
@@ -154,11 +158,8 @@ def write_pipeline(
     folder, tokenizers_from = Path(folder), Path(tokenizers_from)
     if folder.exists() and not (folder / INDEX).is_file() and any(folder.iterdir()):
         raise InputError(f"{folder} holds something that is no pipeline: choose an empty folder")
-    index = model_index(with_t5="t5" in pipeline.text)
-    tokenizers = [name for name in index if name.startswith("tokenizer") and all(index[name])]
-    for name in tokenizers:
-        if not (tokenizers_from / name).is_dir():
-            raise InputError(f"{tokenizers_from / name} does not exist: give a pipeline's folder")
+    with_t5 = "t5" in pipeline.text
+    check_tokenizers(tokenizers_from, with_t5=with_t5)
     with replacing(folder) as new:
         write_parts(
             new,
@@ -167,10 +168,27 @@ def write_pipeline(
             dtype=dtype,
             max_shard_bytes=max_shard_bytes,
         )
-        write_json(new / "scheduler" / "scheduler_config.json", _scheduler(pipeline.shift))
-        write_json(new / INDEX, index)
-        for name in tokenizers:
-            shutil.copytree(tokenizers_from / name, new / name)
+        write_frame(new, shift=pipeline.shift, with_t5=with_t5, tokenizers_from=tokenizers_from)
+
+
+def check_tokenizers(folder: Path, *, with_t5: bool) -> None:
+    """InputError for a pipeline's folder without the tokenizers that it should have."""
+    for name in _tokenizers(with_t5=with_t5):
+        if not (folder / name).is_dir():
+            raise InputError(f"{folder / name} does not exist: give a pipeline's folder")
+
+
+def write_frame(folder: Path, *, shift: float, with_t5: bool, tokenizers_from: Path) -> None:
+    """Write what makes networks' folders a pipeline: index, scheduler and tokenizers."""
+    write_json(folder / "scheduler" / "scheduler_config.json", _scheduler(shift))
+    write_json(folder / INDEX, model_index(with_t5=with_t5))
+    for name in _tokenizers(with_t5=with_t5):
+        shutil.copytree(tokenizers_from / name, folder / name)
+
+
+def _tokenizers(*, with_t5: bool) -> list[str]:
+    index = model_index(with_t5=with_t5)
+    return [name for name in index if name.startswith("tokenizer") and all(index[name])]
 
 
 def write_parts(
@@ -183,7 +201,7 @@ def write_parts(
 ) -> None:
     """Write the folder of each network: each is what its own class's `from_pretrained` loads."""
     for name, (params, config) in parts.items():
-        stem, written, tensors = _network(name, params, config, sample_size)
+        stem, written, tensors = network(name, params, config, sample_size)
         home = folder / FOLDERS[name]
         write_json(home / "config.json", written)
         write_weights(home, stem, tensors, dtype=dtype, max_shard_bytes=max_shard_bytes)
@@ -201,7 +219,9 @@ def model_index(*, with_t5: bool) -> Json:
     return index
 
 
-def _network(name: str, params: Params, config: Any, sample_size: int) -> tuple[str, Json, Tensors]:
+def network(
+    name: str, params: Params, config: Any, sample_size: int = 128
+) -> tuple[str, Json, Tensors]:
     """For a network's folder: the stem of its file, its config.json, its tensors."""
     if name == "transformer":
         written = configs.mmdit_config_to_diffusers(config, sample_size=sample_size)

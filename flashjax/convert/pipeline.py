@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from flashjax.convert.table import FLOAT32, Placement
 from flashjax.models.mmdit import MMDiTConfig
@@ -16,6 +16,22 @@ ABSENT_T5_TOKENS = 256  # zeros, as diffusers has them where T5 is left out
 # The parameters and the config of some networks, by name.
 Parts = dict[str, tuple[Params, Any]]
 Place = Callable[[str], Placement]  # how each network is to be kept
+
+
+T = TypeVar("T")
+
+
+def read_all(readers: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """What each reader gives. One InputError for all that is wrong with any of them."""
+    found, wrong = {}, []
+    for name, read in readers.items():
+        try:
+            found[name] = read()
+        except InputError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise InputError("; ".join(wrong))
+    return found
 
 
 def in_float32(name: str) -> Placement:

@@ -61,14 +61,14 @@ def open_weights(folder: Path | str, stem: str) -> Tensors:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict):
         raise InputError(f"{index} has no weight_map: it is not the index of a sharded model")
-    shards = {}
-    for shard in sorted(set(places.values())):
-        if not (folder / shard).is_file():
-            raise InputError(f"{folder / shard} does not exist: {index.name} lists it, fetch it")
-        shards[shard] = open_safetensors(folder / shard)
-    lost = [name for name, shard in places.items() if name not in shards[shard]]
+    files = sorted(set(places.values()))
+    absent = [file for file in files if not (folder / file).is_file()]
+    if absent:
+        raise InputError(f"{folder} lacks {', '.join(absent)}: {index.name} lists it, fetch it")
+    shards = {file: open_safetensors(folder / file) for file in files}
+    lost = [f"{name} of {file}" for name, file in places.items() if name not in shards[file]]
     if lost:
-        raise InputError(f"{folder / places[lost[0]]} lacks {lost[0]}, which {index.name} lists")
+        raise InputError(f"{folder} lacks {', '.join(lost)}: {index.name} lists it, fetch it")
     tensors = joined(*shards.values())
     return Tensors(str(folder), tensors.infos, tensors.piece, tensors.metadata)
 

@@ -5,10 +5,11 @@ diffusers read them; metadata of https://github.com/Stability-AI/ModelSpec.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flashjax.convert.pipeline import NETWORKS, Parts, Place, in_float32
+from flashjax.convert.pipeline import NETWORKS, Parts, Place, in_float32, read_all
 from flashjax.convert.reading import open_safetensors
 from flashjax.convert.sizes import clip_sizes, mmdit_sizes, t5_sizes, vae_sizes
 from flashjax.convert.table import Placement
@@ -42,7 +43,7 @@ def split_file(tensors: Tensors) -> dict[str, Tensors]:
     if strange or not parts["transformer"]:
         raise InputError(
             f"{tensors.where} is no SD3 model: "
-            + (f"tensor {strange[0]} is of no network of it" if strange else "no transformer in it")
+            + (f"{', '.join(strange)}: of no network of it" if strange else "no transformer in it")
         )
     return {name: part for name, part in parts.items() if part}
 
@@ -71,11 +72,13 @@ def parts_of(
     """`read_parts` of tensors that are open already."""
     networks = split_file(tensors)
     known = known or {}
-    return {
-        name: _network(name, networks[name], place(name), known.get(name))
-        for name in names
-        if name in networks
-    }
+    return read_all(
+        {
+            name: partial(_network, name, networks[name], place(name), known.get(name))
+            for name in names
+            if name in networks
+        }
+    )
 
 
 def write_sai(

@@ -40,6 +40,11 @@ class Layout:
     parts: int = 1
     swap: bool = False
 
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the elements lie in the file as they do in the leaf."""
+        return self.order == tuple(range(len(self.order))) and not self.swap
+
     def to_file(self, leaf: Array) -> Array:
         """The elements of the file's tensors, "parts size"."""
         stored = leaf.reshape(self.split).transpose(self.order).reshape(self.shape)
@@ -153,6 +158,10 @@ def to_tensors(rows: Iterable[Row], params: Params) -> Tensors:
 
     def piece(name: str, start: int, stop: int) -> np.ndarray:
         row, part = places[name]
+        if row.layout.keeps_order and row.layer is None:
+            # Cut where it lies: the place table, the largest of all, costs no copy of itself.
+            leaf, first = leaves[row.path], part * infos[name].size + start
+            return np.asarray(_cutter(stop - start, leaf.sharding)(leaf, first))
         return stored(row)[part, start:stop]
 
     return Tensors("the parameter tree", infos, piece)
@@ -253,6 +262,16 @@ def _taker(layout: Layout, sharding: Sharding) -> Callable:
         return layout.to_file(leaf if layer is None else leaf[layer])
 
     return jax.jit(take, out_shardings=_replicated(sharding))
+
+
+@functools.cache
+def _cutter(length: int, sharding: Sharding) -> Callable:
+    """`cut(leaf, first)` -> the `length` elements of a leaf from `first` on, in its own order."""
+
+    def cut(leaf: Array, first: int) -> Array:
+        return jax.lax.dynamic_slice_in_dim(leaf.reshape(-1), first, length)
+
+    return jax.jit(cut, out_shardings=_replicated(sharding))
 
 
 def _common_dtype(rows: list[Row], tensors: Tensors) -> np.dtype:

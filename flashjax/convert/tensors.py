@@ -100,7 +100,8 @@ def joined(*parts: Tensors) -> Tensors:
     for part in parts:
         twice = [name for name in part if name in owners]
         if twice:
-            raise InputError(f"{part.where}: tensor {twice[0]} is in {owners[twice[0]].where} too")
+            others = ", ".join(dict.fromkeys(owners[name].where for name in twice))
+            raise InputError(f"{part.where}: {', '.join(twice)} is in {others} too")
         owners |= dict.fromkeys(part, part)
     infos = {name: owner.infos[name] for name, owner in owners.items()}
     metadata = {key: value for part in parts for key, value in part.metadata.items()}

@@ -26,16 +26,16 @@ from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.types import InputError, Params
 
-# flashjax module, transformers keys (several: the parts of a fused projection); {} is the block.
+# flashjax module, transformers keys (several: the parts of a fused projection); {} is the layer.
 CLIP = {
     "tokens": "text_model.embeddings.token_embedding.weight",
     "positions": "text_model.embeddings.position_embedding.weight",
     "norm": "text_model.final_layer_norm",
     "projection": "text_projection",
     "block/norm1": "text_model.encoder.layers.{}.layer_norm1",
-    "block/qkv": "text_model.encoder.layers.{0}.self_attn.q_proj "
-    "text_model.encoder.layers.{0}.self_attn.k_proj "
-    "text_model.encoder.layers.{0}.self_attn.v_proj",
+    "block/qkv": "text_model.encoder.layers.{}.self_attn.q_proj "
+    "text_model.encoder.layers.{}.self_attn.k_proj "
+    "text_model.encoder.layers.{}.self_attn.v_proj",
     "block/proj": "text_model.encoder.layers.{}.self_attn.out_proj",
     "block/norm2": "text_model.encoder.layers.{}.layer_norm2",
     "block/fc1": "text_model.encoder.layers.{}.mlp.fc1",
@@ -46,13 +46,13 @@ T5 = {
     "position_bias": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
     "norm": "encoder.final_layer_norm",
     "block/norm1": "encoder.block.{}.layer.0.layer_norm",
-    "block/qkv": "encoder.block.{0}.layer.0.SelfAttention.q "
-    "encoder.block.{0}.layer.0.SelfAttention.k "
-    "encoder.block.{0}.layer.0.SelfAttention.v",
+    "block/qkv": "encoder.block.{}.layer.0.SelfAttention.q "
+    "encoder.block.{}.layer.0.SelfAttention.k "
+    "encoder.block.{}.layer.0.SelfAttention.v",
     "block/proj": "encoder.block.{}.layer.0.SelfAttention.o",
     "block/norm2": "encoder.block.{}.layer.1.layer_norm",
-    "block/gates": "encoder.block.{0}.layer.1.DenseReluDense.wi_0 "
-    "encoder.block.{0}.layer.1.DenseReluDense.wi_1",
+    "block/gates": "encoder.block.{}.layer.1.DenseReluDense.wi_0 "
+    "encoder.block.{}.layer.1.DenseReluDense.wi_1",
     "block/out": "encoder.block.{}.layer.1.DenseReluDense.wo",
 }
 _PROJECTION = "text_projection.weight"
@@ -74,12 +74,12 @@ def clip_from(tensors: Tensors, config: CLIPConfig, placement: Placement = AS_ST
         if clip_is_projected(tensors):
             raise InputError(f"{tensors.where}: {_PROJECTION} is no identity, but projection is 0")
         tensors = tensors.without(_PROJECTION)
-    return from_tensors(_rows(CLIP, abstract_clip(config)), tensors.without(_IDS), placement)
+    return from_tensors(_rows(CLIP, CLIPText(config)), tensors.without(_IDS), placement)
 
 
 def clip_to(params: Params, config: CLIPConfig) -> Tensors:
     """The tensors of `CLIPTextModelWithProjection`; no projection is written as the identity."""
-    tensors = to_tensors(_rows(CLIP, abstract_clip(config)), params)
+    tensors = to_tensors(_rows(CLIP, CLIPText(config)), params)
     if config.projection:
         return tensors
     dtype = tensors.infos[CLIP["tokens"]].dtype
@@ -88,12 +88,12 @@ def clip_to(params: Params, config: CLIPConfig) -> Tensors:
 
 def t5_from(tensors: Tensors, config: T5Config, placement: Placement = AS_STORED) -> Params:
     """The parameter tree of `T5EncoderModel`. InputError if its tensors are not `config`'s."""
-    return from_tensors(_rows(T5, abstract_t5(config)), tensors.without(TWIN), placement)
+    return from_tensors(_rows(T5, T5Encoder(config)), tensors.without(TWIN), placement)
 
 
 def t5_to(params: Params, config: T5Config) -> Tensors:
     """The tensors of `T5EncoderModel`, its token table under both names."""
-    tensors = to_tensors(_rows(T5, abstract_t5(config)), params)
+    tensors = to_tensors(_rows(T5, T5Encoder(config)), params)
     twin = tensors.renamed({T5["tokens"]: TWIN}, where=tensors.where)
     return joined(tensors, twin)
 
@@ -113,16 +113,28 @@ def _abstract(model: CLIPText | T5Encoder) -> Params:
     return jax.eval_shape(model.init, jax.random.key(0), ids)["params"]
 
 
-def _rows(table: dict[str, str], abstract: Params) -> list[Row]:
+def _rows(table: dict[str, str], model: CLIPText | T5Encoder) -> list[Row]:
     """Where every leaf lies."""
-    rows = []
-    for path, leaf in trees.flatten(abstract).items():
-        module, suffix = split_path(path)
-        block, slash, inner = module.partition("/")
-        keys = table[f"block/{inner}" if slash else module].format(block.removeprefix("block_"))
-        names = tuple(key + suffix for key in keys.split())
-        rows.append(row(path, names, _layout(path, leaf.shape)))
-    return rows
+    return [
+        found
+        for path, leaf in trees.flatten(_abstract(model)).items()
+        for found in _leaf_rows(table, path, leaf.shape, depth=model.config.depth)
+    ]
+
+
+def _leaf_rows(table: dict[str, str], path: str, shape: Shape, *, depth: int) -> list[Row]:
+    """One row; one for every layer of scanned blocks."""
+    module, suffix = split_path(path)
+    group, _, inner = module.partition("/")
+    keys = table[f"block/{inner}" if inner else module].split()
+
+    def names(layer: int) -> tuple[str, ...]:
+        return tuple(key.format(layer) + suffix for key in keys)
+
+    if group == "blocks":
+        layout = _layout(path, shape[1:])
+        return [row(path, names(layer), layout, layer=layer) for layer in range(shape[0])]
+    return [row(path, names(depth - 1), _layout(path, shape))]
 
 
 def _layout(path: str, leaf: Shape) -> Layout:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flashjax.models.layers import Dense
+from flashjax.models.layers import Dense, check_dtype, scanned
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -34,6 +34,9 @@ class CLIPConfig:
     projection: int = 0
     dtype: jnp.dtype = jnp.float32  # of everything but norms' statistics and softmax
 
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
+
 
 class CLIPBlock(nn.Module):
     """Pre-norm causal attention and MLP."""
@@ -41,7 +44,8 @@ class CLIPBlock(nn.Module):
     config: CLIPConfig
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, only: Array | None = None) -> tuple[Array, None]:
+        """Tokens "b m d" after the block, or "b 1 d": those at the places `only`, "b"."""
         config = self.config
         dense = functools.partial(Dense, dtype=config.dtype)
         norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=config.dtype)
@@ -49,17 +53,20 @@ class CLIPBlock(nn.Module):
         qkv = dense(heads, (None, "heads", None), name="qkv")(norm(name="norm1")(x))
         q, k, v = jnp.moveaxis(qkv, 2, 0)
         attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        if only is not None:
+            x, attended = (a[jnp.arange(len(a)), only][:, None] for a in (x, attended))
         x = x + dense((config.width,), ("width",), contract=2, name="proj")(attended)
         hidden = dense((config.hidden,), ("hidden",), name="fc1")(norm(name="norm2")(x))
         hidden = ACTIVATIONS[config.activation](hidden)
-        return x + dense((config.width,), ("width",), name="fc2")(hidden)
+        return x + dense((config.width,), ("width",), name="fc2")(hidden), None
 
 
 class CLIPText(nn.Module):
     """Token ids "b m" to (penultimate hidden states "b m d" without the final norm, pooled "b p").
 
     The pooled vector is read at the end-of-text token, the largest id of the vocabulary, at its
-    first place: padding may repeat it.
+    first place: padding may repeat it. Of the last block nothing else is read, so its MLP sees
+    that token only.
     """
 
     config: CLIPConfig
@@ -70,14 +77,14 @@ class CLIPText(nn.Module):
         normal = nn.initializers.normal(0.02)
         table = self.param("tokens", normal, (config.vocabulary, config.width))
         positions = self.param("positions", normal, (config.length, config.width))
-        x = penultimate = (table[ids] + positions[None, : ids.shape[1]]).astype(config.dtype)
-        for layer in range(config.depth):
-            penultimate = x
-            x = CLIPBlock(config, name=f"block_{layer}")(x)
-        x = nn.LayerNorm(epsilon=1e-5, dtype=config.dtype, name="norm")(x)
-        pooled = x[jnp.arange(ids.shape[0]), jnp.argmax(ids, axis=1)]
+        x = (table[ids] + positions[None, : ids.shape[1]]).astype(config.dtype)
+        if config.depth > 1:
+            x, _ = scanned(CLIPBlock, config.depth - 1)(config, name="blocks")(x)
+        end, _ = CLIPBlock(config, name="last")(x, jnp.argmax(ids, axis=1))
+        end = nn.LayerNorm(epsilon=1e-5, dtype=config.dtype, name="norm")(end)
+        pooled = end[:, 0]
         if config.projection:
             shape, names = (config.projection,), ("width",)
             project = Dense(shape, names, use_bias=False, dtype=config.dtype, name="projection")
             pooled = project(pooled)
-        return penultimate, pooled
+        return x, pooled

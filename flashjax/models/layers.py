@@ -14,12 +14,22 @@ import jax.numpy as jnp
 from flax.linen.initializers import Initializer
 from jax import Array
 
-from flashjax.types import Constrain, Params, unconstrained
+from flashjax.types import Constrain, InputError, Params, unconstrained
 
 
 def apply(module: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
     """`module.apply` on bare parameters; Flax's own result type is a union that nobody can use."""
     return module.apply({"params": params}, *args, **kwargs)
+
+
+def check_dtype(dtype: Any) -> None:
+    """InputError for a dtype that networks are not computed in.
+
+    SD3.5's T5 overflows float16, and JAX's attention in float16 has no program for CPU and TPU.
+    """
+    if jnp.dtype(dtype).name not in ("float32", "bfloat16"):
+        name = jnp.dtype(dtype).name
+        raise InputError(f"networks are not computed in {name}: choose float32 or bfloat16")
 
 
 Attend: TypeAlias = Callable[[Array, Array, Array], Array]  # q, k, v "b n h k" to "b n h k"
@@ -29,6 +39,21 @@ MOMENTS = "moments"  # the collection of what projections were given, kept only 
 
 def _latest(_: Any, new: Array) -> Array:
     return new
+
+
+def scanned(block: type[nn.Module], length: int, *, in_axes: Any = nn.broadcast) -> Callable:
+    """`length` equal blocks as one scan: the program does not grow with them.
+
+    Their parameters gain a leading depth dim. `block(carry, *inputs)` returns (carry, output);
+    `in_axes` says which inputs are per block (0) and which are the same for all (nn.broadcast).
+    """
+    return nn.scan(
+        block,
+        variable_axes={"params": 0, MOMENTS: 0},
+        split_rngs={"params": True},
+        in_axes=in_axes,
+        length=length,
+    )
 
 
 zeros = nn.initializers.zeros_init()

@@ -50,6 +50,7 @@ class MMDiTConfig:
     dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self) -> None:
+        layers.check_dtype(self.dtype)
         if self.remat not in REMAT:
             raise InputError(f"remat={self.remat!r}: choose of {', '.join(REMAT)}")
         if not 0 <= self.dual < self.depth:
@@ -137,11 +138,20 @@ class JointBlock(nn.Module):
     dual: bool = False
     last: bool = False
 
-    @nn.compact
     def __call__(
         self, streams: tuple[Array, Array], c: Array, skip: Array | None = None
     ) -> tuple[tuple[Array, Array], Array]:
-        """Both streams after the block, and the image again; where `skip`, they pass unchanged."""
+        """Both streams after the block, and the image again; if `skip`, they pass unchanged."""
+        if skip is None or self.is_initializing():
+            streams = self.joined(streams, c)
+        else:  # a block that is skipped is not computed
+            unchanged = lambda _, streams, c: streams
+            streams = nn.cond(skip, unchanged, JointBlock.joined, self, streams, c)
+        return streams, streams[0]
+
+    @nn.compact
+    def joined(self, streams: tuple[Array, Array], c: Array) -> tuple[Array, Array]:
+        """Both streams after the block."""
         image, text = streams
         image_stream = Stream(
             self.config, self.constrain, self.attend, dual=self.dual, name="image"
@@ -157,12 +167,7 @@ class JointBlock(nn.Module):
         image = image_stream.mix(image, attended[:, split:], image_mod, image_normed)
         if not self.last:
             text = text_stream.mix(text, attended[:, :split], text_mod, text_normed)
-        if skip is not None:
-            image, text = (
-                jnp.where(skip, before, after)
-                for before, after in zip(streams, (image, text), strict=True)
-            )
-        return (image, text), image
+        return image, text
 
 
 class MMDiT(nn.Module):
@@ -206,13 +211,7 @@ class MMDiT(nn.Module):
         """`length` equal blocks as one scan; their parameters gain a leading depth dim."""
         policy = REMAT[self.config.remat]
         block = nn.remat(JointBlock, prevent_cse=False, policy=policy) if policy else JointBlock
-        scanned = nn.scan(
-            block,
-            variable_axes={"params": 0, layers.MOMENTS: 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
-            length=length,
-        )
+        scanned = layers.scanned(block, length, in_axes=(nn.broadcast, 0))
         return scanned(self.config, self.constrain, self.attend, dual=name == "dual", name=name)
 
     def dense(self, shape: tuple[int, ...], names: tuple, name: str, **kwargs) -> Dense:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flashjax.models.layers import Dense, RMSNorm
+from flashjax.models.layers import Dense, RMSNorm, check_dtype, scanned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class T5Config:
     """Sizes of one T5 v1.1 encoder (gated GELU).
 
     `dtype` is that of everything but norms' statistics and softmax. bfloat16 is safe; the real
-    weights overflow float16.
+    weights overflow float16, which is refused.
     """
 
     vocabulary: int
@@ -34,6 +34,9 @@ class T5Config:
     buckets: int = 32
     max_distance: int = 128
     dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
@@ -52,7 +55,7 @@ class T5Block(nn.Module):
     config: T5Config
 
     @nn.compact
-    def __call__(self, x: Array, bias: Array) -> Array:
+    def __call__(self, x: Array, bias: Array) -> tuple[Array, None]:
         config = self.config
         dense = functools.partial(Dense, use_bias=False, dtype=config.dtype)
         heads = (3, config.heads, config.head_width)
@@ -63,7 +66,7 @@ class T5Block(nn.Module):
         normed = RMSNorm(name="norm2")(x)
         gates = dense((2, config.hidden), (None, "hidden"), name="gates")(normed)
         hidden = jax.nn.gelu(gates[:, :, 0]) * gates[:, :, 1]
-        return x + dense((config.width,), ("width",), name="out")(hidden)
+        return x + dense((config.width,), ("width",), name="out")(hidden), None
 
 
 class T5Encoder(nn.Module):
@@ -80,6 +83,5 @@ class T5Encoder(nn.Module):
         table = self.param("position_bias", normal, (config.buckets, config.heads))
         index = relative_buckets(ids.shape[1], config.buckets, config.max_distance)
         bias = table[index].transpose(2, 0, 1)[None]
-        for layer in range(config.depth):
-            x = T5Block(config, name=f"block_{layer}")(x, bias)
+        x, _ = scanned(T5Block, config.depth)(config, name="blocks")(x, bias)
         return RMSNorm(name="norm")(x)

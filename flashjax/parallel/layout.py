@@ -47,10 +47,12 @@ MMDIT = Rules(
 
 TEXT = Rules(  # frozen and read once a batch: split for storage, in whichever dim is long
     params=(
-        (r"t5/block_\d+/(qkv|gates|out)/kernel", P("fsdp")),
-        (r"t5/block_\d+/proj/kernel", P(None, None, "fsdp")),
-        (r"clip_[lg]/block_\d+/(qkv|fc1|fc2)/kernel", P("fsdp")),
-        (r"clip_[lg]/block_\d+/proj/kernel", P(None, None, "fsdp")),
+        (r"t5/blocks/(qkv|gates|out)/kernel", P(None, "fsdp")),
+        (r"t5/blocks/proj/kernel", P(None, None, None, "fsdp")),
+        (r"clip_[lg]/blocks/(qkv|fc1|fc2)/kernel", P(None, "fsdp")),
+        (r"clip_[lg]/blocks/proj/kernel", P(None, None, None, "fsdp")),
+        (r"clip_[lg]/last/(qkv|fc1|fc2)/kernel", P("fsdp")),
+        (r"clip_[lg]/last/proj/kernel", P(None, None, "fsdp")),
         (r"clip_g/projection/kernel", P("fsdp")),
         (r"(t5|clip_[lg])/(tokens|positions)", P(None, "fsdp")),
         (r"t5/position_bias", P()),

@@ -6,7 +6,7 @@ at all, and is proved by reading it back.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from flashjax.convert.transformer import (
     transformer_from,
     translated,
 )
-from flashjax.convert.writing import replacing, write_json, write_safetensors
+from flashjax.convert.writing import replacing, write_safetensors
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.quantize.exchange import EXCHANGES, open_exchange, write_exchange
 from flashjax.quantize.gguf import open_gguf
 from flashjax.quantize.gguf_export import UNCALIBRATED, Calibration, quantize_transformer
-from flashjax.quantize.packing import WEIGHT, Packing, packed, packed_layers, unpacked
+from flashjax.quantize.packing import WEIGHT, Packing, packed, unpacked
 from flashjax.quantize.packings import (
     COMFY_FP8,
     COMFY_INT8,
@@ -38,7 +38,8 @@ from flashjax.quantize.packings import (
     mlx_affine,
 )
 from flashjax.quantize.tensors import decibels
-from flashjax.types import InputError, Params
+from flashjax.quantize.torchao import write_torchao
+from flashjax.types import Params
 
 GGUF = {f"gguf-{scheme}": scheme for scheme in ("f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k")}
 # Files of Q6_K that more is known of than the weights: rounded for outputs; some weights at eight
@@ -62,13 +63,6 @@ class Model:
     config: MMDiTConfig
     title: str
     sample_size: int = 128
-
-
-def check_formats(names: list[str]) -> None:
-    """InputError for a format that does not exist."""
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown:
-        raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(FORMATS)}")
 
 
 def file_of(format_name: str) -> str:
@@ -102,7 +96,7 @@ def write_format(
             if format_name in EXCHANGES:
                 _write_exchange(format_name, new, model)
             else:
-                write_torchao(new, model)
+                _write_torchao(new, model)
     return path
 
 
@@ -128,47 +122,10 @@ def of_block(naming: str) -> Any:
     return chosen
 
 
-def write_torchao(folder: Path, model: Model) -> None:
-    """A transformer folder that diffusers loads with torchao, int8 weights already inside."""
+def _write_torchao(folder: Path, model: Model) -> None:
     plain = translated(model.tensors, model.config, given="sai", wanted="diffusers")
-    tensors = packed(plain, TORCHAO_INT8, chosen=of_block("diffusers"))
-    layers = set(packed_layers(tensors, TORCHAO_INT8))
-    kept = [name.removesuffix(WEIGHT) for name in plain if name.endswith(WEIGHT)]
     config = mmdit_config_to_diffusers(model.config, sample_size=model.sample_size)
-    skip = [name for name in kept if name not in layers and len(plain.shapes[name + WEIGHT]) == 2]
-    write_json(
-        folder / "config.json", config | {"quantization_config": torchao_config(sorted(skip))}
-    )
-    write_safetensors(
-        folder / f"{DIFFUSERS_STEM}.safetensors",
-        tensors,
-        metadata={"format": "pt"} | dict(_torchao_types(plain, layers)),
-    )
-
-
-def torchao_config(skip: list[str]) -> dict[str, Any]:
-    """The `quantization_config` by which diffusers finds torchao's Int8WeightOnlyConfig."""
-    granularity = {"_type": "PerRow", "_version": 1, "_data": {"dim": -1}}
-    data = {"granularity": granularity, "group_size": None, "set_inductor_config": True}
-    return {
-        "quant_method": "torchao",
-        "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": data}},
-        "modules_to_not_convert": skip,
-    }
-
-
-def _torchao_types(plain: Tensors, layers: set[str]) -> Iterator[tuple[str, str]]:
-    """Which parameters there are and the class of each, as torchao's own writer says it."""
-    yield "tensor_names", json.dumps(list(plain))
-    dtype = {"_type": "torch.dtype", "_data": "bfloat16"}  # the only one that diffusers takes
-    names = ["qdata", "scale", "zero_point"]
-    for name, info in plain.infos.items():
-        if name.removesuffix(WEIGHT) not in layers or not name.endswith(WEIGHT):
-            yield name, json.dumps({"_type": "Tensor"})
-            continue
-        data: dict[str, Any] = {"block_size": [1, info.shape[1]], "dtype": dtype}
-        data |= {"act_quant_kwargs": None, "reduce_range": False}
-        yield name, json.dumps({"_type": "Int8Tensor", "_data": data, "_tensor_data_names": names})
+    write_torchao(folder, DIFFUSERS_STEM, plain, config, chosen=of_block("diffusers"))
 
 
 def _metadata(model: Model, packing: Packing) -> Mapping[str, str]:

@@ -88,12 +88,13 @@ def _encoded(tensors: Tensors, codec: Codec) -> Iterator[EncodedTensor]:
 
 def _to_comfy_fp8(path: Path, tensors: Tensors, config: T5Config) -> None:
     del config
+    write_safetensors(path, packed(tensors, COMFY_FP8, chosen=of_t5_block))
 
-    def chosen(name: str, shape: Shape) -> bool:
-        del shape
-        return name.startswith("encoder.block.") and "bias" not in name
 
-    write_safetensors(path, packed(tensors, COMFY_FP8, chosen=chosen))
+def of_t5_block(name: str, shape: Shape) -> bool:
+    """Chooses the matrices of blocks: the table of tokens, norms and position biases stay."""
+    del shape
+    return name.startswith("encoder.block.") and "bias" not in name
 
 
 T5_FORMATS = {  # format: (name of its file, writer)

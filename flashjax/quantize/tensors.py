@@ -1,15 +1,18 @@
 """Whole tensors through a codec, in chunks of one compiled shape and bounded memory."""
 
 import functools
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from flashjax.quantize.codecs import Codec
 from flashjax.types import InputError
@@ -24,11 +27,7 @@ def encode_tensor(array: np.ndarray, codec: Codec, *, name: str) -> tuple[np.nda
     Chunks are encoded side by side, on all cores or devices. Raises InputError when rows are no
     whole blocks, or when a weight is not finite in this type.
     """
-    if array.size % codec.block or (array.ndim and array.shape[-1] % codec.block):
-        raise InputError(
-            f"tensor {name} {array.shape}: {codec.name} needs rows of a multiple of {codec.block}; "
-            "choose another type for it"
-        )
+    _check_blocks(array.shape, codec, name=name)
     codes = np.empty(codec.encoded_bytes(array.size), np.uint8)
     # Simulated devices of a CPU share the cores that threads use already.
     devices = jax.local_devices()[: 1 if jax.default_backend() == "cpu" else None]
@@ -53,6 +52,39 @@ def encode_tensor(array: np.ndarray, codec: Codec, *, name: str) -> tuple[np.nda
     return codes, decibels(float(signal), float(noise))
 
 
+def encode_sharded(array: Array, codec: Codec) -> Array:
+    """The bytes "out bytes" of a matrix "out in" on a mesh, laid out as it is: nothing moves.
+
+    Every device encodes its own part, in chunks, whose rows are spread over the mesh; so it holds
+    little beside weights and bytes. InputError where its part of a row is no whole blocks.
+    """
+    sharding = array.sharding
+    if not isinstance(sharding, NamedSharding):
+        raise InputError(f"a weight {array.shape} lies on no mesh: lay it out on one first")
+    mesh, spec, part = sharding.mesh, sharding.spec, sharding.shard_shape(array.shape)
+    _check_blocks(part, codec, name="on a device")
+    named = (axes if isinstance(axes, tuple) else (axes,) for axes in spec if axes)
+    rows = PartitionSpec(tuple(itertools.chain(*named)))
+    size = math.prod(part)
+
+    def cut(part: Array, start: int) -> Array:
+        places = start + jnp.arange(CHUNK)
+        piece = part.reshape(-1).at[places].get(mode="fill", fill_value=0)
+        return piece.reshape(CHUNK_ROWS, CHUNK_COLUMNS).astype(jnp.float32)
+
+    def join(*pieces: Array) -> Array:
+        flat = jnp.concatenate([piece.reshape(-1) for piece in pieces])
+        return flat[: codec.encoded_bytes(size)].reshape(part[0], -1)
+
+    def on_parts(function: Callable[..., Array], given: Any, made: PartitionSpec) -> Any:
+        mapped = jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=made, check_vma=False)
+        return jax.jit(mapped)
+
+    chunk = on_parts(cut, (spec, PartitionSpec()), rows)
+    encoded = [codec.encode(chunk(array, start)) for start in range(0, size, CHUNK)]
+    return on_parts(join, rows, spec)(*encoded)
+
+
 def decode_tensor(codes: np.ndarray, codec: Codec, *, shape: tuple[int, ...]) -> np.ndarray:
     """uint8 bytes of `encode_tensor` -> float32 array of `shape`."""
     flat = np.empty(math.prod(shape), np.float32)
@@ -63,6 +95,14 @@ def decode_tensor(codes: np.ndarray, codec: Codec, *, shape: tuple[int, ...]) ->
         decoded = np.asarray(codec.decode(padded.reshape(CHUNK_ROWS, -1)))
         piece[:] = decoded.reshape(-1)[: piece.size]
     return flat.reshape(shape)
+
+
+def _check_blocks(shape: tuple[int, ...], codec: Codec, *, name: str) -> None:
+    if math.prod(shape) % codec.block or (shape and shape[-1] % codec.block):
+        raise InputError(
+            f"tensor {name} {shape}: {codec.name} needs rows of a multiple of {codec.block}; "
+            "choose another type for it"
+        )
 
 
 def decibels(signal: float, noise: float) -> float:

@@ -23,7 +23,6 @@ from flashjax.quantize.formats import (
     MIXED,
     TUNED,
     Model,
-    check_formats,
     dequantised,
     fidelity,
     open_format,
@@ -31,8 +30,10 @@ from flashjax.quantize.formats import (
     write_format,
 )
 from flashjax.quantize.gguf import open_gguf, read_gguf
+from flashjax.quantize.pipelines import PIPELINES
 from flashjax.quantize.t5 import T5_FORMATS
 from flashjax.stages.quantize_memory import print_table
+from flashjax.stages.quantize_pipeline import write_pipeline
 from flashjax.stages.quantize_report import Written, write_report
 from flashjax.stages.quantize_student import open_student, unseen_scenes
 from flashjax.stages.quantize_text import write_text
@@ -40,6 +41,7 @@ from flashjax.stages.quantize_variants import variants
 from flashjax.stages.sources import kind_of, open_transformer, read_parts
 from flashjax.types import InputError, Params
 
+NAMES = (*FORMATS, *T5_FORMATS, *PIPELINES)
 MEASURED = 64  # of a report's captions: those whose velocities are compared
 
 NEEDED = {"calibrate": INFORMED, "size_mb": (MIXED,), "tune": (TUNED,)}  # flag: formats
@@ -49,10 +51,10 @@ log = logging.getLogger(__name__)
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The flags of the verb where it works without a config."""
-    verb.add_argument("--source", metavar="PATH", help="any checkpoint")
+    verb.add_argument("--source", "--in", dest="source", metavar="PATH", help="any checkpoint")
     verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
     verb.add_argument("--out", metavar="DIR", help="where the formats go")
-    verb.add_argument("--format", metavar="NAME[,NAME]", help=", ".join((*FORMATS, *T5_FORMATS)))
+    verb.add_argument("--format", metavar="NAME[,NAME]", help=", ".join(NAMES))
     verb.add_argument("--memory", metavar="MODEL[,MODEL]", help="only say what models need")
     verb.add_argument("--position", type=int, metavar="N", help="keep N x N patches of the table")
     verb.add_argument("--calibrate", metavar="FILE", help=f"prompts, for {', '.join(INFORMED)}")
@@ -76,21 +78,42 @@ def run(options: argparse.Namespace) -> None:
     for name in names:
         if name in T5_FORMATS:
             print(write_text(name, Path(options.source), Path(options.out)))
-    names = [name for name in names if name not in T5_FORMATS]
-    if names:
-        write_transformer(options, names)
+    if whole := [name for name in names if name in PIPELINES]:
+        write_pipelines(options, whole)
+    if single := [name for name in names if name in FORMATS]:
+        write_transformer(options, single)
+
+
+def write_pipelines(options: argparse.Namespace, names: list[str]) -> None:
+    """Writes the whole pipelines `names`, and says how near their transformers are."""
+    model, out = source_model(options), Path(options.out)
+    for name in names:
+        path = write_pipeline(name, model, Path(options.source), out, base=base_of(options))
+        table = check(path / "transformer", model, beside=path)
+        log.info("%s: %s", name, summary(path, table))
+        print(path)
+
+
+def base_of(options: argparse.Namespace) -> Path | None:
+    """The folder of --base, if it was given."""
+    return Path(options.base) if options.base else None
+
+
+def source_model(options: argparse.Namespace) -> Model:
+    """The transformer of --source, its position table cropped where that is asked for."""
+    model = open_model(Path(options.source), base=base_of(options), title=options.title)
+    if not options.position:
+        return model
+    tensors = cropped_position(model.tensors, options.position)
+    return Model(tensors, mmdit_sizes(tensors), model.title, model.sample_size)
 
 
 def write_transformer(options: argparse.Namespace, names: list[str]) -> None:
     """Writes the formats `names` of the transformer, and what is asked to be said of them."""
-    source, base = Path(options.source), Path(options.base) if options.base else None
-    model = open_model(source, base=base, title=options.title)
-    if options.position:
-        tensors = cropped_position(model.tensors, options.position)
-        model = Model(tensors, mmdit_sizes(tensors), model.title, model.sample_size)
+    model, base = source_model(options), base_of(options)
     student, errors, captions = None, None, []
     if options.calibrate or options.measure or options.report:
-        student = open_student(source, base=base, steps=options.steps)
+        student = open_student(Path(options.source), base=base, steps=options.steps)
         captions = captions_of(options)
     if captions and student:
         compared = captions[:MEASURED] if options.report else captions
@@ -120,7 +143,9 @@ def check_options(options: argparse.Namespace) -> list[str]:
     if not (options.source and options.out and options.format):
         raise InputError("give --source, --out and --format, or --memory alone")
     names = options.format.split(",")
-    check_formats([name for name in names if name not in T5_FORMATS])
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(NAMES)}")
     cropped = ["--position"] if options.position else []
     cropped += [name for name in names if name in EXCHANGES and EXCHANGES[name].sized]
     if cropped and (options.measure or options.report):
@@ -178,8 +203,11 @@ def open_model(source: Path, *, base: Path | None = None, title: str = "") -> Mo
     return Model(transformer_to(params, config, "sai"), config, title, size)
 
 
-def check(path: Path, model: Model) -> Mapping[str, float]:
-    """Reads a format back, and writes fidelity (in GGUF: type, too) of every tensor beside it."""
+def check(path: Path, model: Model, *, beside: Path | None = None) -> Mapping[str, float]:
+    """Reads a format back, and writes fidelity (in GGUF: type, too) of every tensor beside it.
+
+    `beside` is what the table lies next to where that is not `path`.
+    """
     table = fidelity(model.tensors, open_format(path, model.config))
     rows: dict[str, Any] = {
         name: {"snr_db": ratio if math.isfinite(ratio) else None} for name, ratio in table.items()
@@ -187,7 +215,8 @@ def check(path: Path, model: Model) -> Mapping[str, float]:
     if path.suffix == ".gguf":
         for name, entry in read_gguf(path).tensors.items():
             rows[name]["type"] = entry.codec.name
-    write_json(path.with_name(path.name + ".json"), rows)
+    beside = beside or path
+    write_json(beside.with_name(beside.name + ".json"), rows)
     return table
 
 

@@ -4,6 +4,7 @@ import argparse
 import functools
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from flashjax.convert.transformer import cropped_position
 from flashjax.data.prompts import read_prompts
@@ -61,7 +62,13 @@ def tuned_model(
 ) -> Model:
     """The model after training on Q6_K's grid."""
     tensors = tuned(
-        student, model.tensors, captions, scheme="q6_k", steps=options.tune, seed=options.seed
+        student,
+        model.tensors,
+        captions,
+        scheme="q6_k",
+        steps=options.tune,
+        seed=options.seed,
+        out=Path(options.out),
     )
     if options.position:
         tensors = cropped_position(tensors, options.position)

@@ -36,7 +36,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         path = folder / "report.html"
         content = collect(config, workdir)
         report.write_report(path, content)
-        return {"report": str(path), "bars": {bar.name: bar.met for bar in content.bars}}
+        return {"report": path.name, "bars": {bar.name: bar.met for bar in content.bars}}
 
     return run_stage(
         "report",

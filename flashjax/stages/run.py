@@ -44,5 +44,5 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         results = stage.run(config, workdir)
     for name, met in results["bars"].items():
         log.info("%s  %s", "met    " if met else "NOT MET", name)
-    print(Path(results["report"]).resolve())
+    print((workdir / "report" / results["report"]).resolve())
     return results

@@ -48,6 +48,13 @@ class Compute:
     attention: str = "xla"  # xla, splash (TPU), cudnn (GPU)
     encode_apart: bool = False  # captions are encoded once a batch, by a program of its own
 
+    def __post_init__(self) -> None:
+        for name in ("dtype", "teacher_dtype", "text_dtype"):
+            if getattr(self, name) not in DTYPES:
+                raise InputError(
+                    f"compute.{name}={getattr(self, name)}: choose of {', '.join(DTYPES)}"
+                )
+
 
 def compute_of(config: ConfigDict) -> Compute:
     """The section `compute`, or its defaults."""

@@ -48,11 +48,16 @@ def test_shards_are_read_through_their_index(tmp_path):
     assert set(tensors) == set(parts)
     np.testing.assert_array_equal(tensors["b"], arrays()["b"])
 
-    index.write_text(json.dumps({"weight_map": parts | {"c": "model-2.safetensors"}}))
-    with pytest.raises(InputError, match=r"model-2.safetensors lacks c"):
+
+def test_everything_that_shards_lack_is_in_one_error(tmp_path):
+    save_file({"a": arrays()["b"]}, tmp_path / "model-1.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys("abc", "model-1.safetensors")}))
+    with pytest.raises(InputError, match=r"lacks b of model-1.safetensors, c of model-1.safetens"):
         open_weights(tmp_path, "model")
-    (tmp_path / "model-2.safetensors").unlink()
-    with pytest.raises(InputError, match=r"model-2.safetensors does not exist"):
+    places = {name: f"model-{name}.safetensors" for name in "bc"}
+    index.write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(InputError, match=r"lacks model-b.safetensors, model-c.safetensors: "):
         open_weights(tmp_path, "model")
 
 

@@ -141,6 +141,21 @@ def bodies(path):
 
 def test_a_file_of_another_model_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
-    write_safetensors(path, in_memory({"conv_in.weight": np.zeros((2, 2), np.float32)}))
-    with pytest.raises(InputError, match=r"tensor conv_in.weight is of no network of it"):
+    strange = dict.fromkeys(("conv_in.weight", "conv_out.weight"), np.zeros((2, 2), np.float32))
+    write_safetensors(path, in_memory(strange))
+    with pytest.raises(InputError, match=r"conv_in.weight, conv_out.weight: of no network of it"):
         read_parts(path)
+
+
+def test_what_is_wrong_with_any_network_is_in_one_error(path, pipeline):
+    tensors = dict(open_safetensors(path))
+    del tensors["model.diffusion_model.final_layer.linear.bias"]
+    del tensors["first_stage_model.encoder.conv_in.bias"]
+    tensors["first_stage_model.more"] = np.zeros(1, np.float32)
+    write_safetensors(path, in_memory(tensors))
+    known = {"transformer": pipeline.transformer_config, "vae": pipeline.vae_config}
+    with pytest.raises(InputError) as caught:
+        read_parts(path, known=known)
+    message = str(caught.value)
+    assert all(name in message for name in ("linear.bias", "encoder.conv_in.bias", "unexpected"))
+    assert "\n" not in message

@@ -37,7 +37,7 @@ def test_joined_tensors_keep_their_sources_and_a_name_is_given_once():
     assert list(both) == ["a", "b"]
     assert both.nbytes == 5 * 8
     np.testing.assert_array_equal(both["b"], np.zeros(3))
-    with pytest.raises(InputError, match="one: tensor a is in one too"):
+    with pytest.raises(InputError, match="one: a is in one too"):
         joined(first, second, first)
 
 

@@ -1,11 +1,11 @@
-"""Solvers: exact where they must be, their order elsewhere, and the steps of the published code."""
+"""Solvers: exact where they must be, their order elsewhere, and the steps of diffusers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from flashjax.flow.schedule import sampler_sigmas
 from flashjax.flow.solvers import dpmpp_2m, euler
@@ -71,33 +71,24 @@ def test_two_steps_that_end_in_data_are_eulers(grid):
     np.testing.assert_allclose(dpmpp_2m(wavy, x, sigmas), euler(wavy, x, sigmas), atol=1e-6)
 
 
-def published_dpmpp_2m(denoise, x, sigmas):
-    """`sample_dpmpp_2m` of k-diffusion and Stability-AI/sd3.5, retold in numpy."""
-    with np.errstate(divide="ignore"):
-        t = -np.log(sigmas)
-    before = None
-    for i in range(len(sigmas) - 1):
-        denoised, h = denoise(x, sigmas[i]), t[i + 1] - t[i]
-        target = denoised
-        if before is not None and sigmas[i + 1] > 0:
-            r = (t[i] - t[i - 1]) / h
-            target = (1 + 1 / (2 * r)) * denoised - 1 / (2 * r) * before
-        x = np.exp(-t[i + 1]) / np.exp(-t[i]) * x - np.expm1(-h) * target
-        before = denoised
-    return x
-
-
 @pytest.mark.parametrize("steps", [4, 28])
-def test_dpmpp_2m_takes_the_published_steps(steps, key):
+def test_dpmpp_2m_takes_the_steps_of_diffusers(steps, key):
+    """The same levels, followed by diffusers in other coordinates: x / sqrt(1 + sigma^2)."""
     x = jax.random.normal(key, (2, 4))
     sigmas = sampler_sigmas(steps, 3.0)
+    scheduler = DPMSolverMultistepScheduler(prediction_type="sample")
+    scheduler.set_timesteps(steps)
+    scheduler.sigmas = torch.from_numpy(sigmas)
+    scheduler.set_begin_index(0)
+    scale = (1 + scheduler.sigmas**2).sqrt()
+    want = torch.tensor(np.asarray(x)) / scale[0]
+    for sigma, unit, timestep in zip(sigmas[:-1], scale, scheduler.timesteps, strict=False):
+        here = want * unit
+        x0 = here - sigma * (torch.sin(3 * here) + sigma)
+        want = scheduler.step(x0, timestep, want, return_dict=False)[0]
+
     got = jax.jit(lambda x: dpmpp_2m(wavy, x, sigmas))(x)
-    want = published_dpmpp_2m(
-        lambda x, sigma: x - sigma * (np.sin(3 * x) + sigma),
-        np.asarray(x, np.float64),
-        sigmas.astype(np.float64),
-    )
-    np.testing.assert_allclose(got, want, atol=2e-5)
+    np.testing.assert_allclose(got, want.numpy(), atol=2e-5)
     assert np.abs(got - euler(wavy, x, sigmas)).max() > 1e-3
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from flashjax.models.t5 import T5Config, T5Encoder, relative_buckets
+from flashjax.models.layers import apply
+from flashjax.models.t5 import T5Block, T5Config, T5Encoder, relative_buckets
 
 CONFIG = T5Config(vocabulary=20, width=16, depth=2, heads=2, head_width=8, hidden=32)
 
@@ -28,13 +29,14 @@ def test_bfloat16_holds_what_float16_cannot(random_params):
     ids = np.arange(12).reshape(2, 6)
     abstract = jax.eval_shape(T5Encoder(CONFIG).init, jax.random.key(0), ids)["params"]
     params = random_params(abstract, std=0.5)
-    params["block_0"]["out"]["kernel"] *= 1e5
+    params["blocks"]["out"]["kernel"][0] *= 1e5
+    first = jax.tree.map(lambda leaf: leaf[0], params["blocks"])
 
     def features(dtype):
-        model = T5Encoder(dataclasses.replace(CONFIG, dtype=dtype))
-        run = jax.jit(lambda p: model.apply({"params": p}, ids, capture_intermediates=True))
-        output, state = run(params)
-        return output, state["intermediates"]["block_0"]["__call__"][0]
+        config = dataclasses.replace(CONFIG, dtype=dtype)
+        x = params["tokens"][ids].astype(dtype)
+        inner, _ = jax.jit(lambda x: apply(T5Block(config), first, x, jnp.zeros((1, 2, 6, 6))))(x)
+        return jax.jit(lambda p: apply(T5Encoder(config), p, ids))(params), inner
 
     (want, _), (got, inner) = features(jnp.float32), features(jnp.bfloat16)
     assert got.dtype == inner.dtype == jnp.bfloat16

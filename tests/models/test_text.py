@@ -1,4 +1,4 @@
-"""The encoders together: the three ways to be without T5, and compute in bfloat16."""
+"""The encoders: their programs' size, the three ways to be without T5, compute in bfloat16."""
 
 import dataclasses
 
@@ -10,7 +10,8 @@ import pytest
 from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import AbsentT5, TextConfig, encode_pair, encode_text
-from flashjax.types import Tokens
+from flashjax.models.variants import SD3_TEXT
+from flashjax.types import InputError, Tokens
 
 CONFIG = TextConfig(
     CLIPConfig(30, 7, 16, 2, 2, 32, "quick_gelu"),
@@ -37,6 +38,27 @@ def params(random_params):
 @pytest.fixture(scope="module")
 def whole(params):
     return jax.jit(lambda p: encode_text(CONFIG, p, TOKENS))(params)
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [(CLIPText, SD3_TEXT.clip_l), (CLIPText, SD3_TEXT.clip_g), (T5Encoder, SD3_TEXT.t5)],
+    ids=["clip_l", "clip_g", "t5"],
+)
+def test_the_program_does_not_grow_with_depth(model, config):
+    def lowered(depth):
+        """Characters of the lowered program; nothing is allocated or compiled."""
+        module = model(dataclasses.replace(config, depth=depth))
+        variables = jax.eval_shape(module.init, jax.random.key(0), IDS)
+        return len(jax.jit(module.apply).lower(variables, IDS).as_text())
+
+    assert lowered(config.depth) == pytest.approx(lowered(3), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["clip_l", "clip_g", "t5"])
+def test_float16_is_refused(name):
+    with pytest.raises(InputError, match="not computed in float16: choose float32 or bfloat16"):
+        dataclasses.replace(getattr(CONFIG, name), dtype=jnp.float16)
 
 
 @pytest.mark.parametrize("length", [0, 77, 256])

@@ -1,11 +1,23 @@
 """Whole tensors: chunk borders, fidelity figures, refusals."""
 
 import gguf
+import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from flashjax.parallel.hlo import collectives
+from flashjax.parallel.mesh import make_mesh
 from flashjax.quantize.codecs import F16, F32, Q6_K, Q8_0
-from flashjax.quantize.tensors import CHUNK, decode_tensor, encode_tensor
+from flashjax.quantize.kquants import fit_rows
+from flashjax.quantize.tensors import (
+    CHUNK,
+    CHUNK_COLUMNS,
+    CHUNK_ROWS,
+    decode_tensor,
+    encode_sharded,
+    encode_tensor,
+)
 from flashjax.types import InputError
 
 
@@ -18,6 +30,36 @@ def test_chunks_join_without_a_seam() -> None:
     assert decoded.shape == array.shape
     noise = np.square(decoded.astype(np.float64) - array).sum()
     assert snr_db == pytest.approx(10 * np.log10(np.square(array).sum() / noise), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("codec", "spec"),
+    [(Q8_0, ("fsdp",)), (Q8_0, (None, "tensor")), (Q6_K, ("fsdp", "tensor"))],
+    ids=["Q8_0 rows", "Q8_0 columns", "Q6_K both"],
+)
+def test_eight_devices_write_the_bytes_that_one_writes(codec, spec) -> None:
+    array = np.random.default_rng(0).normal(size=(8, 1024)).astype(np.float32)
+    laid_out = NamedSharding(make_mesh({"fsdp": 4, "tensor": 2}), PartitionSpec(*spec))
+    codes = encode_sharded(jax.device_put(array, laid_out), codec)
+    assert codes.sharding.is_equivalent_to(laid_out, 2)
+    expected, _ = encode_tensor(array, codec, name="w")
+    np.testing.assert_array_equal(np.asarray(codes).reshape(-1), expected)
+
+
+def test_no_device_asks_another_for_weights() -> None:
+    """What a chunk of every device runs through has no collective in it."""
+    mesh = make_mesh({"fsdp": 4, "tensor": 2})
+    rows = NamedSharding(mesh, PartitionSpec(("fsdp", "tensor")))
+    chunks = jax.ShapeDtypeStruct((8 * CHUNK_ROWS, CHUNK_COLUMNS), np.float32, sharding=rows)
+    assert not collectives(fit_rows.lower(chunks, None).compile().as_text(), mesh)
+    assert not collectives(Q8_0.encode.lower(chunks).compile().as_text(), mesh)
+
+
+def test_a_part_of_broken_blocks_is_refused() -> None:
+    laid_out = NamedSharding(make_mesh({"fsdp": 4, "tensor": 2}), PartitionSpec(None, "tensor"))
+    weight = jax.device_put(np.ones((8, 256), np.float32), laid_out)
+    with pytest.raises(InputError, match=r"on a device \(8, 128\): Q6_K needs rows"):
+        encode_sharded(weight, Q6_K)
 
 
 def test_exact_types_report_infinite_fidelity() -> None:

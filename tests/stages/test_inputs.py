@@ -12,6 +12,7 @@ from flashjax.cli import main
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, features_of
 from flashjax.parallel.mesh import make_mesh
 from flashjax.stages.model import open_model
+from flashjax.stages.setting import Compute
 from flashjax.types import InputError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "nano.py")
@@ -23,6 +24,11 @@ def test_a_tap_beyond_the_blocks_is_named():
     )
     with pytest.raises(InputError, match="taps"):
         features_of(MMDiT(sizes), (0, 2))
+
+
+def test_a_dtype_that_networks_are_not_computed_in_is_named():
+    with pytest.raises(InputError, match=r"text_dtype=float16: choose of float32, bfloat16"):
+        Compute(text_dtype="float16")
 
 
 def answer(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:

@@ -48,6 +48,7 @@ def test_every_way_to_six_bits_is_written_measured_and_reported(
     ("flags", "message"),
     [
         ((), "give --source, --out and --format"),
+        (("--format", "gguf-q8_0,gguf-q2_k"), "gguf-q2_k is unknown: choose of gguf-f16"),
         (("--format", "gguf-mixed"), "--format gguf-mixed needs --calibrate"),
         (("--format", "gguf-q8_0", "--tune", "3"), "--tune is for --format gguf-q6_k-tuned"),
         (("--format", "gguf-q8_0", "--report", "--position", "4"), "no --position"),

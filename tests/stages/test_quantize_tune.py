@@ -1,16 +1,21 @@
 """Fine-tuning on the grid as `quantize --tune` does it, on a model of one block."""
 
 import dataclasses
+import os
+import signal
 
 import jax
 import numpy as np
 import pytest
 
 from flashjax.convert.folder import read_pipeline
+from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import abstract_transformer, transformer_to
 from flashjax.data.tokenizers import load_tokenizers
+from flashjax.stages import quantize_tune
 from flashjax.stages.quantize_student import Student
 from flashjax.stages.quantize_tune import BATCH, OPTIMISER, tuned
+from flashjax.train.loop import Interrupted
 from flashjax.types import InputError
 
 CAPTIONS = ["a red seven on the left on white"] * BATCH
@@ -26,10 +31,26 @@ def student(tiny_teacher, random_params) -> Student:
     return Student(smaller, load_tokenizers(tiny_teacher), (1.0, 0.5, 0.0))
 
 
-def test_weights_move_as_far_as_the_rate_lets_them_and_the_position_table_stays(student) -> None:
-    pipeline = student.pipeline
-    given = transformer_to(pipeline.transformer, pipeline.transformer_config, "sai")
-    found = tuned(student, given, CAPTIONS, scheme="q6_k", steps=STEPS, seed=0)
+@pytest.fixture(scope="module")
+def given(student) -> Tensors:
+    return transformer_to(student.pipeline.transformer, student.pipeline.transformer_config, "sai")
+
+
+@pytest.fixture(scope="module")
+def tune(student, given, tmp_path_factory):
+    """A tuning in a folder of its own, or in one that is there already."""
+    whole = tmp_path_factory.mktemp("whole")
+
+    def run(out=whole, seed=0) -> Tensors:
+        return tuned(student, given, CAPTIONS, scheme="q6_k", steps=STEPS, seed=seed, out=out)
+
+    return run
+
+
+def test_weights_move_as_far_as_the_rate_lets_them_and_the_position_table_stays(
+    given, tune
+) -> None:
+    found = tune()
     assert found.shapes == given.shapes
     np.testing.assert_allclose(found["pos_embed"], given["pos_embed"], rtol=1e-6)  # its average
     name = "joint_blocks.0.x_block.mlp.fc1.weight"
@@ -37,6 +58,26 @@ def test_weights_move_as_far_as_the_rate_lets_them_and_the_position_table_stays(
     assert 0 < moved < 1.5 * STEPS * OPTIMISER.learning_rate
 
 
-def test_a_batch_needs_its_captions(student) -> None:
+def test_a_tuning_that_was_stopped_goes_on_to_the_same_weights(tune, tmp_path, monkeypatch) -> None:
+    """SIGTERM after the second step; what follows from the checkpoint is what would have been."""
+    batches = quantize_tune.Drawn.__next__
+
+    def stopping(self):
+        if self.get_state()["step"] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batches(self)
+
+    monkeypatch.setattr(quantize_tune.Drawn, "__next__", stopping)
+    with pytest.raises(Interrupted):
+        tune(tmp_path)
+    monkeypatch.undo()
+    stopped, whole = tune(tmp_path), tune()
+    for name in whole:
+        np.testing.assert_array_equal(stopped[name], whole[name])
+    with pytest.raises(InputError, match="stage 'tune' of another config"):
+        tune(tmp_path, seed=1)
+
+
+def test_a_batch_needs_its_captions(student, tmp_path) -> None:
     with pytest.raises(InputError, match="8 captions a step: --calibrate has 1"):
-        tuned(student, None, CAPTIONS[:1], scheme="q6_k", steps=1, seed=0)
+        tuned(student, None, CAPTIONS[:1], scheme="q6_k", steps=1, seed=0, out=tmp_path)

@@ -82,11 +82,12 @@ def test_the_report_is_one_file_with_every_sampler(road):
     assert 'src="http' not in page and 'href="http' not in page
 
 
-def test_a_finished_road_is_skipped(road):
+def test_a_finished_road_is_skipped_and_ends_with_its_report_again(road):
     workdir, arguments = road
     before = (workdir / "match" / "stage.json").read_text()
     again = flashjax("run", *arguments)
     assert again.returncode == 0 and "match skipped: already done" in again.stderr
+    assert again.stdout.splitlines()[-1] == str(workdir.resolve() / "report" / "report.html")
     assert (workdir / "match" / "stage.json").read_text() == before
 
 

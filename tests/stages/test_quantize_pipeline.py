@@ -1,0 +1,150 @@
+"""`quantize --format pipeline-…`: every network of a folder, run by the runtime that it is for."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from flashjax.cli import main
+from flashjax.convert.folder import read_pipeline
+from flashjax.data.tokenizers import load_tokenizers
+from flashjax.evaluate.sample import Sampler, draw_noise, make_sample
+from flashjax.flow.schedule import sampler_sigmas
+from flashjax.models import vae
+from flashjax.models.clip import CLIPText
+from flashjax.models.layers import apply
+from flashjax.models.t5 import T5Encoder
+from flashjax.quantize.pipelines import PIPELINES
+
+PROMPTS = ["a red seven left of a blue three on white", "a pink eight"]
+GRAPHS = ("text_encoder", "text_encoder_2", "text_encoder_3", "vae_decoder")
+
+
+@pytest.fixture(scope="module")
+def written(tiny_teacher, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("pipelines")
+    flags = ["--in", tiny_teacher, "--out", out, "--format", ",".join(PIPELINES)]
+    assert main(["quantize", *map(str, flags)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def ours(tiny_teacher) -> dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """For each network: what it is given, and what it makes of it by our own model."""
+    pipeline, tokens = read_pipeline(tiny_teacher), load_tokenizers(tiny_teacher)(PROMPTS)
+    text, found = pipeline.text_config, {}
+    for folder, name in (("text_encoder", "clip_l"), ("text_encoder_2", "clip_g")):
+        config, ids = getattr(text, name), getattr(tokens, name)
+        run = jax.jit(lambda params, ids, config=config: apply(CLIPText(config), params, ids))
+        hidden, pooled = run(pipeline.text[name], ids)
+        made = {"text_embeds": pooled, f"hidden_states.{config.depth - 1}": hidden}
+        found[folder] = ({"input_ids": ids.astype(np.int64)}, made)
+    run = jax.jit(lambda params, ids: apply(T5Encoder(text.t5), params, ids))
+    made = {"last_hidden_state": run(pipeline.text["t5"], tokens.t5)}
+    found["text_encoder_3"] = ({"input_ids": tokens.t5.astype(np.int64)}, made)
+    config = pipeline.vae_config
+    latents = np.random.default_rng(0).normal(size=(2, 4, 2, config.latent_channels))
+    picture = jax.jit(lambda params, x: apply(vae.VAE(config), params, x, method="decode_raw"))
+    made = {"sample": picture(pipeline.vae, latents.astype(np.float32)).transpose(0, 3, 1, 2)}
+    given = {"latent_sample": latents.astype(np.float32).transpose(0, 3, 1, 2)}
+    found["vae_decoder"] = (given, made)
+    return found
+
+
+def snr_db(clean: np.ndarray, other: np.ndarray) -> float:
+    error = np.asarray(other, np.float64) - np.asarray(clean, np.float64)
+    return 10 * math.log10(np.square(clean).sum() / np.square(error).sum())
+
+
+def onnx_runtime(folder: Path, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    runtime = pytest.importorskip("onnxruntime")
+    options = runtime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    session = runtime.InferenceSession(folder / "model.onnx", options)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, given), strict=True))
+
+
+def openvino_runtime(folder: Path, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    openvino = pytest.importorskip("openvino")
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    model = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", settings)
+    made = model(given)
+    return {output.any_name: made[output] for output in model.outputs}
+
+
+@pytest.mark.parametrize(("kind", "run"), [("onnx", onnx_runtime), ("openvino", openvino_runtime)])
+@pytest.mark.parametrize(("bits", "least_t5"), [("fp16", 55), ("int8", 36)])
+def test_text_encoders_and_decoder_are_computed_without_us(
+    kind: str, run, bits: str, least_t5: float, written, ours
+) -> None:
+    """The tiny teacher's weights are float16 already, so only T5's eight bits change anything."""
+    for folder in GRAPHS:
+        given, expected = ours[folder]
+        made = run(written / f"pipeline-{kind}-{bits}" / folder, given)
+        for name, value in expected.items():
+            least = least_t5 if folder == "text_encoder_3" else 55
+            assert snr_db(value, made[name]) > least, (folder, name)
+
+
+def test_the_pooled_vector_comes_first_as_openvino_genai_reads_it(written, tiny_teacher) -> None:
+    """It counts outputs: the penultimate hidden state is number depth + 1."""
+    openvino = pytest.importorskip("openvino")
+    for folder in GRAPHS[:2]:
+        model = openvino.Core().read_model(
+            written / "pipeline-openvino-int8" / folder / "openvino_model.xml"
+        )
+        depth = json.loads((tiny_teacher / folder / "config.json").read_text())["num_hidden_layers"]
+        names = [output.any_name for output in model.outputs]
+        assert names[0] == "text_embeds"
+        assert names[depth + 1] == f"hidden_states.{depth - 1}"
+
+
+def test_diffusers_draws_from_a_torchao_folder_alone(written, ours) -> None:
+    pytest.importorskip("torchao")
+    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
+    pipe = diffusers.StableDiffusion3Pipeline.from_pretrained(
+        written / "pipeline-torchao-int8", torch_dtype=torch.bfloat16
+    )
+    weight = pipe.text_encoder_3.encoder.block[0].layer[1].DenseReluDense.wo.weight
+    assert type(weight).__name__ == "Int8Tensor"
+    given, expected = ours["text_encoder_3"]
+    with torch.no_grad():
+        made = pipe.text_encoder_3(torch.tensor(given["input_ids"]))[0].float().numpy()
+    assert snr_db(expected["last_hidden_state"], made) > 30  # activations are bfloat16
+    drawn = pipe(
+        PROMPTS[0], num_inference_steps=2, guidance_scale=1.0, max_sequence_length=12,
+        output_type="np",
+    ).images  # fmt: skip
+    assert drawn.shape[0] == 1
+    assert np.isfinite(drawn).all()
+
+
+def test_openvino_genai_draws_our_picture(written, tiny_teacher) -> None:
+    """The same noise down the same grid: SD3's own, of which five steps are four of a student."""
+    openvino, genai = pytest.importorskip("openvino"), pytest.importorskip("openvino_genai")
+    noise = draw_noise(0, 1, (8, 8, 16))
+
+    class Given(genai.Generator):
+        def __init__(self) -> None:
+            genai.Generator.__init__(self)
+
+        def randn_tensor(self, shape):
+            channels_first = noise.transpose(0, 3, 1, 2).reshape(shape)
+            return openvino.Tensor(np.ascontiguousarray(channels_first))
+
+    pipe = genai.Text2ImagePipeline(
+        written / "pipeline-openvino-fp16", "CPU", INFERENCE_PRECISION_HINT="f32"
+    )
+    drawn = pipe.generate(
+        PROMPTS[0], num_inference_steps=5, guidance_scale=1.0, max_sequence_length=12,
+        generator=Given(),
+    ).data  # fmt: skip
+    pipeline, tokens = read_pipeline(tiny_teacher), load_tokenizers(tiny_teacher)([PROMPTS[0]])
+    grid = Sampler(tuple(sampler_sigmas(5, pipeline.shift).tolist()))
+    frozen = {"transformer": pipeline.transformer, "vae": pipeline.vae, "text": pipeline.text}
+    ours = 127.5 * (1 + np.asarray(make_sample(pipeline, grid)(frozen, tokens, None, noise)))
+    assert np.abs(drawn - ours).max() < 2
