@@ -92,7 +92,9 @@ def _write_graph(folder: Path, kind: str, name: str, params: Any, config: Any) -
             openvino = package("openvino")
             read = openvino.Core().read_model(Path(scratch) / MODEL)
             openvino.save_model(read, home / XML, compress_to_fp16=False)
-    write_json(home / "config.json", written)
+    # Optimum asks every text encoder for its hidden states, and T5 for their number by this name.
+    more = {"num_decoder_layers": config.depth} if name == "t5" else {}
+    write_json(home / "config.json", written | more)
 
 
 def _convert_tokenizers(folder: Path) -> None:

@@ -26,7 +26,7 @@ from flashjax.stages.training import JobConfig, run_job
 from flashjax.train.optim import OptimiserConfig, make_optimiser
 from flashjax.train.state import TrainState, init_state
 from flashjax.train.tune import make_tune_step
-from flashjax.types import Cond, InputError, Metrics
+from flashjax.types import Cond, InputError, Metrics, Params
 
 BATCH = 8  # captions a step, each at every step of the student
 OPTIMISER = OptimiserConfig(learning_rate=2e-5, warmup_steps=10)
@@ -81,23 +81,24 @@ def _train(
     config, teacher = pipeline.transformer_config, pipeline.transformer
     tx = make_optimiser(_decaying(steps), steps)
     step = make_tune_step(velocity_of(MMDiT(config)), tx, student.sigmas, ema_decay=EMA_DECAY)
-    advance = jax.jit(step)
     rounded = on_grid(tensors, config, scheme=scheme)
+
+    def init(teacher: Params) -> TrainState:
+        return init_state(trees.cast(teacher, jnp.float32), tx)
+
+    abstract = jax.eval_shape(init, teacher)
+    here = jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), abstract)
+    advance = jax.jit(step, out_shardings=(here, None))
 
     def train(state: TrainState, batch: tuple[Array, Cond]) -> tuple[TrainState, Metrics]:
         return advance(state, rounded(state.learner.params), teacher, *batch)
 
-    def init() -> TrainState:
-        return init_state(trees.cast(teacher, jnp.float32), tx)
-
-    abstract = jax.eval_shape(init)
-    here = jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), abstract)
     return run_job(
         "tune",
         folder,
         JobConfig(steps, BATCH, max(1, steps // LOGS), max(1, steps // CHECKPOINTS)),
         step=train,
-        init=init,
+        init=lambda: jax.jit(init, out_shardings=here)(teacher),
         abstract=abstract_on(abstract, here),
         data=Drawn(student, captions, seed=seed),
     )
