@@ -24,6 +24,7 @@ from flashjax.convert.table import (
 from flashjax.convert.tensors import Shape, Tensors, in_memory, joined
 from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.t5 import T5Config, T5Encoder
+from flashjax.models.text import AbsentT5, TextConfig
 from flashjax.types import InputError, Params
 
 # flashjax module, transformers keys (several: the parts of a fused projection); {} is the layer.
@@ -106,6 +107,12 @@ def abstract_clip(config: CLIPConfig) -> Params:
 def abstract_t5(config: T5Config) -> Params:
     """The shapes of the parameter tree; nothing is computed."""
     return _abstract(T5Encoder(config))
+
+
+def abstract_text(config: TextConfig) -> Params:
+    """The shapes of the three encoders' trees, of two where T5 is absent."""
+    trees = {"clip_l": abstract_clip(config.clip_l), "clip_g": abstract_clip(config.clip_g)}
+    return trees if isinstance(config.t5, AbsentT5) else trees | {"t5": abstract_t5(config.t5)}
 
 
 def _abstract(model: CLIPText | T5Encoder) -> Params:

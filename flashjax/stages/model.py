@@ -11,9 +11,11 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from flashjax import trees
 from flashjax.checkpoint import load_params, save_params
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.reading import read_json
+from flashjax.convert.text import abstract_text
 from flashjax.convert.writing import write_json
 from flashjax.data.tokenizers import Tokenizer, load_tokenizers
 from flashjax.models.clip import CLIPConfig
@@ -92,6 +94,8 @@ def open_model(workdir: Path, mesh: Mesh | None = None) -> tuple[Pipeline, Token
             _config(t5, sizes["t5"]),
         ),
     )
+    # A workdir of an older flashjax: run `import` anew.
+    trees.check_same(abstract_text(pipeline.text_config), pipeline.text, where=str(folder / PARAMS))
     return pipeline, _tokenizer(folder / TOKENIZERS)
 
 
