@@ -43,7 +43,7 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
     ),
     "bench": ("bench", "measure speed and memory on this machine"),
 }
-CONFIGURED = ("plan",)  # tools that read a config
+CONFIGURED = ("plan", "bench")  # tools that read a config
 
 WRONG_INPUT, INTERRUPTED = 2, 75
 

@@ -38,6 +38,9 @@ CHIPS = {
             "h100", 989 * TERA, 80e9, 3350 * GIGA, 450 * GIGA, 50 * GIGA, 3.0, "nvidia.com H100", 8
         ),
         Chip(
+            "h200", 989 * TERA, 141e9, 4800 * GIGA, 450 * GIGA, 50 * GIGA, 4.0, "nvidia.com H200", 8
+        ),
+        Chip(
             "cpu", 0.15 * TERA, 8 * GIB, 20 * GIGA, 10 * GIGA, 1 * GIGA, 0.0, "two cores, measured"
         ),
     )

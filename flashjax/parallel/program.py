@@ -56,12 +56,20 @@ def compile_program(
             raise  # VMEM is the compiler's affair: HBM is what a program may not fit
         seconds = round(time.process_time() - started, 1)
         return Program(name, seconds, error=_first_lines(error)), ""
-    seconds = time.process_time() - started
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    cost = compiled.cost_analysis() or {}
-    program = Program(
+    seconds = round(time.process_time() - started, 1)
+    text = compiled.as_text()
+    program = read_program(name, compiled, text, mesh, trips=trips, island=island)
+    return dataclasses.replace(program, compile_seconds=seconds), text
+
+
+def read_program(
+    name: str, compiled: Any, text: str, mesh: Mesh, *, trips: float, island: int = 0
+) -> Program:
+    """What a compiled program and its HLO text say; see `compile_program`."""
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    return Program(
         name=name,
-        compile_seconds=round(seconds, 1),
+        compile_seconds=0.0,
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
@@ -72,7 +80,6 @@ def compile_program(
         kernels=dict(hlo.kernels(text)),
         loops=dict(hlo.loops(text)),
     )
-    return program, text
 
 
 def _first_lines(error: Exception) -> str:

@@ -12,7 +12,7 @@ from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import transformer_rows
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.quantize.policy import check_scheme, choose
-from flashjax.quantize.tensors import CHUNK, CHUNK_COLUMNS, CHUNK_ROWS, rms
+from flashjax.quantize.tensors import CHUNK_COLUMNS, chunk_rows, rms
 from flashjax.types import Params
 
 
@@ -35,8 +35,8 @@ def on_grid(tensors: Tensors, config: MMDiTConfig, *, scheme: str) -> Callable[[
         """All weights that are rounded, in chunks of one shape: encoders are compiled once."""
         leaves = trees.flatten(params)
         flat = jnp.concatenate([row.take(leaves[row.path]).reshape(-1) for row in rows])
-        padded = jnp.pad(flat, (0, -flat.size % CHUNK))
-        return list(padded.reshape(-1, CHUNK_ROWS, CHUNK_COLUMNS))
+        padded = jnp.pad(flat, (0, -flat.size % (chunk_rows() * CHUNK_COLUMNS)))
+        return list(padded.reshape(-1, chunk_rows(), CHUNK_COLUMNS))
 
     @jax.jit
     def scattered(params: Params, chunks: list[Array]) -> Params:

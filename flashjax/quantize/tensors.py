@@ -17,8 +17,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from flashjax.quantize.codecs import Codec
 from flashjax.types import InputError
 
-CHUNK_ROWS, CHUNK_COLUMNS = 1024, 256  # 1 MiB of float32: a core's cache holds it
-CHUNK = CHUNK_ROWS * CHUNK_COLUMNS
+CHUNK_COLUMNS = 256
+CACHED_ROWS = 1024  # 1 MiB of float32: a core's cache holds it
+QUEUED_ROWS = 16 * CACHED_ROWS  # an accelerator wants more than its dispatch costs
 
 
 def encode_tensor(array: np.ndarray, codec: Codec, *, name: str) -> tuple[np.ndarray, float]:
@@ -65,12 +66,12 @@ def encode_sharded(array: Array, codec: Codec) -> Array:
     _check_blocks(part, codec, name="on a device")
     named = (axes if isinstance(axes, tuple) else (axes,) for axes in spec if axes)
     rows = PartitionSpec(tuple(itertools.chain(*named)))
-    size = math.prod(part)
+    size, weights = math.prod(part), chunk_rows() * CHUNK_COLUMNS
 
     def cut(part: Array, start: int) -> Array:
-        places = start + jnp.arange(CHUNK)
+        places = start + jnp.arange(weights)
         piece = part.reshape(-1).at[places].get(mode="fill", fill_value=0)
-        return piece.reshape(CHUNK_ROWS, CHUNK_COLUMNS).astype(jnp.float32)
+        return piece.reshape(-1, CHUNK_COLUMNS).astype(jnp.float32)
 
     def join(*pieces: Array) -> Array:
         flat = jnp.concatenate([piece.reshape(-1) for piece in pieces])
@@ -81,8 +82,13 @@ def encode_sharded(array: Array, codec: Codec) -> Array:
         return jax.jit(mapped)
 
     chunk = on_parts(cut, (spec, PartitionSpec()), rows)
-    encoded = [codec.encode(chunk(array, start)) for start in range(0, size, CHUNK)]
+    encoded = [codec.encode(chunk(array, start)) for start in range(0, size, weights)]
     return on_parts(join, rows, spec)(*encoded)
+
+
+def chunk_rows() -> int:
+    """Rows of CHUNK_COLUMNS weights that are encoded at a time on this machine."""
+    return CACHED_ROWS if jax.default_backend() == "cpu" else QUEUED_ROWS
 
 
 def decode_tensor(codes: np.ndarray, codec: Codec, *, shape: tuple[int, ...]) -> np.ndarray:
@@ -90,9 +96,9 @@ def decode_tensor(codes: np.ndarray, codec: Codec, *, shape: tuple[int, ...]) ->
     flat = np.empty(math.prod(shape), np.float32)
     for part, piece in _chunks(flat):
         encoded = codes[codec.encoded_bytes(part.start) : codec.encoded_bytes(part.stop)]
-        padded = np.zeros(codec.encoded_bytes(CHUNK), np.uint8)
+        padded = np.zeros(codec.encoded_bytes(chunk_rows() * CHUNK_COLUMNS), np.uint8)
         padded[: encoded.size] = encoded
-        decoded = np.asarray(codec.decode(padded.reshape(CHUNK_ROWS, -1)))
+        decoded = np.asarray(codec.decode(padded.reshape(chunk_rows(), -1)))
         piece[:] = decoded.reshape(-1)[: piece.size]
     return flat.reshape(shape)
 
@@ -126,12 +132,14 @@ def _energies(weights: Array, encoded: Array, decode: Callable[[Array], Array]) 
 
 
 def _chunks(flat: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    for start in range(0, flat.size, CHUNK):
-        part = slice(start, min(start + CHUNK, flat.size))
+    size = chunk_rows() * CHUNK_COLUMNS
+    for start in range(0, flat.size, size):
+        part = slice(start, min(start + size, flat.size))
         yield part, flat[part]
 
 
 def _padded(piece: np.ndarray) -> np.ndarray:
     """The weights of a chunk in float32, a shorter one with zeros after them."""
-    whole = piece if piece.size == CHUNK else np.pad(piece, (0, CHUNK - piece.size))
-    return whole.reshape(CHUNK_ROWS, CHUNK_COLUMNS).astype(np.float32, copy=False)
+    missing = chunk_rows() * CHUNK_COLUMNS - piece.size
+    whole = np.pad(piece, (0, missing)) if missing else piece
+    return whole.reshape(-1, CHUNK_COLUMNS).astype(np.float32, copy=False)

@@ -11,9 +11,8 @@ from flashjax.parallel.mesh import make_mesh
 from flashjax.quantize.codecs import F16, F32, Q6_K, Q8_0
 from flashjax.quantize.kquants import fit_rows
 from flashjax.quantize.tensors import (
-    CHUNK,
+    CACHED_ROWS,
     CHUNK_COLUMNS,
-    CHUNK_ROWS,
     decode_tensor,
     encode_sharded,
     encode_tensor,
@@ -22,7 +21,7 @@ from flashjax.types import InputError
 
 
 def test_chunks_join_without_a_seam() -> None:
-    array = np.random.default_rng(0).normal(size=(CHUNK // 256 + 3, 256)).astype(np.float32)
+    array = np.random.default_rng(0).normal(size=(CACHED_ROWS + 3, 256)).astype(np.float32)
     codes, snr_db = encode_tensor(array, Q8_0, name="w")
     expected = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
     np.testing.assert_array_equal(codes, expected.reshape(-1))
@@ -50,7 +49,7 @@ def test_no_device_asks_another_for_weights() -> None:
     """What a chunk of every device runs through has no collective in it."""
     mesh = make_mesh({"fsdp": 4, "tensor": 2})
     rows = NamedSharding(mesh, PartitionSpec(("fsdp", "tensor")))
-    chunks = jax.ShapeDtypeStruct((8 * CHUNK_ROWS, CHUNK_COLUMNS), np.float32, sharding=rows)
+    chunks = jax.ShapeDtypeStruct((8 * CACHED_ROWS, CHUNK_COLUMNS), np.float32, sharding=rows)
     assert not collectives(fit_rows.lower(chunks, None).compile().as_text(), mesh)
     assert not collectives(Q8_0.encode.lower(chunks).compile().as_text(), mesh)
 
