@@ -14,7 +14,49 @@ FLOAT32_MAX = np.finfo(np.float32).max
 def divide(x: jax.Array | float, divisor: jax.Array | float) -> jax.Array:
     """x / divisor, rounded once: XLA would rewrite 1 / (a / b) and division by a constant."""
     shape = jnp.broadcast_shapes(jnp.shape(x), jnp.shape(divisor))
-    return lax.optimization_barrier(x / lax.optimization_barrier(jnp.broadcast_to(divisor, shape)))
+    x = jnp.broadcast_to(jnp.float32(x), shape)
+    divisor = lax.optimization_barrier(jnp.broadcast_to(jnp.float32(divisor), shape))
+
+    def mended(x: jax.Array, divisor: jax.Array) -> jax.Array:
+        return mend_quotient(x / divisor, x, divisor)
+
+    quotient = lax.platform_dependent(x, divisor, cpu=lax.div, default=mended)
+    return lax.optimization_barrier(quotient)
+
+
+def root(x: jax.Array) -> jax.Array:
+    """The square root, rounded once."""
+    return lax.platform_dependent(x, cpu=lax.sqrt, default=lambda x: mend_root(lax.sqrt(x), x))
+
+
+def mend_quotient(quotient: jax.Array, x: jax.Array, divisor: jax.Array) -> jax.Array:
+    """The quotient rounded as IEEE 754 asks: accelerators' own are off by up to two last places."""
+    better = quotient + residual(x, quotient, divisor) / divisor
+    return jnp.where(jnp.isfinite(better) & (quotient != 0), better, quotient)
+
+
+def mend_root(found: jax.Array, x: jax.Array) -> jax.Array:
+    """The square root likewise."""
+    return jnp.where(found > 0, found + residual(x, found, found) / (2 * found), found)
+
+
+def residual(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """x - a b without the rounding of the product, for a b near x.
+
+    Factors are cut into halves whose products are exact, with or without fused additions.
+    Source: Dekker, A floating-point technique for extending the available precision, 1971.
+    """
+    (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
+    product = rounded(a * b)
+    lost = a_high * b_high - product + a_high * b_low + a_low * b_high + a_low * b_low
+    return (x - product) - lost
+
+
+def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Twelve leading bits of each float32, and the rest."""
+    bits = lax.bitcast_convert_type(x, jnp.uint32) & np.uint32(0xFFFFF000)
+    high = lax.bitcast_convert_type(bits, jnp.float32)
+    return high, x - high
 
 
 def rounded(product: jax.Array) -> jax.Array:

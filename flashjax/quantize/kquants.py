@@ -19,6 +19,7 @@ from flashjax.quantize.blocks import (
     divide,
     exact_sum,
     float16_bytes,
+    root,
     rounded,
     running_sum,
     signed_max,
@@ -203,7 +204,7 @@ def _fit_affine(groups: Array, largest_code: int) -> Fit:
     ggml's `make_qkx2_quants`: after each trial that fits better, the next starts at its minimum.
     """
     columns = groups.T
-    weights = jnp.sqrt(divide(running_sum(columns * columns), float(AFFINE_GROUP)))
+    weights = root(divide(running_sum(columns * columns), float(AFFINE_GROUP)))
     weights = weights + jnp.abs(columns)
     total, moment = running_sum(weights), running_sum(weights * columns)
     highest, lowest = columns.max(axis=0), jnp.minimum(columns.min(axis=0), 0)

@@ -19,7 +19,7 @@ from flashjax.types import InputError
 
 CHUNK_COLUMNS = 256
 CACHED_ROWS = 1024  # 1 MiB of float32: a core's cache holds it
-QUEUED_ROWS = 16 * CACHED_ROWS  # an accelerator wants more than its dispatch costs
+QUEUED_ROWS = 8 * CACHED_ROWS  # an accelerator wants more than its dispatch costs
 
 
 def encode_tensor(array: np.ndarray, codec: Codec, *, name: str) -> tuple[np.ndarray, float]:

@@ -4,7 +4,6 @@ Needs no checkpoint and no data. Prints measured seconds and memory, each beside
 this chip says, so that a plan for a pod can be trusted or corrected.
 """
 
-import dataclasses
 import time
 from typing import Any
 

@@ -3,9 +3,11 @@
 import hashlib
 
 import gguf
+import jax
 import numpy as np
 import pytest
 
+from flashjax.quantize.blocks import mend_quotient, mend_root
 from flashjax.quantize.codecs import CODECS, F16, Q4_K, Q5_K, Q6_K, Q8_0
 
 GGML = gguf.GGMLQuantizationType
@@ -96,3 +98,17 @@ def test_normal_weights_keep_their_fidelity(codec, floor_db: float) -> None:
 def test_f16_keeps_subnormal_weights() -> None:
     weights = normal_weights(1e-6)
     np.testing.assert_array_equal(F16.decode(F16.encode(weights)), np.float16(weights))
+
+
+@pytest.mark.parametrize("places", [-2, -1, 1, 2])
+def test_a_quotient_and_a_root_that_are_off_are_mended(places: int) -> None:
+    """What accelerators give for x / d and sqrt(x), mended to what IEEE 754 asks for."""
+    random = np.random.default_rng(0)
+    x, divisor = random.uniform(1, 2, (2, 2**18)).astype(np.float32) * np.float32([[0.02], [-31]])
+
+    def off(exact: np.ndarray) -> np.ndarray:
+        return (exact.view(np.int32) + places).view(np.float32)
+
+    mended = jax.jit(mend_quotient)(off(x / divisor), x, divisor)
+    np.testing.assert_array_equal(mended, x / divisor)
+    assert (np.asarray(jax.jit(mend_root)(off(np.sqrt(x)), x)) != np.sqrt(x)).mean() < 1e-5
