@@ -88,6 +88,15 @@ def in_memory(arrays: Mapping[str, np.ndarray], where: str = "memory") -> Tensor
     return Tensors(where, infos, lambda name, start, stop: arrays[name].reshape(-1)[start:stop])
 
 
+def shapes_only(infos: Mapping[str, Info]) -> Tensors:
+    """Tensors to be counted, that nobody reads."""
+
+    def unread(name: str, start: int, stop: int) -> np.ndarray:
+        raise OSError(f"{name} has a shape only")
+
+    return Tensors("shapes", infos, unread)
+
+
 def computed(where: str, infos: Mapping[str, Info], read: Callable[[str], np.ndarray]) -> Tensors:
     """Tensors that only exist whole: pieces of one after the other compute it once."""
     last = functools.lru_cache(maxsize=1)(read)

@@ -21,7 +21,7 @@ from flashjax.convert.table import (
     to_tensors,
     vector,
 )
-from flashjax.convert.tensors import Shape, Tensors, in_memory, joined
+from flashjax.convert.tensors import Info, Shape, Tensors, in_memory, joined
 from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import AbsentT5, TextConfig
@@ -97,6 +97,12 @@ def t5_to(params: Params, config: T5Config) -> Tensors:
     tensors = to_tensors(_rows(T5, T5Encoder(config)), params)
     twin = tensors.renamed({T5["tokens"]: TWIN}, where=tensors.where)
     return joined(tensors, twin)
+
+
+def t5_infos(config: T5Config, dtype: np.dtype) -> dict[str, Info]:
+    """Names and shapes of the tensors of `t5_to`, the token table once."""
+    rows = _rows(T5, T5Encoder(config))
+    return {key: Info(row.shape, dtype) for row in rows for key in row.keys}
 
 
 def abstract_clip(config: CLIPConfig) -> Params:

@@ -4,7 +4,7 @@ Everything follows from shapes; nothing is allocated.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashjax import trees
-from flashjax.convert.tensors import Info, Tensors
+from flashjax.convert.tensors import Info, shapes_only
 from flashjax.convert.text import abstract_clip, abstract_t5
 from flashjax.convert.transformer import abstract_transformer, transformer_rows
 from flashjax.convert.vae import abstract_vae
@@ -29,6 +29,7 @@ from flashjax.parallel.liveness import peak_bytes
 from flashjax.quantize.formats import FOLDER, GGUF, SINGLE, of_block
 from flashjax.quantize.packing import packed
 from flashjax.quantize.policy import choose
+from flashjax.quantize.t5 import t5_bytes
 from flashjax.types import Cond
 
 DTYPE = jnp.bfloat16  # of activations, and of all that is not quantised
@@ -76,22 +77,24 @@ def transformer_bytes(config: MMDiTConfig, format_name: str) -> int:
             for name, info in infos.items()
         )
     packing = (SINGLE | FOLDER)[format_name]
-    return packed(Tensors("shapes", infos, _unread), packing, chosen=of_block("sai")).nbytes
+    return packed(shapes_only(infos), packing, chosen=of_block("sai")).nbytes
 
 
-def _unread(name: str, start: int, stop: int) -> np.ndarray:
-    raise OSError(f"{name} has a shape only")
+def needs(sizes: Sizes, formats: Mapping[str, str], *, pixels: int) -> dict[str, Need]:
+    """What one picture of `pixels` x `pixels` needs, with the transformer in each format.
 
-
-def needs(sizes: Sizes, format_names: Sequence[str], *, pixels: int) -> dict[str, Need]:
-    """What one picture of `pixels` x `pixels` needs, with the transformer in each format."""
+    `formats` gives the format of T5 that goes with it, "" for 16 bits.
+    """
     params = abstract_networks(sizes)
     running = activations(sizes, params, pixels=pixels)
     weights = {name: DTYPE.dtype.itemsize * trees.count(tree) for name, tree in params.items()}
-    return {
-        name: Need(weights | {"transformer": transformer_bytes(sizes.transformer, name)}, running)
-        for name in format_names
-    }
+    found = {}
+    for name, t5_format in formats.items():
+        own = {"transformer": transformer_bytes(sizes.transformer, name)}
+        if t5_format and isinstance(sizes.text.t5, T5Config):
+            own["t5"] = t5_bytes(t5_format, sizes.text.t5)
+        found[name] = Need(weights | own, running)
+    return found
 
 
 def abstract_networks(sizes: Sizes) -> dict[str, Any]:

@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flashjax.convert.tensors import Shape, Tensors
-from flashjax.convert.text import TWIN
+import numpy as np
+
+from flashjax.convert.tensors import Shape, Tensors, shapes_only
+from flashjax.convert.text import TWIN, t5_infos
 from flashjax.convert.writing import write_safetensors
 from flashjax.models.t5 import T5Config
 from flashjax.quantize.codecs import F32, Q6_K, Q8_0, Codec
@@ -78,12 +80,15 @@ def _to_gguf(codec: Codec) -> Callable[[Path, Tensors, T5Config], None]:
 
 def _encoded(tensors: Tensors, codec: Codec) -> Iterator[EncodedTensor]:
     """Matrices in `codec`; norms and the table of position biases stay float32."""
-    for name in tensors:
-        array = tensors[name]
-        fits = array.ndim == 2 and "bias" not in name and not array.shape[1] % codec.block
-        chosen = codec if fits else F32
-        codes, _ = encode_tensor(array, chosen, name=name)
+    for name, info in tensors.infos.items():
+        chosen = _codec_of(name, info.shape, codec)
+        codes, _ = encode_tensor(array := tensors[name], chosen, name=name)
         yield EncodedTensor(gguf_name(name), array.shape, chosen, codes)
+
+
+def _codec_of(name: str, shape: Shape, codec: Codec) -> Codec:
+    fits = len(shape) == 2 and "bias" not in name and not shape[1] % codec.block
+    return codec if fits else F32
 
 
 def _to_comfy_fp8(path: Path, tensors: Tensors, config: T5Config) -> None:
@@ -102,6 +107,17 @@ T5_FORMATS = {  # format: (name of its file, writer)
     "t5-gguf-q6_k": ("t5-q6_k.gguf", _to_gguf(Q6_K)),
     "t5-comfy-fp8": ("t5-comfy-fp8.safetensors", _to_comfy_fp8),
 }
+
+
+def t5_bytes(format_name: str, config: T5Config) -> int:
+    """Bytes of T5's tensors in one of T5_FORMATS, from shapes alone."""
+    infos = t5_infos(config, np.dtype(np.float16))
+    if format_name == "t5-comfy-fp8":
+        return packed(shapes_only(infos), COMFY_FP8, chosen=of_t5_block).nbytes
+    codec = {"t5-gguf-q8_0": Q8_0, "t5-gguf-q6_k": Q6_K}[format_name]
+    return sum(
+        _codec_of(name, info.shape, codec).encoded_bytes(info.size) for name, info in infos.items()
+    )
 
 
 def write_t5(format_name: str, tensors: Tensors, config: T5Config, out: Path) -> Path:

@@ -7,7 +7,13 @@ from flashjax.quantize.memory import Need, Sizes, needs
 from flashjax.stages.model import PACKAGED, packaged
 from flashjax.types import InputError
 
-FORMATS = ("gguf-f16", "gguf-q8_0", "comfy-int8", "gguf-q6_k", "mlx-6")
+FORMATS = {  # of the transformer, and of the T5 that its runtime takes with it; "" is 16 bits
+    "gguf-f16": "",
+    "gguf-q8_0": "t5-gguf-q8_0",
+    "comfy-int8": "t5-comfy-fp8",
+    "gguf-q6_k": "t5-gguf-q6_k",
+    "mlx-6": "",
+}
 PIXELS = (512, 1024)
 T5_TOKENS = 256
 CLIPS = ("clip_l", "clip_g")

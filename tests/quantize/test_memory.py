@@ -32,11 +32,12 @@ def test_only_the_network_that_runs_holds_activations() -> None:
 
 def test_nano_is_a_row_of_every_network() -> None:
     sizes, (pixels,) = sizes_of("nano")
-    found = needs(sizes, ("gguf-f16", "gguf-q6_k"), pixels=pixels)
+    found = needs(sizes, {"gguf-f16": "", "gguf-q6_k": "t5-gguf-q8_0"}, pixels=pixels)
     six = found["gguf-q6_k"]
     assert (
         set(six.weights) == set(six.activations) == {"transformer", "vae", "clip_l", "clip_g", "t5"}
     )
     assert six.weights["transformer"] == pytest.approx(6_672_704, rel=0.01)  # the file has a table
+    assert 0.53 < six.weights["t5"] / found["gguf-f16"].weights["t5"] < 0.57  # 34 bytes for 32
     assert 0 < six.activations["vae"] < 64 * 64 * 8 * 2 * 10
     assert line("gguf-q6_k", six).count("|") == 12

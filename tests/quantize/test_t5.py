@@ -13,7 +13,7 @@ from flashjax.models.layers import apply
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.quantize.formats import dequantised
 from flashjax.quantize.gguf import open_gguf
-from flashjax.quantize.t5 import gguf_name, write_t5
+from flashjax.quantize.t5 import gguf_name, t5_bytes, write_t5
 from flashjax.types import InputError
 
 CONFIG = T5Config(vocabulary=48, width=256, depth=2, heads=4, head_width=64, hidden=512)
@@ -44,6 +44,7 @@ def test_names_are_those_of_the_gguf_library(tensors) -> None:
 def test_transformers_computes_what_we_do_from_a_gguf(name: str, tensors, tmp_path: Path) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     path = write_t5(name, tensors, CONFIG, tmp_path)
+    assert 0 < path.stat().st_size - t5_bytes(name, CONFIG) < 4096  # names and sizes
     sizes = transformers.T5Config(  # of a GGUF transformers does not read which GELU it is
         vocab_size=48, d_model=256, num_layers=2, num_heads=4, d_kv=64, d_ff=512,
         feed_forward_proj="gated-gelu",
