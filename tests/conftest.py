@@ -13,7 +13,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
+import gc
 import shutil
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -33,6 +35,14 @@ from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import TextConfig
 from flashjax.models.vae import VAE, VAEConfig
 from flashjax.types import Cond, Params
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs() -> Iterator[None]:
+    """What a file has compiled goes with it: thousands of live programs make a process slow."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
