@@ -1,14 +1,18 @@
 """Parameter trees by name: every leaf has a path such as "blocks/attention/kernel"."""
 
+import functools
 import hashlib
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flashjax.types import InputError
+
+Sizes = TypeVar("Sizes")
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -27,6 +31,17 @@ def unflatten(leaves: dict[str, Any]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[name] = leaf
     return tree
+
+
+def computed_once(shapes_of: Callable[[Sizes], Any]) -> Callable[[Sizes], Any]:
+    """A function from sizes to a tree of shapes that traces a model of equal sizes only once."""
+    once = functools.cache(shapes_of)
+
+    @functools.wraps(shapes_of)
+    def shapes(sizes: Sizes) -> Any:
+        return jax.tree.map(lambda leaf: leaf, once(sizes))  # a tree of the caller's own
+
+    return shapes
 
 
 def cast(tree: Any, dtype: Any) -> Any:

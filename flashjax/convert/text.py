@@ -121,6 +121,7 @@ def abstract_text(config: TextConfig) -> Params:
     return trees if isinstance(config.t5, AbsentT5) else trees | {"t5": abstract_t5(config.t5)}
 
 
+@trees.computed_once
 def _abstract(model: CLIPText | T5Encoder) -> Params:
     ids = jnp.zeros((1, 1), jnp.int32)
     return jax.eval_shape(model.init, jax.random.key(0), ids)["params"]

@@ -152,6 +152,7 @@ def transformer_rows(config: MMDiTConfig, naming: str) -> list[Row]:
     ]
 
 
+@trees.computed_once
 def abstract_transformer(config: MMDiTConfig) -> Params:
     """The shapes of the parameter tree; nothing is computed."""
     cond = Cond(jnp.zeros((1, 1, config.text_width)), jnp.zeros((1, config.pooled_width)))

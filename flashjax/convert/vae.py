@@ -77,6 +77,7 @@ def vae_rows(config: VAEConfig, naming: str) -> list[Row]:
     return rows
 
 
+@trees.computed_once
 def abstract_vae(config: VAEConfig) -> Params:
     """The shapes of the parameter tree; nothing is computed."""
     image = jnp.zeros((1, config.factor, config.factor, 3))

@@ -223,7 +223,7 @@ def _trips(line: str, bodies: Mapping[str, Sequence[str]]) -> int | None:
     compare = re.search(r"ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT", inside)
     if not compare:
         return None
-    bound = re.search(rf"%?{re.escape(compare[1])} = s32\[\]\S* constant\((\d+)\)", inside)
+    bound = re.search(rf"%?{re.escape(compare[1])} = [su]32\[\]\S* constant\((\d+)\)", inside)
     return int(bound[1]) if bound else None
 
 

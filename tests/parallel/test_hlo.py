@@ -114,9 +114,11 @@ ENTRY %main (x: bf16[8,8]) -> bf16[8,2] {
 """
 
 
-def test_the_tpu_spells_loops_and_reduce_scatters_its_own_way(mesh):
-    assert hlo.loops(TPU) == {"known": 1}
-    (found,) = hlo.collectives(TPU, mesh)
+@pytest.mark.parametrize("count", ["s32", "u32"])  # a scan's, a windowed product's
+def test_the_tpu_spells_loops_and_reduce_scatters_its_own_way(mesh, count):
+    text = TPU.replace("s32", count)
+    assert hlo.loops(text) == {"known": 1}
+    (found,) = hlo.collectives(text, mesh)
     assert (found.kind, found.axes, found.runs) == ("reduce-scatter", ("fsdp",), 23)
     assert found.bytes == 23 * 8 * 8 * 2 * 3 / 4  # the sum of a quarter, from three others
 
