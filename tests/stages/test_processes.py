@@ -32,6 +32,7 @@ def environment(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here.parent), *filter(None, sys.path)]))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    quick += " --xla_cpu_use_fusion_emitters=false"
     monkeypatch.setenv("XLA_FLAGS", quick)
 
 

@@ -48,6 +48,7 @@ def small(teacher: Path) -> list[str]:
 def flashjax(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own; compilation is nearly all of its time."""
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    quick += " --xla_cpu_use_fusion_emitters=false"
     return subprocess.run(
         [sys.executable, "-m", "flashjax", *arguments],
         env=os.environ | {"XLA_FLAGS": quick},
