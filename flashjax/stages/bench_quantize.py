@@ -53,8 +53,8 @@ def run(model: str, *, ggml: str | None = None) -> None:
             + device_memory(largest),
             flush=True,
         )
-        if codec is Q6_K and model == "sd35_medium":
-            most = MOST_SECONDS[jax.default_backend()]
+        most = MOST_SECONDS.get(jax.default_backend())
+        if codec is Q6_K and model == "sd35_medium" and most:
             met = wall <= most and grown <= MOST_TENSORS * largest
             print(
                 f"  bars {most} s and {MOST_TENSORS} of the largest tensor: "

@@ -22,29 +22,32 @@ from flashjax.stages.plan_report import summary
 from flashjax.stages.setting import Compute, compute_of
 from flashjax.types import InputError
 
+RUNNABLE = ("guide", "student", "critic")  # a branch's steps are the student's and the critic's
 STEPS = 8  # measured, after one that is not
 SPREAD = 0.02  # of random weights, uniform on both sides of zero
 
 
 def run(path: str, overrides: list[str], names: tuple[str, ...], *, chip: str | None) -> None:
-    """Prints seconds a step, MFU and peak memory of the programs `names`, all by default."""
+    """Prints seconds a step, MFU and peak memory of `names`, or of all that can be run alone."""
+    unknown = set(names) - set(RUNNABLE)
+    if unknown:
+        raise InputError(f"--programs {','.join(unknown)}: bench steps runs {', '.join(RUNNABLE)}")
     config = configs.load(path, overrides)
     simulate_devices(config.simulate_devices)
     device = jax.devices()[0]
     found = find_chip(chip, device.device_kind)
     print(f"{jax.device_count()} x {device.device_kind}, taken for {found.name}; {path}")
-    for planned in programs(config, jax.devices(), names):
+    for planned in programs(config, jax.devices(), names or RUNNABLE):
         measure(planned, found, compute_of(config), config.student.steps)
 
 
 def find_chip(name: str | None, kind: str) -> Chip:
     """The chip of the table that was named, or that the device's own name has in it."""
-    if name is not None and name not in CHIPS:
-        raise InputError(f"--chip {name} is unknown: choose of {', '.join(CHIPS)}")
-    for known in [name] if name else CHIPS:
-        if name or known in kind.lower():
-            return CHIPS[known]
-    raise InputError(f"no chip of the table is called {kind}: --chip of {', '.join(CHIPS)}")
+    found = [known for known in CHIPS if known == name or (name is None and known in kind.lower())]
+    if not found:
+        asked = f"--chip {name} is unknown" if name else f"no chip of the table is called {kind}"
+        raise InputError(f"{asked}: give --chip of {', '.join(CHIPS)}")
+    return CHIPS[found[0]]
 
 
 def measure(planned: Planned, chip: Chip, compute: Compute, student_steps: int) -> None:
@@ -92,7 +95,7 @@ def random_arguments(abstract: tuple[Any, ...], student_steps: int) -> tuple[Any
     def fill(path: str, leaf: Any) -> Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.key(0)
-        if path.split("/")[-1].startswith("span"):
+        if path.endswith("/span"):
             return jnp.broadcast_to(jnp.array([0, student_steps], leaf.dtype), leaf.shape)
         if "opt" in path.split("/") or not jnp.issubdtype(leaf.dtype, jnp.floating):
             return jnp.zeros(leaf.shape, leaf.dtype)

@@ -13,7 +13,11 @@ from flashjax.types import InputError
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["steps"], "give --config FILE"), (["convert"], "say where with --workdir DIR")],
+    [
+        (["steps"], "give --config FILE"),
+        (["steps", "--config", "c.py", "--programs", "text"], "runs guide, student, critic"),
+        (["convert"], "say where with --workdir DIR"),
+    ],
 )
 def test_what_a_bench_needs_is_asked_for_in_one_line(flags, message, capsys) -> None:
     assert main(["bench", *flags]) == 2
@@ -30,7 +34,7 @@ def test_a_device_is_taken_for_the_chip_that_it_is_called(name, kind, chip) -> N
 
 
 def test_a_device_of_no_known_name_is_asked_about() -> None:
-    with pytest.raises(InputError, match="TPU v6 lite: --chip of v5e"):
+    with pytest.raises(InputError, match="TPU v6 lite: give --chip of v5e"):
         find_chip(None, "TPU v6 lite")
 
 
