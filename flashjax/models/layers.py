@@ -93,7 +93,7 @@ class Dense(nn.Module):
 
         kernel = self.param("kernel", init_kernel, (*inputs, *self.shape), jnp.float32)
         names = (*(self.inputs or (None,) * self.contract), *self.names)
-        kernel = lay_out_for_use(self.constrain, names, self.stored(), kernel.astype(self.dtype))
+        kernel = lay_out_for_use(self.constrain, names, kernel.astype(self.dtype))
         x = x.reshape(*lead, flat[0])
         if self.is_mutable_collection(MOMENTS):
             rows = x.reshape(-1, flat[0]).astype(jnp.float32)
@@ -106,22 +106,19 @@ class Dense(nn.Module):
         leading = ("batch", "tokens")[: len(lead)]
         return self.constrain(y, *leading, *self.names)
 
-    def stored(self) -> Names:
-        """The dims of the kernel in storage: its width is split, which use does not."""
-        if self.inputs is None:
-            return ("stored", *(None,) * (self.contract - 1), *self.names)
-        return (*self.inputs, *("stored" if name == "width" else name for name in self.names))
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def lay_out_for_use(constrain: Constrain, used: Names, kernel: Array) -> Array:
+    """The kernel laid out by the names `used`; its gradient goes straight to where it is stored.
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def lay_out_for_use(constrain: Constrain, used: Names, stored: Names, kernel: Array) -> Array:
-    """The kernel laid out by the names `used`; its gradient is reduced straight to `stored`."""
+    JAX would lay the gradient out as the kernel is used: whole on every device.
+    """
     return constrain(kernel, *used)
 
 
 lay_out_for_use.defvjp(
-    lambda constrain, used, stored, kernel: (constrain(kernel, *used), None),
-    lambda constrain, used, stored, _, gradient: (constrain(gradient, *stored),),
+    lambda constrain, used, kernel: (constrain(kernel, *used), None),
+    lambda constrain, used, _, gradient: (gradient,),
 )
 
 

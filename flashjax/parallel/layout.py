@@ -16,7 +16,6 @@ ACTIVATIONS = {
     "attended_heads": ("tensor", "context"),  # inside attention, where sequences are whole
     "hidden": "tensor",
     "width": None,
-    "stored": "fsdp",  # a kernel's width, in storage
 }
 
 _GROUP = r"(dual|joint)/(image|text)"
