@@ -77,8 +77,10 @@ def mixed(
     def error_of(name: str, codec: Codec) -> float:
         codes, _ = encode_known(known, name, tensors[name], codec)
         stored = decode_tensor(codes, codec, shape=tensors.infos[name].shape)
-        row = rows[name]
-        return error(trees.unflatten(leaves | {row.path: _put(row, leaves[row.path], stored)}))
+        row, leaf = rows[name], leaves[rows[name].path]
+        # Laid out as it was, or the model is compiled anew for every leaf that another replaces.
+        changed = jax.device_put(_put(row, leaf, stored), leaf.sharding)
+        return error(trees.unflatten(leaves | {row.path: changed}))
 
     return Calibration(moments, choose_codecs(free, error_of, budget_bytes=size_bytes - fixed))
 
