@@ -5,7 +5,7 @@ scaled layers. CLIP and the autoencoder are left in 16 bits: together they weigh
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,31 +51,28 @@ def gguf_name(name: str) -> str:
     return prefix + GGUF_NAMES[inner] + WEIGHT
 
 
-def _to_gguf(codec: Codec) -> Callable[[Path, Tensors, T5Config], None]:
-    def write(path: Path, tensors: Tensors, config: T5Config) -> None:
-        keys: dict[str, str | int | float] = {
-            "general.architecture": ARCHITECTURE,
-            "general.quantization_version": 2,
-            "general.file_type": FILE_TYPES[codec],
-        }
-        sizes = {
-            "context_length": 512,
-            "block_count": config.depth,
-            "embedding_length": config.width,
-            "feed_forward_length": config.hidden,
-            "attention.head_count": config.heads,
-            "attention.head_count_kv": config.heads,
-            "attention.key_length": config.head_width,
-            "attention.value_length": config.head_width,
-            "attention.layer_norm_rms_epsilon": EPSILON,
-            "attention.layer_norm_epsilon": EPSILON,
-            "attention.relative_buckets_count": config.buckets,
-            "vocab_size": config.vocabulary,
-        }
-        keys |= {f"{ARCHITECTURE}.{name}": value for name, value in sizes.items()}
-        write_gguf(path, _encoded(tensors, codec), keys=keys)
-
-    return write
+def _write_gguf(path: Path, tensors: Tensors, config: T5Config, codec: Codec) -> None:
+    keys: dict[str, str | int | float] = {
+        "general.architecture": ARCHITECTURE,
+        "general.quantization_version": 2,
+        "general.file_type": FILE_TYPES[codec],
+    }
+    sizes = {
+        "context_length": 512,
+        "block_count": config.depth,
+        "embedding_length": config.width,
+        "feed_forward_length": config.hidden,
+        "attention.head_count": config.heads,
+        "attention.head_count_kv": config.heads,
+        "attention.key_length": config.head_width,
+        "attention.value_length": config.head_width,
+        "attention.layer_norm_rms_epsilon": EPSILON,
+        "attention.layer_norm_epsilon": EPSILON,
+        "attention.relative_buckets_count": config.buckets,
+        "vocab_size": config.vocabulary,
+    }
+    keys |= {f"{ARCHITECTURE}.{name}": value for name, value in sizes.items()}
+    write_gguf(path, _encoded(tensors, codec), keys=keys)
 
 
 def _encoded(tensors: Tensors, codec: Codec) -> Iterator[EncodedTensor]:
@@ -91,9 +88,9 @@ def _codec_of(name: str, shape: Shape, codec: Codec) -> Codec:
     return codec if fits else F32
 
 
-def _to_comfy_fp8(path: Path, tensors: Tensors, config: T5Config) -> None:
-    del config
-    write_safetensors(path, packed(tensors, COMFY_FP8, chosen=of_t5_block))
+def _scaled(tensors: Tensors) -> Tensors:
+    """Matrices as ComfyUI's scaled float8."""
+    return packed(tensors, COMFY_FP8, chosen=of_t5_block)
 
 
 def of_t5_block(name: str, shape: Shape) -> bool:
@@ -102,19 +99,18 @@ def of_t5_block(name: str, shape: Shape) -> bool:
     return name.startswith("encoder.block.") and "bias" not in name
 
 
-T5_FORMATS = {  # format: (name of its file, writer)
-    "t5-gguf-q8_0": ("t5-q8_0.gguf", _to_gguf(Q8_0)),
-    "t5-gguf-q6_k": ("t5-q6_k.gguf", _to_gguf(Q6_K)),
-    "t5-comfy-fp8": ("t5-comfy-fp8.safetensors", _to_comfy_fp8),
+T5_FORMATS: dict[str, tuple[str, Codec | None]] = {  # format: (its file, GGUF's type)
+    "t5-gguf-q8_0": ("t5-q8_0.gguf", Q8_0),
+    "t5-gguf-q6_k": ("t5-q6_k.gguf", Q6_K),
+    "t5-comfy-fp8": ("t5-comfy-fp8.safetensors", None),
 }
 
 
 def t5_bytes(format_name: str, config: T5Config) -> int:
     """Bytes of T5's tensors in one of T5_FORMATS, from shapes alone."""
-    infos = t5_infos(config, np.dtype(np.float16))
-    if format_name == "t5-comfy-fp8":
-        return packed(shapes_only(infos), COMFY_FP8, chosen=of_t5_block).nbytes
-    codec = {"t5-gguf-q8_0": Q8_0, "t5-gguf-q6_k": Q6_K}[format_name]
+    infos, (_, codec) = t5_infos(config, np.dtype(np.float16)), T5_FORMATS[format_name]
+    if codec is None:
+        return _scaled(shapes_only(infos)).nbytes
     return sum(
         _codec_of(name, info.shape, codec).encoded_bytes(info.size) for name, info in infos.items()
     )
@@ -122,7 +118,11 @@ def t5_bytes(format_name: str, config: T5Config) -> int:
 
 def write_t5(format_name: str, tensors: Tensors, config: T5Config, out: Path) -> Path:
     """Writes transformers' `tensors` in one of T5_FORMATS under `out`. Returns the file's path."""
-    file, write = T5_FORMATS[format_name]
+    file, codec = T5_FORMATS[format_name]
     out.mkdir(parents=True, exist_ok=True)
-    write(out / file, tensors.without(TWIN), config)
+    once = tensors.without(TWIN)
+    if codec is None:
+        write_safetensors(out / file, _scaled(once))
+    else:
+        _write_gguf(out / file, once, config, codec)
     return out / file

@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
+from flashjax.convert.text import abstract_text
+from flashjax.convert.transformer import abstract_transformer
 from flashjax.data.tokenizers import load_tokenizers
-from flashjax.models.clip import CLIPText
 from flashjax.models.flops import heads_flops, mmdit_flops, text_flops
 from flashjax.models.heads import HeadsConfig
-from flashjax.models.mmdit import MMDiT, MMDiTConfig
-from flashjax.models.t5 import T5Config, T5Encoder
+from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import TextConfig, encode_text
 from flashjax.models.variants import MMDIT, NANO_LENGTH, SD3_TEXT, SD3_VAE, nano_text
 from flashjax.parallel.branches import branch_shardings, stack
@@ -132,12 +132,7 @@ def abstract_setting(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Sett
     compute = compute_of(config)
     shape = (1, model.sample_size, model.sample_size, sizes.channels)
     latents: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
-    cond = Cond(jnp.zeros((1, 1, sizes.text_width)), jnp.zeros((1, sizes.pooled_width)))
-    transformer = jax.eval_shape(
-        lambda key: MMDiT(sizes).init(key, jnp.zeros(shape), jnp.ones(1), cond)["params"],
-        jax.random.key(0),
-    )
-    text = _abstract_text(text_sizes)
+    transformer, text = abstract_transformer(sizes), abstract_text(text_sizes)
     teacher = _laid_out(_cast(transformer, compute.teacher_dtype), mesh, "teacher")
     encoders = _laid_out(_cast(text, compute.text_dtype), mesh, "text")
     pipeline = Pipeline(
@@ -301,17 +296,6 @@ def _tokens(sizes: TextConfig, model: ModelConfig, size: int) -> Any:
     lengths = (sizes.clip_l.length, sizes.clip_g.length, model.t5_tokens)
     ids: Any = [jax.ShapeDtypeStruct((size, length), jnp.int32) for length in lengths]
     return Tokens(*ids)
-
-
-def _abstract_text(sizes: TextConfig) -> dict[str, Any]:
-    modules: dict[str, Any] = {"clip_l": CLIPText(sizes.clip_l), "clip_g": CLIPText(sizes.clip_g)}
-    if isinstance(sizes.t5, T5Config):
-        modules["t5"] = T5Encoder(sizes.t5)
-    ids = jnp.zeros((1, NANO_LENGTH), jnp.int32)
-    return {
-        name: jax.eval_shape(module.init, jax.random.key(0), ids)["params"]
-        for name, module in modules.items()
-    }
 
 
 def _cast(tree: Any, dtype: str) -> Any:
