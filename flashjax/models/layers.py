@@ -109,7 +109,7 @@ class Dense(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def lay_out_for_use(constrain: Constrain, used: Names, kernel: Array) -> Array:
-    """The kernel laid out by the names `used`; its gradient goes straight to where it is stored.
+    """The kernel laid out by the names `used`; its gradient is left to the partitioner.
 
     JAX would lay the gradient out as the kernel is used: whole on every device.
     """
