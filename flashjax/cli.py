@@ -20,6 +20,7 @@ from flashjax.types import InputError
 
 VERBS = {  # verb: (module of stages/, what it does)
     "teach": ("teach", "train a complete small teacher from data"),
+    "slim": ("slim", "a cheaper autoencoder for the same latents"),
     "run": ("run", "all stages of a config, in order"),
     "import": ("import_teacher", "the PyTorch teacher to sharded JAX parameters"),
     "prepare": ("prepare", "pictures and captions to caches of latents and tokens"),

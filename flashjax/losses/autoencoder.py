@@ -1,4 +1,4 @@
-"""The autoencoder's loss: reconstruction plus a small pull of the latents to a unit Gaussian.
+"""The autoencoder's losses: reconstruction, and the distance of its latents from a Gaussian.
 
 Source: Rombach et al. 2022, arXiv:2112.10752, section 3.1 (without the adversarial term).
 """
@@ -13,6 +13,16 @@ def reconstruction_loss(image: Array, decoded: Array) -> Array:
     return jnp.mean(jnp.abs(error)) + jnp.mean(jnp.square(error))
 
 
-def kl_to_unit_gaussian(mean: Array, log_variance: Array) -> Array:
-    """KL(N(mean, variance) || N(0, 1)), nats per latent element."""
-    return 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance)
+def gaussian_kl(
+    mean: Array,
+    log_variance: Array,
+    other_mean: Array | float = 0.0,
+    other_log_variance: Array | float = 0.0,
+) -> Array:
+    """KL(N(mean, variance) || N(other mean, other variance)), nats per element.
+
+    The other one is the unit Gaussian unless it is given.
+    """
+    narrower = log_variance - other_log_variance
+    distance = jnp.square(mean - other_mean) * jnp.exp(-jnp.asarray(other_log_variance))
+    return 0.5 * jnp.mean(distance + jnp.exp(narrower) - 1.0 - narrower)
