@@ -54,7 +54,9 @@ class CLIPBlock(nn.Module):
         q, k, v = jnp.moveaxis(qkv, 2, 0)
         attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         if only is not None:
-            x, attended = (a[jnp.arange(len(a)), only][:, None] for a in (x, attended))
+            # Sample by sample: an index over the batch would gather it from all devices.
+            pick = jax.vmap(lambda tokens, place: tokens[place][None])
+            x, attended = pick(x, only), pick(attended, only)
         x = x + dense((config.width,), ("width",), contract=2, name="proj")(attended)
         hidden = dense((config.hidden,), ("hidden",), name="fc1")(norm(name="norm2")(x))
         hidden = ACTIVATIONS[config.activation](hidden)

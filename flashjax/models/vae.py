@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from flashjax.models.convolutions import Conv3x3, UpsampleConv, zeros
 from flashjax.models.layers import apply
 from flashjax.types import Params
 
@@ -30,18 +31,6 @@ class VAEConfig:
     def factor(self) -> int:
         """Image pixels per latent pixel, along one side."""
         return 2 ** (len(self.channels) - 1)
-
-
-zeros = nn.initializers.zeros_init()
-default = nn.initializers.lecun_normal()
-
-
-def conv(
-    channels: int, name: str, *, size: int = 3, init: nn.initializers.Initializer = default
-) -> nn.Conv:
-    """A same-size convolution."""
-    padding = (size - 1) // 2
-    return nn.Conv(channels, (size, size), padding=padding, kernel_init=init, name=name)
 
 
 class GroupNorm(nn.Module):
@@ -81,41 +70,12 @@ class ResnetBlock(nn.Module):
     def __call__(self, x: Array) -> Array:
         norm1 = GroupNorm(self.groups, name="norm1")
         norm2 = GroupNorm(self.groups, name="norm2")
-        y = conv(self.channels, "conv1")(jax.nn.silu(norm1(x)))
+        y = Conv3x3(self.channels, name="conv1")(jax.nn.silu(norm1(x)))
         # A new block starts as the identity: colours are learnt in minutes, not hours.
-        y = conv(self.channels, "conv2", init=zeros)(jax.nn.silu(norm2(y)))
+        y = Conv3x3(self.channels, kernel_init=zeros, name="conv2")(jax.nn.silu(norm2(y)))
         if x.shape[-1] != self.channels:
-            x = conv(self.channels, "shortcut", size=1)(x)
+            x = nn.Conv(self.channels, (1, 1), name="shortcut")(x)
         return x + y
-
-
-class UpsampleConv(nn.Module):
-    """Nearest-neighbour upsampling by two, then a 3x3 convolution, at the low resolution.
-
-    An output pixel sees 2x2 low-resolution pixels only: along each side, kernel rows (0, 1 + 2) for
-    even and (0 + 1, 2) for odd pixels. Four 2x2 kernels take 4/9 of the work of the two steps.
-    """
-
-    channels: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        batch, height, width, inputs = x.shape
-        kernel = self.param("kernel", default, (3, 3, inputs, self.channels))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.channels,))
-        merge = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
-        phases = jnp.einsum("pak,qbl,klio->abipqo", merge, merge, kernel)
-        y = jax.lax.conv_general_dilated(
-            jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))),
-            phases.reshape(2, 2, inputs, -1),
-            window_strides=(1, 1),
-            padding="VALID",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        ).reshape(batch, height + 1, width + 1, 2, 2, self.channels)
-        # Odd pixels see the next low-resolution pixel, so their window starts one later.
-        rows = jnp.stack([y[:, :-1, :, 0], y[:, 1:, :, 1]], axis=2)
-        both = jnp.stack([rows[:, :, :, :-1, 0], rows[:, :, :, 1:, 1]], axis=4)
-        return both.reshape(batch, 2 * height, 2 * width, self.channels) + bias
 
 
 class AttentionBlock(nn.Module):
@@ -154,7 +114,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, image: Array) -> Array:
         config = self.config
-        x = conv(config.channels[0], "conv_in")(image)
+        x = Conv3x3(config.channels[0], name="conv_in")(image)
         for level, channels in enumerate(config.channels):
             for index in range(config.layers):
                 x = ResnetBlock(channels, config.groups, name=f"down_{level}_resnet_{index}")(x)
@@ -164,7 +124,7 @@ class Encoder(nn.Module):
                 x = nn.Conv(channels, (3, 3), 2, padding="VALID", name=f"down_{level}_conv")(x)
         x = MidBlock(config.channels[-1], config.groups, name="mid")(x)
         x = jax.nn.silu(GroupNorm(config.groups, name="norm_out")(x))
-        return conv(2 * config.latent_channels, "conv_out")(x)
+        return Conv3x3(2 * config.latent_channels, name="conv_out")(x)
 
 
 class Decoder(nn.Module):
@@ -175,7 +135,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, latents: Array) -> Array:
         config = self.config
-        x = conv(config.channels[-1], "conv_in")(latents)
+        x = Conv3x3(config.channels[-1], name="conv_in")(latents)
         x = MidBlock(config.channels[-1], config.groups, name="mid")(x)
         for level, channels in enumerate(reversed(config.channels)):
             for index in range(config.layers + 1):
@@ -183,7 +143,7 @@ class Decoder(nn.Module):
             if level < len(config.channels) - 1:
                 x = UpsampleConv(channels, name=f"up_{level}_conv")(x)
         x = jax.nn.silu(GroupNorm(config.groups, name="norm_out")(x))
-        return conv(3, "conv_out")(x)
+        return Conv3x3(3, name="conv_out")(x)
 
 
 class VAE(nn.Module):

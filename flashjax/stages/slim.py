@@ -105,7 +105,7 @@ def compare(
     encoded = jax.jit(encode, static_argnums=0)
     decoded = jax.jit(decode, static_argnums=0)
     latents = encoded(pipeline.vae_config, pipeline.vae, images)
-    psnr = functools.partial(psnr_db, images)
+    psnr = functools.partial(psnr_db, jnp.asarray(images))
     error = encoded(slim, params, images) - latents
     return {
         "psnr_db_before": float(psnr(decoded(pipeline.vae_config, pipeline.vae, latents))),

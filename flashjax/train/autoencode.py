@@ -44,9 +44,10 @@ def make_slim_step(
     model, speaker = VAE(config), VAE(whole)
 
     def loss_fn(params: Params, frozen: Params, images: Array, key: Array) -> tuple[Array, Metrics]:
-        said = apply(speaker, frozen, images, method="moments")
-        decoded = apply(model, params, draw(*said, key), method="decode_raw")
-        kl = gaussian_kl(*said, *apply(model, params, images, method="moments"))
+        said, said_log = apply(speaker, frozen, images, method="moments")
+        mean, log_variance = apply(model, params, images, method="moments")
+        decoded = apply(model, params, draw(said, said_log, key), method="decode_raw")
+        kl = gaussian_kl(said, said_log, mean, log_variance)
         return weigh(images, decoded, kl, kl_weight)
 
     def step(

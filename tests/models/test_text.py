@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import AbsentT5, TextConfig, encode_pair, encode_text
 from flashjax.models.variants import SD3_TEXT
+from flashjax.parallel.hlo import collectives
 from flashjax.types import InputError, Tokens
 
 CONFIG = TextConfig(
@@ -53,6 +55,13 @@ def test_the_program_does_not_grow_with_depth(model, config):
         return len(jax.jit(module.apply).lower(variables, IDS).as_text())
 
     assert lowered(config.depth) == pytest.approx(lowered(3), rel=0.01)
+
+
+def test_devices_that_share_a_batch_do_not_wait_for_each_other(params):
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    tokens = jax.device_put(TOKENS, NamedSharding(mesh, PartitionSpec("data")))
+    program = jax.jit(lambda *given: encode_text(CONFIG, *given)).lower(params, tokens).compile()
+    assert collectives(program.as_text(), mesh) == []
 
 
 @pytest.mark.parametrize("name", ["clip_l", "clip_g", "t5"])
