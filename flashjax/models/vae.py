@@ -47,7 +47,7 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones_init(), (channels,))
-        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+        bias = self.param("bias", zeros, (channels,))
 
         def pooled(moment: Array) -> Array:
             grouped = moment.reshape(-1, self.groups, channels // self.groups)
