@@ -81,7 +81,8 @@ def train(
     def init() -> Any:
         params = jax.jit(VAE(slim).init)(key, jnp.zeros((1, *images.shape[1:])))["params"]
         show_parameters(params)
-        return init_state(params, tx)
+        # Where the source's weights are: a state of no fixed place would be compiled for twice.
+        return jax.device_put(init_state(params, tx), jax.devices()[0])
 
     step = make_slim_step(slim, pipeline.vae_config, tx, kl_weight=config.slim.kl_weight)
     advance = jax.jit(step, donate_argnums=0)
