@@ -1,4 +1,4 @@
-"""The demo with more steps, for the best figures (about 40 minutes on two cores).
+"""The demo with more steps, for the best figures (some 25 minutes on two cores).
 
 flashjax run --config configs/nano_full.py --workdir runs/nano_full
 """
