@@ -86,4 +86,5 @@ def nano_text(clip_vocabulary: int, t5_vocabulary: int) -> TextConfig:
     )
 
 
+# The one that nano's flow was trained on; the package has the slim one (configs/nano_slim.py).
 NANO_VAE = VAEConfig(channels=(8, 16, 32, 64), layers=1, groups=2)

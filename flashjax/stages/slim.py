@@ -61,11 +61,16 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def slim_config(channels: tuple[int, ...], whole: VAEConfig) -> VAEConfig:
-    """The sizes of the cheaper autoencoder. InputError if its latents were of another size."""
+    """The sizes of the cheaper autoencoder. InputError if they do not fit the whole one's."""
     if len(channels) != len(whole.channels):
         raise InputError(
-            f"slim.channels={channels} are {len(channels)} levels, but latents of the source have "
-            f"{len(whole.channels)}: give as many"
+            f"slim.channels={channels} has {len(channels)} levels, the source's autoencoder "
+            f"{len(whole.channels)}: give as many, or its latents would be of another size"
+        )
+    if any(width % whole.groups for width in channels):
+        raise InputError(
+            f"slim.channels={channels}: the source's norms have {whole.groups} groups, so give "
+            f"multiples of {whole.groups}"
         )
     return dataclasses.replace(whole, channels=channels)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from diffusers import AutoencoderKL
 
@@ -49,7 +50,12 @@ def test_the_pipeline_is_written_with_the_slim_autoencoder_and_nothing_else_is_c
             assert (written / path).read_bytes() == (tiny_teacher / path).read_bytes(), path
 
 
-def test_levels_that_make_latents_of_another_size_are_refused(tiny_teacher, tmp_path, capsys):
-    assert main(arguments(tmp_path, tiny_teacher, "4,4,8")) == 2
+@pytest.mark.parametrize(
+    ("channels", "said"), [("4,4,8", "3 levels"), ("4,4,5,8", "multiples of 2")]
+)
+def test_sizes_that_do_not_fit_the_latents_or_norms_are_refused(
+    channels, said, tiny_teacher, tmp_path, capsys
+):
+    assert main(arguments(tmp_path, tiny_teacher, channels)) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "slim.channels" in line and "3" in line and "4" in line
+    assert "slim.channels" in line and said in line
