@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-zeros = nn.initializers.zeros_init()
-default = nn.initializers.lecun_normal()
+from flashjax.models.layers import fan_in, zeros
 
 NARROW = 32  # channels: below these a CPU's matrix products are mostly overhead
 
@@ -18,7 +17,7 @@ class Conv3x3(nn.Module):
     """A same-size 3x3 convolution; several pixels of a row at once where channels are few."""
 
     channels: int
-    kernel_init: nn.initializers.Initializer = default
+    kernel_init: nn.initializers.Initializer = fan_in
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -90,7 +89,7 @@ class UpsampleConv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, height, width, inputs = x.shape
-        kernel = self.param("kernel", default, (3, 3, inputs, self.channels))
+        kernel = self.param("kernel", fan_in, (3, 3, inputs, self.channels))
         bias = self.param("bias", zeros, (self.channels,))
         merge = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
         phases = jnp.einsum("pak,qbl,klio->abipqo", merge, merge, kernel)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flashjax.models.convolutions import Conv3x3, UpsampleConv, zeros
-from flashjax.models.layers import apply
+from flashjax.models.convolutions import Conv3x3, UpsampleConv
+from flashjax.models.layers import apply, zeros
 from flashjax.types import Params
 
 

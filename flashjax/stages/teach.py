@@ -30,11 +30,12 @@ from flashjax.models.clip import CLIPText
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import TextConfig
-from flashjax.models.vae import VAE, VAEConfig
+from flashjax.models.vae import VAEConfig
 from flashjax.parallel.layout import MMDIT, REPLICATED
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import Rules, abstract_on, constrain_on, state_shardings
-from flashjax.stages.prepare import encode_images, prepare_split, to_unit
+from flashjax.stages.autoencoder import train_autoencoder
+from flashjax.stages.prepare import encode_images, prepare_split
 from flashjax.stages.stage import run_stage, stage_results
 from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.train.autoencode import make_autoencoder_step
@@ -115,34 +116,11 @@ def vocabulary_sizes(tokenizer: Tokenizer) -> tuple[int, int]:
 
 def teach_vae(config: ConfigDict, source: Any, folder: Path) -> dict[str, float]:
     """Trains the autoencoder; its latents are scaled to mean 0 and deviation 1 afterwards."""
-    job = configs.section(config, "vae.job", JobConfig)
-    optimiser = configs.section(config, "vae.optimiser", OptimiserConfig)
-    model = VAE(variants.NANO_VAE)
-    tx = make_optimiser(optimiser, job.steps)
     images = stack(source, "image")
-    key = jax.random.key(config.seed)
-
-    def init() -> Any:
-        params = jax.jit(model.init)(key, jnp.zeros((1, SIDE, SIDE, 3)))["params"]
-        show_parameters(params)
-        return init_state(params, tx)
-
-    advance = jax.jit(
-        make_autoencoder_step(variants.NANO_VAE, tx, kl_weight=config.vae.kl_weight),
-        donate_argnums=0,
-    )
-    state = run_job(
-        "vae",
-        folder,
-        job,
-        step=lambda state, batch: advance(state, to_unit(np.asarray(batch)), key),
-        init=init,
-        abstract=jax.eval_shape(init),
-        data=batches(images, batch_size=job.batch_size, seed=config.seed),
-    )
-    save_params(folder / "params", state.learner.ema)
+    make_step = functools.partial(make_autoencoder_step, variants.NANO_VAE)
+    params = train_autoencoder("vae", config, variants.NANO_VAE, images, folder, make_step)
     raw = dataclasses.replace(variants.NANO_VAE, scaling_factor=1.0, shift_factor=0.0)
-    latents = encode_images(raw, state.learner.ema, images[:MEASURED])
+    latents = encode_images(raw, params, images[:MEASURED])
     return {
         "shift_factor": float(np.mean(latents)),
         "scaling_factor": float(1.0 / np.std(latents)),
