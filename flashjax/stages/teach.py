@@ -104,9 +104,9 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def log_reader(step: int, metrics: Metrics) -> None:
-    """Logs the reader's loss now and then."""
+    """Logs the reader's loss, the sum of its parts, now and then."""
     if step % 100 == 0:
-        log.info("reader %d  loss %.4f", step, float(metrics["reader/loss"]))
+        log.info("reader %d  loss %.4f", step, float(sum(metrics.values())))
 
 
 def vocabulary_sizes(tokenizer: Tokenizer) -> tuple[int, int]:
