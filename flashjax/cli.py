@@ -18,31 +18,40 @@ from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError
 
-VERBS = {  # verb: (module of stages/, what it does)
-    "teach": ("teach", "train a complete small teacher from data"),
-    "slim": ("slim", "a cheaper autoencoder for the same latents"),
-    "run": ("run", "all stages of a config, in order"),
-    "import": ("import_teacher", "the PyTorch teacher to sharded JAX parameters"),
-    "prepare": ("prepare", "pictures and captions to caches of latents and tokens"),
-    "guide": ("guide", "trajectory guidance: the student learns the teacher's long steps"),
-    "match": ("match", "distribution matching with timestep sharing and adversarial heads"),
-    "split": ("split", "one branch per timestep range, on parallel sub-meshes"),
-    "merge": ("merge", "the branches to one student"),
-    "export": ("export", "to a diffusers folder and a single file"),
-    "quantize": ("quantize", "to GGUF files of 8 and 6 bits"),
-    "evaluate": ("evaluate", "draw, read and measure every sampler"),
-    "report": ("report", "one HTML file about the run"),
+VERBS = {  # verb: (module that runs it, what it does)
+    "teach": ("stages.teach", "train a complete small teacher from data"),
+    "slim": ("stages.slim", "a cheaper autoencoder for the same latents"),
+    "run": ("stages.run", "all stages of a config, in order"),
+    "import": ("stages.import_teacher", "the PyTorch teacher to sharded JAX parameters"),
+    "prepare": ("stages.prepare", "pictures and captions to caches of latents and tokens"),
+    "guide": ("stages.guide", "trajectory guidance: the student learns the teacher's long steps"),
+    "match": (
+        "stages.match",
+        "distribution matching with timestep sharing and adversarial heads",
+    ),
+    "split": ("stages.split", "one branch per timestep range, on parallel sub-meshes"),
+    "merge": ("stages.merge", "the branches to one student"),
+    "export": ("stages.export", "to a diffusers folder and a single file"),
+    "quantize": ("stages.quantize", "to GGUF files of 8 and 6 bits"),
+    "evaluate": ("stages.evaluate", "draw, read and measure every sampler"),
+    "report": ("stages.report", "one HTML file about the run"),
 }
 
 TOOLS = {  # the same for what works without a config; `export` and `quantize` are both
-    "sample": ("sample", "prompts to PNG files with any checkpoint"),
-    "export": ("convert", "any checkpoint to PyTorch formats (or, with --config, the student)"),
-    "plan": ("plan", "compile a config's steps for a machine, and say what they cost"),
+    "sample": ("tools.sample", "prompts to PNG files with any checkpoint"),
+    "export": (
+        "tools.export",
+        "any checkpoint to PyTorch formats (or, with --config, the student)",
+    ),
+    "plan": (
+        "tools.plan.command",
+        "compile a config's steps for a machine, and say what they cost",
+    ),
     "quantize": (
-        "quantize_source",
+        "tools.quantize.command",
         "any checkpoint to 8 and 6 bits for deployment (or, with --config, the student)",
     ),
-    "bench": ("bench", "measure speed and memory on this machine"),
+    "bench": ("tools.bench.command", "measure speed and memory on this machine"),
 }
 CONFIGURED = ("plan", "bench")  # tools that read a config
 
@@ -105,7 +114,7 @@ def tool_parser(name: str) -> argparse.ArgumentParser:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"flashjax.stages.{name}")
+    return importlib.import_module(f"flashjax.{name}")
 
 
 if __name__ == "__main__":

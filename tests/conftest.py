@@ -27,13 +27,13 @@ import pytest
 from flashjax import trees
 from flashjax.convert.folder import write_pipeline
 from flashjax.convert.pipeline import Pipeline
-from flashjax.data.captions import vocabulary
 from flashjax.data.tokenizers import build_tokenizers, load_tokenizers
 from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.mmdit import MMDiT, MMDiTConfig
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import TextConfig
 from flashjax.models.vae import VAE, VAEConfig
+from flashjax.tasks.digit_scenes.captions import vocabulary
 from flashjax.types import Cond, Params
 
 

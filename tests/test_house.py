@@ -11,12 +11,12 @@ ROOT = Path(flashjax.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
     "types trees config parallel data models flow losses train checkpoint convert quantize "
-    "evaluate stages cli __main__"
+    "evaluate tasks sources stages tools cli __main__"
 ).split()
 # Libraries that only some floors may import; no floor for the oracles of the tests.
 HOMES = {
-    "flax.linen": {"models"},
-    "ml_collections": {"config", "stages", "cli"},
+    "flax.linen": {"models", "tasks"},
+    "ml_collections": {"config", "stages", "tools", "cli"},
     "torch": set(),
     "diffusers": set(),
     "gguf": set(),

@@ -16,7 +16,6 @@ import jinja2
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from flashjax.evaluate.alignment import ATTRIBUTES
 from flashjax.evaluate.grids import png_bytes
 
 Record: TypeAlias = Mapping[str, Any]  # a line of metrics.jsonl: "step" and "network/quantity"
@@ -46,7 +45,7 @@ class Bar:
 class Figures:
     """What was measured on the samples of one sampler.
 
-    `alignment` holds shares (0..1) for "whole" and each of ATTRIBUTES; `passes` counts runs of the
+    `alignment` holds shares (0..1) for "whole" and each part of a caption; `passes` counts runs of the
     transformer for one image (two for each guided step). Real scenes have no steps and no times.
     """
 
@@ -179,6 +178,7 @@ def render(report: Report) -> str:
     return template.render(
         report=report,
         verdict=verdict(report.bars),
+        attributes=attributes(report.samplers),
         groups=grouped(report.samplers),
         reference=next(s.figures for s in report.samplers if s.name == report.reference),
         stages=[(curves, panels(curves.runs)) for curves in report.curves],
@@ -189,6 +189,11 @@ def grouped(samplers: Sequence[Sampler]) -> list[tuple[str, list[Sampler]]]:
     """Neighbours of the same group under its heading."""
     groups = itertools.groupby(samplers, key=lambda sampler: sampler.group)
     return [(group, list(members)) for group, members in groups]
+
+
+def attributes(samplers: Sequence[Sampler]) -> list[str]:
+    """The parts of a caption that alignment was measured of, beside the whole."""
+    return [name for name in samplers[0].figures.alignment if name != "whole"]
 
 
 def verdict(bars: Sequence[Bar]) -> str:
@@ -294,7 +299,6 @@ def environment() -> jinja2.Environment:
         "data_uri": _data_uri,
     }
     environment.globals |= {
-        "attributes": ATTRIBUTES,
         "zip": zip,
         "width": WIDTH,
         "height": HEIGHT,

@@ -16,7 +16,7 @@ from flashjax import trees
 from flashjax.convert.table import Row
 from flashjax.convert.transformer import transformer_rows
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, moments_of, velocity_of
-from flashjax.quantize.tensors import decibels
+from flashjax.quantize.codecs.tensors import decibels
 from flashjax.types import Cond, Params
 
 Moments = dict[str, np.ndarray]  # SAI's name of a weight -> mean of x x^T over its inputs, "i i"

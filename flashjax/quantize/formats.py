@@ -26,19 +26,19 @@ from flashjax.convert.transformer import (
 )
 from flashjax.convert.writing import replacing, write_safetensors
 from flashjax.models.mmdit import MMDiTConfig
-from flashjax.quantize.exchange import EXCHANGES, open_exchange, write_exchange
-from flashjax.quantize.gguf import open_gguf
-from flashjax.quantize.gguf_export import UNCALIBRATED, Calibration, quantize_transformer
-from flashjax.quantize.packing import WEIGHT, Packing, packed, unpacked
-from flashjax.quantize.packings import (
+from flashjax.quantize.codecs.tensors import decibels
+from flashjax.quantize.containers.gguf import open_gguf
+from flashjax.quantize.containers.gguf_export import UNCALIBRATED, Calibration, quantize_transformer
+from flashjax.quantize.containers.packing import WEIGHT, Packing, packed, unpacked
+from flashjax.quantize.containers.packings import (
     COMFY_FP8,
     COMFY_INT8,
     COMFY_INT8_ROTATED,
     TORCHAO_INT8,
     mlx_affine,
 )
-from flashjax.quantize.tensors import decibels
-from flashjax.quantize.torchao import write_torchao
+from flashjax.quantize.containers.torchao import write_torchao
+from flashjax.quantize.graphs.exchange import EXCHANGES, open_exchange, write_exchange
 from flashjax.types import Params
 
 GGUF = {f"gguf-{scheme}": scheme for scheme in ("f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k")}

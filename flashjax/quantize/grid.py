@@ -11,8 +11,8 @@ from flashjax import trees
 from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import transformer_rows
 from flashjax.models.mmdit import MMDiTConfig
+from flashjax.quantize.codecs.tensors import CHUNK_COLUMNS, chunk_rows, rms
 from flashjax.quantize.policy import check_scheme, choose
-from flashjax.quantize.tensors import CHUNK_COLUMNS, chunk_rows, rms
 from flashjax.types import Params
 
 

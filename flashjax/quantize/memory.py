@@ -26,10 +26,10 @@ from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import TextConfig
 from flashjax.models.vae import VAEConfig
 from flashjax.parallel.liveness import peak_bytes
+from flashjax.quantize.containers.packing import packed
+from flashjax.quantize.containers.t5 import t5_bytes
 from flashjax.quantize.formats import FOLDER, GGUF, SINGLE, of_block
-from flashjax.quantize.packing import packed
 from flashjax.quantize.policy import choose
-from flashjax.quantize.t5 import t5_bytes
 from flashjax.types import Cond
 
 DTYPE = jnp.bfloat16  # of activations, and of all that is not quantised

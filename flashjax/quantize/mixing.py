@@ -12,10 +12,10 @@ from flashjax.convert.table import Row
 from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import transformer_rows
 from flashjax.models.mmdit import MMDiTConfig
-from flashjax.quantize.codecs import Q6_K, Q8_0, Codec
-from flashjax.quantize.gguf_export import Calibration, encode_known
+from flashjax.quantize.codecs.codec import Q6_K, Q8_0, Codec
+from flashjax.quantize.codecs.tensors import decode_tensor, rms
+from flashjax.quantize.containers.gguf_export import Calibration, encode_known
 from flashjax.quantize.policy import Choice, choose
-from flashjax.quantize.tensors import decode_tensor, rms
 from flashjax.types import InputError, Params
 
 ROW_BYTES = 256  # at most: what a tensor's name, shape and padding take in a file

@@ -6,7 +6,7 @@ layer stay F16.
 
 from dataclasses import dataclass
 
-from flashjax.quantize.codecs import BF16, F16, F32, Q4_K, Q5_K, Q6_K, Q8_0, Codec
+from flashjax.quantize.codecs.codec import BF16, F16, F32, Q4_K, Q5_K, Q6_K, Q8_0, Codec
 from flashjax.types import InputError
 
 SCHEMES: dict[str, Codec] = {

@@ -13,21 +13,21 @@ from ml_collections import ConfigDict
 from flashjax.convert.folder import read_transformer
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.transformer import transformer_from
-from flashjax.data.captions import parse_caption
-from flashjax.data.digit_scenes import open_scenes
 from flashjax.data.pipeline import stack
 from flashjax.data.prompts import read_prompts
 from flashjax.data.tokenizers import Tokenizer
-from flashjax.evaluate.alignment import alignment
 from flashjax.evaluate.frechet import frechet_distance
-from flashjax.evaluate.reading import load_reader, read, reader_features, to_model
 from flashjax.evaluate.sample import Drawn, Sample, Sampler, draw, draw_noise, make_sample
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
-from flashjax.quantize.gguf import open_gguf
+from flashjax.quantize.containers.gguf import open_gguf
 from flashjax.stages.export import FOLDER
 from flashjax.stages.model import home_of, open_model, student_of
 from flashjax.stages.prepare import captions_of
 from flashjax.stages.stage import run_stage, write_json
+from flashjax.tasks.digit_scenes.alignment import alignment
+from flashjax.tasks.digit_scenes.builder import open_scenes
+from flashjax.tasks.digit_scenes.captions import parse_caption
+from flashjax.tasks.digit_scenes.reading import load_reader, read, reader_features, to_model
 from flashjax.types import InputError, Params
 
 log = logging.getLogger(__name__)

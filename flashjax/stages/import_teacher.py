@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from flashjax import trees
 from flashjax.convert.table import Placement
 from flashjax.parallel.mesh import make_mesh
+from flashjax.sources import open_pipeline
 from flashjax.stages.model import home_of, keep_model, network_shardings, source_of
-from flashjax.stages.sources import open_pipeline
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import show_parameters
 

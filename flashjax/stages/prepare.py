@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from flashjax.data.digit_scenes import SPLITS, open_scenes
 from flashjax.data.latents import TRAIN, save_latents
 from flashjax.data.pipeline import stack
 from flashjax.data.tokenizers import Tokenizer
@@ -16,6 +15,7 @@ from flashjax.models import vae
 from flashjax.parallel.hosts import is_first
 from flashjax.stages.model import open_model
 from flashjax.stages.stage import run_stage
+from flashjax.tasks.digit_scenes.builder import SPLITS, open_scenes
 from flashjax.types import Batch, Params
 
 CHUNK = 32  # images encoded at a time: a larger chunk leaves the CPU's caches

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flashjax.convert.transformer import transformer_to
-from flashjax.quantize.gguf_export import quantize_transformer
+from flashjax.quantize.containers.gguf_export import quantize_transformer
 from flashjax.stages.model import open_model, student_of
 from flashjax.stages.stage import run_stage, write_json
 

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.evaluate import report
-from flashjax.evaluate.reading import CARD
 from flashjax.stages.model import home_of
 from flashjax.stages.stage import read_stage, run_stage, stage_results
 from flashjax.stages.training import curves
+from flashjax.tasks.digit_scenes.reading import CARD
 
 STAGES = (
     "import",

@@ -17,13 +17,13 @@ from ml_collections import ConfigDict
 
 from flashjax.convert.folder import read_pipeline, write_pipeline
 from flashjax.convert.pipeline import Pipeline
-from flashjax.data.digit_scenes import open_scenes
 from flashjax.data.pipeline import stack
 from flashjax.models.vae import VAEConfig, decode
 from flashjax.stages.autoencoder import train_autoencoder
 from flashjax.stages.model import source_of
 from flashjax.stages.prepare import encode_images, to_unit
 from flashjax.stages.stage import run_stage
+from flashjax.tasks.digit_scenes.builder import open_scenes
 from flashjax.train.autoencode import make_slim_step, psnr_db
 from flashjax.types import InputError, Params
 

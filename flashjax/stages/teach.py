@@ -19,12 +19,9 @@ from flashjax import config as configs
 from flashjax.checkpoint import load_params, save_params
 from flashjax.convert.folder import write_pipeline
 from flashjax.convert.pipeline import Pipeline
-from flashjax.data.digit_scenes import open_scenes
 from flashjax.data.latents import load_latents
 from flashjax.data.pipeline import batches, stack, to_mesh
-from flashjax.data.scenes import SIDE, vocabulary
 from flashjax.data.tokenizers import Tokenizer, build_tokenizers, load_tokenizers
-from flashjax.evaluate.reading import CARD, WEIGHTS, teach_reader
 from flashjax.models import variants
 from flashjax.models.clip import CLIPText
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
@@ -38,6 +35,9 @@ from flashjax.stages.autoencoder import train_autoencoder
 from flashjax.stages.prepare import encode_images, prepare_split
 from flashjax.stages.stage import run_stage, stage_results
 from flashjax.stages.training import JobConfig, run_job, show_parameters
+from flashjax.tasks.digit_scenes.builder import open_scenes
+from flashjax.tasks.digit_scenes.reading import CARD, WEIGHTS, teach_reader
+from flashjax.tasks.digit_scenes.scenes import SIDE, vocabulary
 from flashjax.train.autoencode import make_autoencoder_step
 from flashjax.train.optim import OptimiserConfig, make_optimiser
 from flashjax.train.state import init_state

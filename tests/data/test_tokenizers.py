@@ -10,8 +10,8 @@ import sentencepiece
 import torch
 import transformers
 
-from flashjax.data.captions import vocabulary
 from flashjax.data.tokenizers import BOS, EOS, build_tokenizers, load_tokenizers
+from flashjax.tasks.digit_scenes.captions import vocabulary
 from flashjax.types import InputError
 
 WORDS = "a above background blue bottom five four green left nine of on red seven the three".split()

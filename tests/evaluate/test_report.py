@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from flashjax.evaluate import report as reports
-from flashjax.evaluate.alignment import ATTRIBUTES
 from flashjax.evaluate.report import (
     NBSP,
     TIMES,
@@ -28,6 +27,7 @@ from flashjax.evaluate.report import (
     verdict,
     write_report,
 )
+from flashjax.tasks.digit_scenes.alignment import ATTRIBUTES
 
 HOSTILE = "<script>alert('&')</script>\"'>"
 VOID = {"meta", "img", "br", "line"}

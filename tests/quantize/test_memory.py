@@ -4,7 +4,7 @@ import pytest
 
 from flashjax.models.variants import MMDIT
 from flashjax.quantize.memory import Need, needs, transformer_bytes
-from flashjax.stages.quantize_memory import line, sizes_of
+from flashjax.tools.quantize.memory import line, sizes_of
 
 GB = 1e9
 

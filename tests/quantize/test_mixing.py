@@ -7,9 +7,9 @@ import pytest
 from flashjax.convert.tensors import in_memory
 from flashjax.convert.transformer import abstract_transformer, transformer_from, transformer_to
 from flashjax.models.mmdit import MMDiTConfig
-from flashjax.quantize.codecs import Q6_K, Q8_0
+from flashjax.quantize.codecs.codec import Q6_K, Q8_0
+from flashjax.quantize.containers.gguf import read_gguf
 from flashjax.quantize.formats import MIXED, Model, write_format
-from flashjax.quantize.gguf import read_gguf
 from flashjax.quantize.mixing import choose_codecs, mixed
 from flashjax.types import InputError
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from flashjax.evaluate.reading import train_reader
 from flashjax.stages.teach import log_reader
+from flashjax.tasks.digit_scenes.reading import train_reader
 
 
 def test_the_log_shows_the_readers_loss_which_is_the_sum_of_its_parts(caplog):

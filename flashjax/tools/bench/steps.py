@@ -1,0 +1,131 @@
+"""`bench steps`: the steps that `plan` compiles, run on this machine with random weights.
+
+Needs no checkpoint and no data. Prints measured seconds and memory, each beside what the plan of
+this chip says, so that a plan for a pod can be trusted or corrected.
+"""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from flashjax import config as configs
+from flashjax import trees
+from flashjax.parallel.chips import CHIPS, GIB, Chip
+from flashjax.parallel.mesh import simulate_devices
+from flashjax.parallel.program import read_program
+from flashjax.stages.setting import Compute, compute_of
+from flashjax.tools.plan.programs import Planned, programs
+from flashjax.tools.plan.report import summary
+from flashjax.types import InputError
+
+RUNNABLE = ("guide", "student", "critic")  # a branch's steps are the student's and the critic's
+STEPS = 8  # measured, after one that is not
+SPREAD = 0.02  # of random weights, uniform on both sides of zero
+
+
+def run(path: str, overrides: list[str], names: tuple[str, ...], *, chip: str | None) -> None:
+    """Prints seconds a step, MFU and peak memory of `names`, or of all that can be run alone."""
+    unknown = set(names) - set(RUNNABLE)
+    if unknown:
+        raise InputError(f"--programs {','.join(unknown)}: bench steps runs {', '.join(RUNNABLE)}")
+    config = configs.load(path, overrides)
+    simulate_devices(config.simulate_devices)
+    device = jax.devices()[0]
+    found = find_chip(chip, device.device_kind)
+    print(f"{jax.device_count()} x {device.device_kind}, taken for {found.name}; {path}")
+    for planned in programs(config, jax.devices(), names or RUNNABLE):
+        measure(planned, found, compute_of(config), config.student.steps)
+
+
+def find_chip(name: str | None, kind: str) -> Chip:
+    """The chip of the table that was named, or that the device's own name has in it."""
+    found = [known for known in CHIPS if known == name or (name is None and known in kind.lower())]
+    if not found:
+        asked = f"--chip {name} is unknown" if name else f"no chip of the table is called {kind}"
+        raise InputError(f"{asked}: give --chip of {', '.join(CHIPS)}")
+    return CHIPS[found[0]]
+
+
+def measure(planned: Planned, chip: Chip, compute: Compute, student_steps: int) -> None:
+    """Compiles and runs one program; prints its figures."""
+    started = time.perf_counter()
+    compiled = planned.step.lower(*planned.arguments).compile()
+    compile_seconds = time.perf_counter() - started
+    arguments = random_arguments(planned.arguments, student_steps)
+    seconds, metrics = run_steps(compiled, arguments)
+    text = compiled.as_text()
+    program = read_program(planned.name, compiled, text, planned.mesh, trips=planned.trips)
+    plan = summary(planned, program, chip, compute)
+    mean = float(np.mean(seconds))
+    lost = sorted(name for name, value in metrics.items() if not np.isfinite(value).all())
+    fused = text.count("__cudnn$fmha")
+    print(
+        f"{planned.name}: {planned.samples} samples, {mean:.3f} s a step ({min(seconds):.3f} to "
+        f"{max(seconds):.3f} in {len(seconds)}), compiled in {compile_seconds:.0f} s\n"
+        f"  model    {plan['model_flops_per_device'] / 1e12:.1f} TFLOP a chip: MFU "
+        f"{100 * plan['model_flops_per_device'] / chip.flops / mean:.1f} %; with recomputation "
+        f"{100 * plan['executed_flops_per_device'] / chip.flops / mean:.1f} % of the peak; "
+        f"{mean / plan['step_seconds']:.2f} of the plan's {plan['step_seconds']:.3f} s\n"
+        f"  memory   {peak_text(plan['need_bytes'])}\n"
+        f"  kernels  {fused} calls of cuDNN's attention; metrics "
+        f"{'not finite: ' + ', '.join(lost) if lost else 'finite'}",
+        flush=True,
+    )
+
+
+def run_steps(compiled: Any, arguments: tuple[Any, ...]) -> tuple[list[float], dict[str, Any]]:
+    """Seconds of each measured step, and the last metrics."""
+    state, *rest = arguments
+    seconds: list[float] = []
+    metrics: dict[str, Any] = {}
+    for _ in range(STEPS + 1):
+        started = time.perf_counter()
+        state, metrics = jax.block_until_ready(compiled(state, *rest))
+        seconds.append(time.perf_counter() - started)
+    return seconds[1:], jax.device_get(metrics)
+
+
+def random_arguments(abstract: tuple[Any, ...], student_steps: int) -> tuple[Any, ...]:
+    """Arrays in the place of shapes: weights and pictures random, optimisers and counts zero."""
+
+    def fill(path: str, leaf: Any) -> Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        if path.endswith("/span"):
+            return jnp.broadcast_to(jnp.array([0, student_steps], leaf.dtype), leaf.shape)
+        if "opt" in path.split("/") or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        return scattered(leaf.shape).astype(leaf.dtype)
+
+    flat, structure = jax.tree.flatten(abstract)
+    paths = list(trees.flatten(abstract))
+    make = jax.jit(
+        lambda: [fill(path, leaf) for path, leaf in zip(paths, flat, strict=True)],
+        out_shardings=[leaf.sharding for leaf in flat],
+    )
+    return jax.tree.unflatten(structure, make())
+
+
+def scattered(shape: tuple[int, ...]) -> Array:
+    """Numbers within SPREAD that look random and cost nothing to compile: a hashed count."""
+    count = sum(
+        jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(2654435761 + 2 * axis * 40503)
+        for axis in range(len(shape))
+    )
+    mixed = jnp.asarray(count, jnp.uint32)
+    mixed = (mixed ^ mixed >> 15) * np.uint32(2246822519)
+    return ((mixed >> 8).astype(jnp.float32) / 2**23 - 1) * SPREAD
+
+
+def peak_text(planned_bytes: float) -> str:
+    """The device's own peak so far, if it keeps one, beside what the plan says is needed."""
+    said = f"the program's own account {planned_bytes / GIB:.2f} GiB"
+    stats = jax.local_devices()[0].memory_stats()
+    if not stats:
+        return f"{said}; this device keeps no count of its own"
+    peak = stats["peak_bytes_in_use"]
+    return f"{peak / GIB:.2f} GiB at the peak of this process; {said}"

@@ -1,0 +1,163 @@
+"""`plan`: compiles the actual steps for a machine that may not be here, and says what they cost."""
+
+import argparse
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from flashjax import config as configs
+from flashjax.parallel.chips import AS_OF
+from flashjax.parallel.hlo import Collective
+from flashjax.parallel.mesh import simulate_devices
+from flashjax.parallel.program import Program, compile_program
+from flashjax.parallel.target import SMALL_TILES, Target, open_devices, parse_target
+from flashjax.stages.stage import write_json
+from flashjax.tools.plan.programs import Planned, compute_of, programs
+from flashjax.tools.plan.report import render, summary
+from flashjax.types import InputError
+
+CACHE = "~/.cache/flashjax/plan"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
+    verb.add_argument("--config", required=True, metavar="FILE", help="a configs/*.py file")
+    verb.add_argument("--target", required=True, help="CHIP:TOPOLOGY: v6e:8x8, h100:64, cpu:8")
+    verb.add_argument("--slices", type=int, default=1, help="TPU slices joined by the network")
+    verb.add_argument("--programs", default="", help="a comma-separated choice; all by default")
+    verb.add_argument("--price", type=float, help="dollars per chip and hour")
+    verb.add_argument(
+        "--large_tiles", action="store_true", help="TPU code as it would run: ten times as long"
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.add_argument("--cache", default=CACHE, metavar="DIR", help="where compiled results are")
+    verb.add_argument("--hlo", metavar="DIR", help="write each program's HLO text there")
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Prints the plan of the config on the target."""
+    config = configs.load(options.config, overrides)
+    target = parse_target(options.target, slices=options.slices)
+    if target.is_tpu:
+        # The TPU's compiler is asked for by name; nothing here may look for a TPU of its own.
+        jax.config.update("jax_platforms", "cpu")
+    else:
+        simulate_devices(target.devices)
+    config, notes = as_planned(config, target)
+    chosen = tuple(name for name in options.programs.split(",") if name)
+    planned = programs(config, open_devices(target), chosen)
+    check_whole(planned, target)
+    cache = Path(options.cache).expanduser()
+    compiled = []
+    small = SMALL_TILES if target.is_tpu and not options.large_tiles else {}
+    for program in planned:
+        key = cache_key(config, target, program.name, small)
+        path = cache / f"{key}.json"
+        compiled.append(compile_or_recall(program, path, options.hlo, small, target.island))
+    chip = target.chip
+    if options.price is not None:
+        chip = dataclasses.replace(chip, price=options.price)
+    record = {
+        "config": options.config,
+        "target": str(target),
+        "chip": dataclasses.asdict(chip) | {"as_of": AS_OF},
+        "versions": versions(),
+        "compute": dataclasses.asdict(compute_of(config)),
+        "notes": notes + [f"compiled with {name}={value}" for name, value in small.items()],
+        "programs": [
+            summary(p, c, chip, compute_of(config)) for p, c in zip(planned, compiled, strict=True)
+        ],
+    }
+    print(json.dumps(record, indent=2) if options.json else render(record))
+
+
+def check_whole(planned: Sequence[Planned], target: Target) -> None:
+    """InputError where a program leaves chips of the target without work; a CPU's are free."""
+    for program in planned:
+        if program.mesh.size != target.devices and target.chip.name != "cpu":
+            raise InputError(
+                f"{program.name} has a mesh of {program.mesh.size} devices on {target}, which has "
+                f"{target.devices}: let an axis of its mesh be -1"
+            )
+
+
+def as_planned(config: ConfigDict, target: Target) -> tuple[ConfigDict, list[str]]:
+    """The config as it can be compiled here, and what that changes about the figures."""
+    if target.is_tpu:
+        return config, []
+    notes = [
+        f"{target} is simulated: layouts, collectives and operations are the partitioner's, but "
+        "memory is a CPU program's"
+    ]
+    attention = compute_of(config).attention
+    if attention != "xla":
+        config = config.copy_and_resolve_references()
+        config.compute.attention = "xla"
+        notes.append(
+            f"attention={attention} is not in this program: XLA's own keeps every score in memory"
+        )
+    return config, notes
+
+
+def compile_or_recall(
+    planned: Planned, path: Path, hlo: str | None, options: Mapping[str, str], island: int
+) -> Program:
+    """The program's record, from the cache if it is there; HLO text is written when compiled."""
+    if path.is_file() and hlo is None:
+        return from_json(json.loads(path.read_text()))
+    program, text = compile_program(
+        planned.name,
+        planned.step,
+        planned.arguments,
+        planned.mesh,
+        trips=planned.trips,
+        options=options,
+        island=island,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, dataclasses.asdict(program))
+    if hlo is not None:
+        Path(hlo).mkdir(parents=True, exist_ok=True)
+        (Path(hlo) / f"{planned.name}.hlo").write_text(text)
+    return program
+
+
+def from_json(record: dict[str, Any]) -> Program:
+    """A program's record as it was written."""
+    found = [
+        Collective(**{**entry, "axes": tuple(entry["axes"])}) for entry in record["collectives"]
+    ]
+    return Program(**{**record, "collectives": tuple(found)})
+
+
+def cache_key(config: Any, target: Target, program: str, options: Mapping[str, str]) -> str:
+    """Equal keys, equal programs: the config, the machine, the versions and our own source."""
+    source = hashlib.sha256()
+    for path in sorted(Path(str(files("flashjax"))).rglob("*.py")):
+        source.update(path.read_bytes())
+    asked = [
+        configs.to_json(config),
+        str(target),
+        program,
+        dict(options),
+        versions(),
+        source.hexdigest(),
+    ]
+    asked.append(os.environ.get("XLA_FLAGS", "") + os.environ.get("LIBTPU_INIT_ARGS", ""))
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:20]
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide what the compiler makes."""
+    installed = {dist.name for dist in importlib.metadata.distributions()}
+    names = ("jax", "jaxlib", "flax", "optax", "libtpu")
+    return {name: importlib.metadata.version(name) for name in names if name in installed}
