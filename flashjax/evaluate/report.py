@@ -45,8 +45,9 @@ class Bar:
 class Figures:
     """What was measured on the samples of one sampler.
 
-    `alignment` holds shares (0..1) for "whole" and each part of a caption; `passes` counts runs of the
-    transformer for one image (two for each guided step). Real scenes have no steps and no times.
+    `alignment` holds shares (0..1) for "whole" and each part of a caption; `passes` counts
+    runs of the transformer for one image (two for each guided step). Real scenes have no steps and
+    no times.
     """
 
     alignment: Mapping[str, float]
