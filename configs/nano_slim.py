@@ -11,7 +11,8 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.simulate_devices = 1
     config.teacher = dict(source="runs/nano_teacher/teacher/pipeline")  # whose latents are kept
-    config.data = dict(seed=0, train=24_000, validation=2_000)  # as configs/nano_teacher.py
+    # As configs/nano_teacher.py:
+    config.data = dict(source="digit_scenes", seed=0, train=24_000, validation=2_000)
     config.slim = dict(
         channels=(8, 8, 16, 32),
         kl_weight=0.1,

@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.simulate_devices = 1
     config.mesh = dict(branch=1, data=1, fsdp=1, context=1, tensor=1)
-    config.data = dict(seed=0, train=24_000, validation=2_000)
+    config.data = dict(source="digit_scenes", seed=0, train=24_000, validation=2_000)
 
     config.teacher = dict(shift=3.0)
     config.reader = dict(steps=1700, batch=32, seed=20)

@@ -65,7 +65,7 @@ def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(config: ConfigDict | Mapping[str, Any]) -> str:
-    """The first 12 hex digits of the SHA-256 of the config's JSON."""
+    """The first 12 hex characters of the SHA-256 of the config's JSON."""
     return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import flashjax
+from flashjax import tasks
 
 ROOT = Path(flashjax.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -82,6 +83,18 @@ def test_files_and_functions_stay_small(path):
         and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
     }
     assert not long
+
+
+def test_a_task_is_a_guest_that_enters_by_one_door():
+    """No file outside tasks/ names a task, and one alone imports from that room."""
+    doors, named = set(), set()
+    for path in MODULES:
+        if floor_of(path) != "tasks":
+            text = path.read_text()
+            if any(within(name, "flashjax.tasks") for name in imported(ast.parse(text))):
+                doors.add(name_of(path))
+            named |= {name_of(path) for task in tasks.NAMES if task in text}
+    assert doors == {"stages/registry.py"} and not named
 
 
 def test_the_rules_see_what_they_forbid():

@@ -127,8 +127,3 @@ def to_mesh(batch: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_callback(array.shape, rows, lambda index: array[index])
 
     return jax.tree.map(put, batch)
-
-
-def stack(source: Any, field: str) -> np.ndarray:
-    """One field of every element of a random-access source, as an array "n ..."."""
-    return np.stack([source[index][field] for index in range(len(source))])

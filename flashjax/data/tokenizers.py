@@ -62,6 +62,13 @@ class Tokenizer:
                 _log.warning("prompt %r: too long for %s, its end is cut", prompt, ", ".join(names))
         return Tokens(clip_l=clip_l, clip_g=clip_g, t5=t5)
 
+    @property
+    def words(self) -> frozenset[str]:
+        """The words of two letters or more that are one token of CLIP-L."""
+        ends = [token for token in self.clip_l.get_vocab() if token.endswith(_WORD_END)]
+        words = (token.removesuffix(_WORD_END) for token in ends)
+        return frozenset(word for word in words if len(word) > 1)
+
 
 def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Tokenizer:
     """The tokenizers of `folder`, any pipeline in SD3.5's diffusers layout; never uses the network.

@@ -10,58 +10,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import jinja2
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from flashjax.evaluate.bars import TIMES, Bar, verdict
 from flashjax.evaluate.grids import png_bytes
+from flashjax.evaluate.judge import Figure, Measured
 
 Record: TypeAlias = Mapping[str, Any]  # a line of metrics.jsonl: "step" and "network/quantity"
 
-MARGIN_POINTS = 10.0  # a "wide margin": some four standard errors between two runs of 500 samples
 NBSP = "\N{NO-BREAK SPACE}"
-TIMES = "\N{MULTIPLICATION SIGN}"
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A figure that was promised: `value` is to be at least, or at most, `target`, in `unit`."""
-
-    name: str
-    value: float
-    target: float
-    unit: str
-    sense: Literal["at least", "at most"] = "at least"
-
-    @property
-    def met(self) -> bool:
-        """Whether the promise is kept."""
-        return self.value >= self.target if self.sense == "at least" else self.value <= self.target
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What was measured on the samples of one sampler.
-
-    `alignment` holds shares (0..1) for "whole" and each part of a caption; `passes` counts
-    runs of the transformer for one image (two for each guided step). Real scenes have no steps and
-    no times.
-    """
-
-    alignment: Mapping[str, float]
-    frechet: float
-    samples: int
-    steps: int | None = None
-    passes: int | None = None
-    seconds_per_image: float | None = None
-
-    @property
-    def error(self) -> float:
-        """One binomial standard error of the whole alignment, 0..1."""
-        share = self.alignment["whole"]
-        return math.sqrt(share * (1 - share) / self.samples)
 
 
 @dataclass(frozen=True)
@@ -75,7 +36,7 @@ class Sampler:
     note: str
     group: str
     images: np.ndarray
-    figures: Figures
+    measured: Measured
 
 
 @dataclass(frozen=True)
@@ -95,19 +56,12 @@ class FileSize:
 
 
 @dataclass(frozen=True)
-class Reader:
-    """The reader's own accuracy on real scenes: shares (0..1) like those of Figures.alignment."""
-
-    accuracy: Mapping[str, float]
-    samples: int
-
-
-@dataclass(frozen=True)
 class Report:
     """All that the report says.
 
-    Every sampler has one picture for each caption. Speeds are compared with the sampler named
-    `reference`, sizes with the first of `files`. `config` is text, shown as it is.
+    Every sampler has one picture for each caption, and the figures of the same judges, which
+    `notes` explain. Speeds are compared with the sampler named `reference`, sizes with the first of
+    `files`. `config` is text, shown as it is.
     """
 
     title: str
@@ -116,7 +70,7 @@ class Report:
     captions: Sequence[str]
     samplers: Sequence[Sampler]
     reference: str
-    reader: Reader
+    notes: Sequence[str]
     curves: Sequence[Curves]
     files: Sequence[FileSize]
     stage_seconds: Mapping[str, float]
@@ -134,30 +88,6 @@ class Report:
                 )
         if self.reference not in [sampler.name for sampler in self.samplers]:
             raise ValueError(f"report: no sampler is called {self.reference!r}")
-
-
-def demo_bars(
-    *, teacher: Figures, cut: Figures, student: Figures, six_bit: Figures
-) -> tuple[Bar, ...]:
-    """The bars of the demo.
-
-    `teacher` is guided in 50 steps, `cut` has as few steps as `student`, `six_bit` is the student's
-    file. Teacher and student must be timed. Of a teacher that meets no caption nothing can be kept:
-    that share is NaN, and its bar is not met.
-    """
-    whole, base, few, small = (
-        100 * figures.alignment["whole"] for figures in (student, teacher, cut, six_bit)
-    )
-    if not teacher.seconds_per_image or not student.seconds_per_image:
-        raise ValueError("demo_bars: the teacher and the student need seconds_per_image")
-    faster = teacher.seconds_per_image / student.seconds_per_image
-    kept = 100 * whole / base if base else math.nan
-    return (
-        Bar("Alignment kept from the teacher", kept, 90, "%"),
-        Bar("Alignment above the teacher in as few steps", whole - few, MARGIN_POINTS, "points"),
-        Bar("Alignment lost from 16 to 6 bits", whole - small, 2, "points", "at most"),
-        Bar("Speed against the teacher", faster, 18, TIMES),
-    )
 
 
 def write_report(path: Path | str, report: Report) -> None:
@@ -179,9 +109,10 @@ def render(report: Report) -> str:
     return template.render(
         report=report,
         verdict=verdict(report.bars),
-        attributes=attributes(report.samplers),
+        headings=headings(report.samplers[0].measured.figures),
+        columns=report.samplers[0].measured.figures,
         groups=grouped(report.samplers),
-        reference=next(s.figures for s in report.samplers if s.name == report.reference),
+        reference=next(s.measured for s in report.samplers if s.name == report.reference),
         stages=[(curves, panels(curves.runs)) for curves in report.curves],
     )
 
@@ -192,17 +123,21 @@ def grouped(samplers: Sequence[Sampler]) -> list[tuple[str, list[Sampler]]]:
     return [(group, list(members)) for group, members in groups]
 
 
-def attributes(samplers: Sequence[Sampler]) -> list[str]:
-    """The parts of a caption that alignment was measured of, beside the whole."""
-    return [name for name in samplers[0].figures.alignment if name != "whole"]
+@dataclass(frozen=True)
+class Heading:
+    """A heading of the table of figures, and how many columns stand under it."""
+
+    text: str
+    columns: int
 
 
-def verdict(bars: Sequence[Bar]) -> str:
-    """How many bars are met, and by name those that are not, as one sentence."""
-    missed = [bar.name for bar in bars if not bar.met]
-    if not missed:
-        return f"All {len(bars)} bars are met."
-    return f"{len(bars) - len(missed)} of {len(bars)} bars are met. Not met: {'; '.join(missed)}."
+def headings(figures: Sequence[Figure]) -> list[Heading]:
+    """Neighbours of one heading under it, with their unit."""
+    groups = itertools.groupby(figures, key=lambda figure: (figure.heading, figure.unit))
+    return [
+        Heading(f"{text}, {unit}" if text and unit else text, len(list(members)))
+        for (text, unit), members in groups
+    ]
 
 
 @dataclass(frozen=True)
@@ -294,6 +229,7 @@ def environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "percent": _percent,
+        "figure": _figure,
         "amount": _amount,
         "duration": _duration,
         "megabytes": _megabytes,
@@ -307,6 +243,11 @@ def environment() -> jinja2.Environment:
         "right": RIGHT,
     }
     return environment
+
+
+def _figure(figure: Figure, value: float) -> str:
+    """A value as the figure shows its own."""
+    return f"{value:.{figure.decimals}f}"
 
 
 def _percent(share: float) -> str:

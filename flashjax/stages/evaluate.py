@@ -1,9 +1,9 @@
-"""`evaluate`: every sampler of a run on the same captions and noise, read and measured."""
+"""`evaluate`: every sampler of a run on the same captions and noise, timed, and judged."""
 
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,17 @@ from ml_collections import ConfigDict
 from flashjax.convert.folder import read_transformer
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.transformer import transformer_from
-from flashjax.data.pipeline import stack
 from flashjax.data.prompts import read_prompts
 from flashjax.data.tokenizers import Tokenizer
-from flashjax.evaluate.frechet import frechet_distance
+from flashjax.evaluate.judge import Figure, Judge, figures_of, told
 from flashjax.evaluate.sample import Drawn, Sample, Sampler, draw, draw_noise, make_sample
+from flashjax.evaluate.unseen import Unseen, halves
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.quantize.containers.gguf import open_gguf
 from flashjax.stages.export import FOLDER
 from flashjax.stages.model import home_of, open_model, student_of
-from flashjax.stages.prepare import captions_of
+from flashjax.stages.registry import open_judges, open_samples
 from flashjax.stages.stage import run_stage, write_json
-from flashjax.tasks.digit_scenes.alignment import alignment
-from flashjax.tasks.digit_scenes.builder import open_scenes
-from flashjax.tasks.digit_scenes.captions import parse_caption
-from flashjax.tasks.digit_scenes.reading import load_reader, read, reader_features, to_model
 from flashjax.types import InputError, Params
 
 log = logging.getLogger(__name__)
@@ -47,30 +43,33 @@ class Contender:
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Draws, reads and measures; keeps the figures and the first pictures of every sampler."""
+    """Draws, judges and times; keeps the figures and the first pictures of every sampler."""
 
     def body(folder: Path) -> dict[str, Any]:
         pipeline, tokenizer = open_model(workdir)
-        reader = load_reader(home_of(config) / "reader")
-        captions, images, reference = open_evaluation(config, workdir)
+        unseen = open_unseen(config, workdir)
         file = config.evaluate.prompts
-        prompts = read_prompts(file) if file else captions
+        prompts = read_prompts(file) if file else unseen.captions
+        judges = open_judges(config.evaluate.judges, home_of(config), unseen.others, prompts)
+        if not judges:
+            log.info("evaluate.judges names nobody: pictures are drawn and timed, not measured")
         shown = min(config.evaluate.shown, len(prompts))
-        judge = functools.partial(measure, reader, reader_features(reader, to_model(reference)))
-        real = {"name": "real scenes", "group": "Reference", "note": "validation split"}
-        rows = [real | judge(images, captions)]
-        pictures = [images[:shown]]
+        rows, pictures = [], []
+        if unseen.images is not None:
+            real = {"name": "real pictures", "group": "Reference", "note": "unseen"}
+            rows.append(real | measure(judges, unseen.images, unseen.captions))
+            pictures.append(unseen.images[:shown])
         programs = functools.cache(lambda sampler: make_sample(pipeline, sampler))
         for contender in contenders(config, workdir, pipeline):
             program = programs(contender.sampler)  # one compilation for all weights on one grid
             drawn = draw_all(config, pipeline, tokenizer, contender, program, prompts)
-            row = describe(contender) | judge(drawn.images, prompts)
+            row = describe(contender) | measure(judges, drawn.images, prompts)
             rows.append(row | {"seconds_per_image": drawn.seconds_per_image})
             pictures.append(drawn.images[:shown])
             log_row(rows[-1])
         np.save(folder / "pictures.npy", np.stack(pictures), allow_pickle=False)
         write_json(folder / "captions.json", prompts[:shown])
-        return {"rows": rows}
+        return {"rows": rows, "notes": [judge.note for judge in judges]}
 
     return run_stage(
         "evaluate",
@@ -82,29 +81,19 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     )
 
 
-def open_evaluation(config: ConfigDict, workdir: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Captions of the first validation scenes, their real pictures, and the other scenes."""
-    source = open_scenes(workdir / "data", **config.data)["validation"]
+def open_unseen(config: ConfigDict, workdir: Path) -> Unseen:
+    """Captions of the first validation samples, their real pictures, and the other pictures."""
     samples = config.evaluate.samples
-    if len(source) < 2 * samples:
-        raise InputError(
-            f"evaluate.samples={samples} needs data.validation of at least {2 * samples}: half to "
-            f"draw, half to compare with; it is {len(source)}"
-        )
-    images = stack(source, "image")
-    return captions_of(source)[:samples], images[:samples], images[samples:]
+    try:
+        return halves(open_samples(config, workdir / "data")["validation"], samples)
+    except InputError as error:
+        raise InputError(f"evaluate.samples={samples}: {error}") from error
 
 
-def measure(
-    reader: Params, features: np.ndarray, images: np.ndarray, prompts: list[str]
-) -> dict[str, Any]:
-    """What the reader finds in pictures of these prompts, and how far they are from real ones."""
-    unit = to_model(images)
-    return {
-        "alignment": alignment(read(reader, unit), [parse_caption(prompt) for prompt in prompts]),
-        "frechet": frechet_distance(reader_features(reader, unit), features),
-        "samples": len(images),
-    }
+def measure(judges: Sequence[Judge], images: np.ndarray, prompts: list[str]) -> dict[str, Any]:
+    """What all judges say of pictures of these prompts, as JSON."""
+    figures = [dataclasses.asdict(figure) for figure in figures_of(judges, images, prompts)]
+    return {"figures": figures, "samples": len(images)}
 
 
 def contenders(config: ConfigDict, workdir: Path, pipeline: Pipeline) -> Iterator[Contender]:
@@ -176,10 +165,5 @@ def describe(contender: Contender) -> dict[str, Any]:
 
 def log_row(row: dict[str, Any]) -> None:
     """One line per sampler as it is measured."""
-    log.info(
-        "%-32s aligned %5.1f %%  Fréchet %6.2f  %.4f s/image",
-        row["name"],
-        100 * row["alignment"]["whole"],
-        row["frechet"],
-        row["seconds_per_image"],
-    )
+    figures = told([Figure(**figure) for figure in row["figures"]])
+    log.info("%-32s %s  %.4f s/image", row["name"], figures, row["seconds_per_image"])

@@ -1,6 +1,5 @@
-"""`prepare`: scenes and captions to caches of latents and tokens."""
+"""`prepare`: pictures and captions to caches of latents and tokens."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +8,35 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flashjax.data.latents import TRAIN, save_latents
-from flashjax.data.pipeline import stack
+from flashjax.data.samples import Samples, captions_of, images_of
 from flashjax.data.tokenizers import Tokenizer
 from flashjax.models import vae
 from flashjax.parallel.hosts import is_first
 from flashjax.stages.model import open_model
+from flashjax.stages.registry import open_samples
 from flashjax.stages.stage import run_stage
-from flashjax.tasks.digit_scenes.builder import SPLITS, open_scenes
 from flashjax.types import Batch, Params
 
 CHUNK = 32  # images encoded at a time: a larger chunk leaves the CPU's caches
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Composes the scenes and caches latents and tokens of the training split."""
+    """Opens the data and caches latents and tokens of the training split."""
 
     def body(folder: Path) -> dict[str, Any]:
         pipeline, tokenizer = open_model(workdir)
+        counts = {}
         if is_first():
-            scenes = open_scenes(workdir / "data", **config.data)
+            samples = open_samples(config, workdir / "data")
+            counts = {split: len(found) for split, found in samples.items()}
             prepare_split(
-                scenes["train"],
+                samples["train"],
                 folder / TRAIN,
                 tokenizer=tokenizer,
                 config=pipeline.vae_config,
                 params=on_this_process(pipeline.vae),
             )
-        return {split: config.data[split] for split in SPLITS}
+        return counts
 
     return run_stage(
         "prepare",
@@ -50,11 +51,6 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def on_this_process(params: Params) -> Params:
     """Parameters that all processes share, as this one's own: it may compute with them alone."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
-
-
-def captions_of(source: Sequence[dict[str, Any]]) -> list[str]:
-    """The captions of a dataset split."""
-    return [source[index]["caption"].decode() for index in range(len(source))]
 
 
 def to_unit(images: np.ndarray) -> np.ndarray:
@@ -74,7 +70,7 @@ def encode_images(config: vae.VAEConfig, params: Params, images: np.ndarray) -> 
 
 
 def prepare_split(
-    source: Sequence[dict[str, Any]],
+    samples: Samples,
     path: Path,
     *,
     tokenizer: Tokenizer,
@@ -82,5 +78,5 @@ def prepare_split(
     params: Params,
 ) -> None:
     """Writes the cache of one split: latents of its pictures, tokens of its captions."""
-    latents = encode_images(config, params, stack(source, "image"))
-    save_latents(path, Batch(latents=latents, tokens=tokenizer(captions_of(source))))
+    latents = encode_images(config, params, images_of(samples))
+    save_latents(path, Batch(latents=latents, tokens=tokenizer(captions_of(samples))))

@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.evaluate import report
-from flashjax.stages.model import home_of
+from flashjax.evaluate.bars import Targets, run_bars
+from flashjax.evaluate.judge import Figure, Measured
+from flashjax.stages.evaluate import BITS
 from flashjax.stages.stage import read_stage, run_stage, stage_results
 from flashjax.stages.training import curves
-from flashjax.tasks.digit_scenes.reading import CARD
 
 STAGES = (
     "import",
@@ -40,7 +41,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     return run_stage(
         "report",
-        {},
+        config.report.to_dict(),
         workdir,
         body,
         inputs={name: workdir / name for name in ("evaluate", "export", "quantize", "split")},
@@ -50,32 +51,33 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 def collect(config: ConfigDict, workdir: Path) -> report.Report:
     """The whole content, read from the workdir."""
-    rows = stage_results(workdir / "evaluate")["rows"]
+    evaluated = stage_results(workdir / "evaluate")
+    rows = evaluated["rows"]
     pictures = np.load(workdir / "evaluate" / "pictures.npy", allow_pickle=False)
     samplers = [sampler_of(row, images) for row, images in zip(rows, pictures, strict=True)]
-    figures = {sampler.name: sampler.figures for sampler in samplers}
+    measured = {sampler.name: sampler.measured for sampler in samplers}
     steps, full = config.student.steps, config.evaluate.teacher_steps
-    reference = f"teacher, {full} steps"
-    card = json.loads((home_of(config) / "reader" / CARD).read_text())
+    reference, student = f"teacher, {full} steps", f"student after merge, {steps} steps"
     records = {name: read_stage(workdir / name) for name in STAGES}
     versions = (records["evaluate"] or {})["versions"]
     return report.Report(
-        title="flashjax: a text-to-image flow in four steps",
+        title=config.report.title,
         summary=(
             f"A {full}-step teacher with guidance, distilled into a {steps}-step student without "
             f"it, merged, exported and quantised. Every row below draws the same captions from "
             f"the same noise."
         ),
-        bars=report.demo_bars(
-            teacher=figures[reference],
-            cut=figures[f"teacher, {steps} steps"],
-            student=figures[f"student after merge, {steps} steps"],
-            six_bit=figures[f"student 6-bit, {steps} steps"],
+        bars=run_bars(
+            configs.section(config, "report.bars", Targets),
+            teacher=measured[reference],
+            cut=measured[f"teacher, {steps} steps"],
+            student=measured[student],
+            fewest=measured[fewest_bits(config)],
         ),
         captions=json.loads((workdir / "evaluate" / "captions.json").read_text()),
         samplers=samplers,
         reference=reference,
-        reader=report.Reader(accuracy=card["accuracy"], samples=card["validation_scenes"]),
+        notes=evaluated["notes"],
         curves=[
             report.Curves("guide", {"": curves(workdir / "guide")}),
             report.Curves("match", {"": curves(workdir / "match")}),
@@ -92,15 +94,19 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
 
 def sampler_of(row: dict[str, Any], images: np.ndarray) -> report.Sampler:
     """A row of the evaluation as the report shows it."""
-    figures = report.Figures(
-        alignment=row["alignment"],
-        frechet=row["frechet"],
+    measured = Measured(
+        figures=tuple(Figure(**figure) for figure in row["figures"]),
         samples=row["samples"],
         steps=row.get("steps"),
         passes=row.get("passes"),
         seconds_per_image=row.get("seconds_per_image"),
     )
-    return report.Sampler(row["name"], row["note"], row["group"], images, figures)
+    return report.Sampler(row["name"], row["note"], row["group"], images, measured)
+
+
+def fewest_bits(config: ConfigDict) -> str:
+    """The row of the student's last file, the smallest."""
+    return f"student {BITS[config.quantize.schemes[-1]]}, {config.student.steps} steps"
 
 
 def branch_curves(workdir: Path, branches: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:

@@ -17,13 +17,13 @@ from ml_collections import ConfigDict
 
 from flashjax.convert.folder import read_pipeline, write_pipeline
 from flashjax.convert.pipeline import Pipeline
-from flashjax.data.pipeline import stack
+from flashjax.data.samples import images_of
 from flashjax.models.vae import VAEConfig, decode
 from flashjax.stages.autoencoder import train_autoencoder
 from flashjax.stages.model import source_of
 from flashjax.stages.prepare import encode_images, to_unit
+from flashjax.stages.registry import open_samples, task_named
 from flashjax.stages.stage import run_stage
-from flashjax.tasks.digit_scenes.builder import open_scenes
 from flashjax.train.autoencode import make_slim_step, psnr_db
 from flashjax.types import InputError, Params
 
@@ -37,15 +37,16 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     def body(folder: Path) -> dict[str, Any]:
         pipeline = read_pipeline(source)
         slim = slim_config(config.slim.channels, pipeline.vae_config)
-        scenes = open_scenes(workdir / "data", **config.data)
-        images = stack(scenes["train"], "image")
+        samples = open_samples(config, workdir / "data")
+        images = images_of(samples["train"])
         make_step = functools.partial(make_slim_step, slim, pipeline.vae_config)
         params = train_autoencoder("slim", config, slim, images, folder, make_step, pipeline.vae)
         written = dataclasses.replace(pipeline, vae=params, vae_config=slim)
         write_pipeline(folder / "pipeline", written, tokenizers_from=source)
-        if (source / "reader").is_dir():
-            shutil.copytree(source / "reader", folder / "pipeline" / "reader", dirs_exist_ok=True)
-        unseen = stack(scenes["validation"], "image")[:MEASURED]
+        judge = task_named(config).judge_folder
+        if (source / judge).is_dir():
+            shutil.copytree(source / judge, folder / "pipeline" / judge, dirs_exist_ok=True)
+        unseen = images_of(samples["validation"])[:MEASURED]
         return compare(pipeline, slim, params, unseen)
 
     return run_stage(

@@ -153,7 +153,7 @@ def _describe_input(path: Path, name: str) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """The first 12 hex digits of the SHA-256 of a file, or of a folder's names and files."""
+    """The first 12 hex characters of the SHA-256 of a file, or of a folder's names and files."""
     if path.is_dir():
         files = sorted(child for child in path.rglob("*") if child.is_file())
         lines = [f"{child.relative_to(path)} {_digest(child)}" for child in files]

@@ -5,7 +5,6 @@ Each part is a stage of its own in the workdir: `reader`, `vae`, `latents`, `flo
 
 import dataclasses
 import functools
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from flashjax.checkpoint import load_params, save_params
 from flashjax.convert.folder import write_pipeline
 from flashjax.convert.pipeline import Pipeline
 from flashjax.data.latents import load_latents
-from flashjax.data.pipeline import batches, stack, to_mesh
+from flashjax.data.pipeline import batches, to_mesh
+from flashjax.data.samples import Samples, images_of
 from flashjax.data.tokenizers import Tokenizer, build_tokenizers, load_tokenizers
 from flashjax.models import variants
 from flashjax.models.clip import CLIPText
@@ -33,18 +33,14 @@ from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import Rules, abstract_on, constrain_on, state_shardings
 from flashjax.stages.autoencoder import train_autoencoder
 from flashjax.stages.prepare import encode_images, prepare_split
+from flashjax.stages.registry import open_samples, task_named
 from flashjax.stages.stage import run_stage, stage_results
 from flashjax.stages.training import JobConfig, run_job, show_parameters
-from flashjax.tasks.digit_scenes.builder import open_scenes
-from flashjax.tasks.digit_scenes.reading import CARD, WEIGHTS, teach_reader
-from flashjax.tasks.digit_scenes.scenes import SIDE, vocabulary
 from flashjax.train.autoencode import make_autoencoder_step
 from flashjax.train.optim import OptimiserConfig, make_optimiser
 from flashjax.train.state import init_state
 from flashjax.train.teach import TeachConfig, make_teach_step
-from flashjax.types import Cond, Metrics, Params
-
-log = logging.getLogger(__name__)
+from flashjax.types import Cond, Params
 
 COMMAND = "flashjax teach --config configs/nano_teacher.py"
 MEASURED = 2048  # training pictures whose latents set the autoencoder's scale and shift
@@ -52,12 +48,13 @@ MEASURED = 2048  # training pictures whose latents set the autoencoder's scale a
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains every part that is not yet there; returns the figures of all parts."""
-    scenes = open_scenes(workdir / "data", **config.data)
+    task = task_named(config)
+    samples = open_samples(config, workdir / "data")
     tokenizers = workdir / "tokenizers"
     if not tokenizers.exists():
         build_tokenizers(
             tokenizers,
-            vocabulary(),
+            task.words,
             clip_length=variants.NANO_LENGTH,
             t5_length=variants.NANO_LENGTH,
         )
@@ -68,13 +65,13 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     results["vae"] = stage(
         "vae",
         {"data": data, **config.vae},
-        body=functools.partial(teach_vae, config, scenes["train"]),
+        body=functools.partial(teach_vae, config, samples["train"]),
         inputs={},
     )
     results["latents"] = stage(
         "latents",
         {"data": data},
-        body=functools.partial(cache_latents, workdir, scenes, tokenizers),
+        body=functools.partial(cache_latents, workdir, samples, tokenizers),
         inputs={"vae": workdir / "vae"},
     )
     results["flow"] = stage(
@@ -86,12 +83,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     results["reader"] = stage(
         "reader",
         config.reader,
-        body=functools.partial(
-            teach_reader,
-            **config.reader,
-            command=COMMAND,
-            log=log_reader,
-        ),
+        body=functools.partial(task.teach_judge, **config.reader, command=COMMAND),
         inputs={},
     )
     results["teacher"] = stage(
@@ -103,20 +95,14 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return results
 
 
-def log_reader(step: int, metrics: Metrics) -> None:
-    """Logs the reader's loss, the sum of its parts, now and then."""
-    if step % 100 == 0:
-        log.info("reader %d  loss %.4f", step, float(sum(metrics.values())))
-
-
 def vocabulary_sizes(tokenizer: Tokenizer) -> tuple[int, int]:
     """Tokens that CLIP and T5 know."""
     return len(tokenizer.clip_l), 0 if tokenizer.t5 is None else len(tokenizer.t5)
 
 
-def teach_vae(config: ConfigDict, source: Any, folder: Path) -> dict[str, float]:
+def teach_vae(config: ConfigDict, samples: Samples, folder: Path) -> dict[str, float]:
     """Trains the autoencoder; its latents are scaled to mean 0 and deviation 1 afterwards."""
-    images = stack(source, "image")
+    images = images_of(samples)
     make_step = functools.partial(make_autoencoder_step, variants.NANO_VAE)
     params = train_autoencoder("vae", config, variants.NANO_VAE, images, folder, make_step)
     raw = dataclasses.replace(variants.NANO_VAE, scaling_factor=1.0, shift_factor=0.0)
@@ -137,13 +123,13 @@ def vae_config(results: dict[str, float]) -> VAEConfig:
 
 
 def cache_latents(
-    workdir: Path, scenes: dict[str, Any], tokenizers: Path, folder: Path
+    workdir: Path, samples: dict[str, Samples], tokenizers: Path, folder: Path
 ) -> dict[str, Any]:
     """Writes the latents and tokens of both splits."""
     results = stage_results(workdir / "vae")
     params = load_params(workdir / "vae" / "params")
     tokenizer = load_tokenizers(tokenizers)
-    for split, source in scenes.items():
+    for split, source in samples.items():
         prepare_split(
             source,
             folder / f"{split}.safetensors",
@@ -151,7 +137,7 @@ def cache_latents(
             config=vae_config(results),
             params=params,
         )
-    return {split: len(source) for split, source in scenes.items()}
+    return {split: len(source) for split, source in samples.items()}
 
 
 def init_text(config: TextConfig, key: jax.Array) -> Params:
@@ -231,12 +217,12 @@ def write_teacher(
         text=params["text"],
         text_config=variants.nano_text(*vocabulary_sizes(load_tokenizers(tokenizers))),
         shift=config.teacher.shift,
-        sample_size=SIDE // variants.NANO_VAE.factor,
+        sample_size=task_named(config).side // variants.NANO_VAE.factor,
     )
     write_pipeline(folder / "pipeline", pipeline, tokenizers_from=tokenizers)
-    for file in (WEIGHTS, CARD):
-        target = folder / "pipeline" / "reader" / file
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(workdir / "reader" / file, target)
+    kept = task_named(config).weights(folder / "pipeline")
+    shutil.copytree(
+        workdir / "reader", kept, ignore=shutil.ignore_patterns("stage.json"), dirs_exist_ok=True
+    )
     weights = (folder / "pipeline").rglob("*.safetensors")
     return {"bytes": sum(path.stat().st_size for path in weights)}

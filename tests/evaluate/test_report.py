@@ -12,22 +12,18 @@ import pytest
 from PIL import Image
 
 from flashjax.evaluate import report as reports
+from flashjax.evaluate.bars import TIMES, Bar
+from flashjax.evaluate.judge import Figure, Measured
 from flashjax.evaluate.report import (
     NBSP,
-    TIMES,
-    Bar,
     Curves,
-    Figures,
     FileSize,
-    Reader,
     Report,
     Sampler,
-    demo_bars,
+    headings,
     panels,
-    verdict,
     write_report,
 )
-from flashjax.tasks.digit_scenes.alignment import ATTRIBUTES
 
 HOSTILE = "<script>alert('&')</script>\"'>"
 VOID = {"meta", "img", "br", "line"}
@@ -64,24 +60,29 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
-def make_figures(whole: float, **fields) -> Figures:
-    return Figures({"whole": whole, **dict.fromkeys(ATTRIBUTES, 0.75)}, 4.5, 400, **fields)
+def make_measured(whole: float, **fields) -> Measured:
+    figures = (
+        Figure("whole", whole, "%", error=2.54, decimals=1, heading="Share"),
+        Figure("part", 75.0, "%", decimals=1, heading="Share"),
+        Figure("distance", 4.5, better="less"),
+    )
+    return Measured(figures, 400, **fields)
 
 
 def make_report(text: str = "plain") -> Report:
     pictures = np.random.default_rng(0).integers(0, 255, (2, 2, 4, 6, 3), np.uint8)
-    timed = make_figures(0.9, steps=50, passes=100, seconds_per_image=0.5)
+    timed = make_measured(90.0, steps=50, passes=100, seconds_per_image=0.5)
     return Report(
         title=text,
         summary=text,
         bars=[Bar(text, 17.0, 18.0, text)],
         captions=[text, "a red one"],
         samplers=[
-            Sampler(text, text, text, pictures[0], make_figures(0.5)),
+            Sampler(text, text, text, pictures[0], make_measured(50.0)),
             Sampler("teacher", text, text, pictures[1], timed),
         ],
         reference="teacher",
-        reader=Reader(make_figures(0.98).alignment, 2000),
+        notes=[text, text],
         curves=[Curves(text, {text: [{"step": 1, text: 2.0}], "other": [{"step": 1, "a": 1.0}]})],
         files=[FileSize(text, 16_000_000), FileSize("small", 4_000_000)],
         stage_seconds={text: 65.0, "merge": 0.5},
@@ -121,37 +122,29 @@ def test_pictures_come_back_with_prompt_and_seed(page):
 
 
 def test_figures_are_in_the_table(page):
-    figures = ("50.0", "±2.5", "±1.5", "75.0", "4.50", "400", "100", "500.0", f"1.0{TIMES}")
+    figures = ("50.0", "±2.5", "90.0", "75.0", "4.50", "400", "100", "500.0", f"1.0{TIMES}")
     sizes_and_times = (f"4.00{NBSP}MB", "25.0 %", f"1{NBSP}min 05{NBSP}s", f"0.5{NBSP}s")
     assert {*figures, *sizes_and_times, "not met"} <= {*page.texts}
+    assert {"Share, %", "whole", "part", "distance"} <= {*page.texts}
 
 
-def test_standard_error_is_that_of_the_mean_of_its_outcomes():
-    outcomes = np.repeat([1.0, 0.0], [300, 100])
-    assert math.isclose(make_figures(0.75).error, outcomes.std() / math.sqrt(400))
+def test_neighbours_under_a_heading_are_counted_and_others_stand_alone():
+    found = headings(make_measured(50.0).figures)
+    assert [(heading.text, heading.columns) for heading in found] == [("Share, %", 2), ("", 1)]
 
 
-def test_a_bar_is_met_at_its_target():
-    assert Bar("a", 18.0, 18.0, "x").met and not Bar("a", 17.9, 18.0, "x").met
-    assert Bar("a", 2.0, 2.0, "x", "at most").met and not Bar("a", 2.1, 2.0, "x", "at most").met
-
-
-def test_demo_bars_follow_from_the_figures():
-    teacher = make_figures(0.9, seconds_per_image=1.0)
-    student = make_figures(0.85, seconds_per_image=0.05)
-    bars = demo_bars(
-        teacher=teacher, cut=make_figures(0.8), student=student, six_bit=make_figures(0.84)
-    )
-    np.testing.assert_allclose([bar.value for bar in bars], [100 * 0.85 / 0.9, 5, 1, 20])
-    assert [bar.met for bar in bars] == [True, False, True, True]
-    assert verdict(bars).startswith("3 of 4 bars are met. Not met: Alignment above the teacher")
-    assert verdict(bars[2:]) == "All 2 bars are met."
-
-
-def test_nothing_is_kept_from_a_teacher_that_meets_no_caption():
-    blank = make_figures(0.0, seconds_per_image=1.0)
-    kept, *_ = demo_bars(teacher=blank, cut=blank, student=blank, six_bit=blank)
-    assert math.isnan(kept.value) and not kept.met
+def test_pictures_that_nobody_judges_are_shown_and_timed_and_the_page_says_so(tmp_path):
+    report = make_report()
+    rows = [
+        dataclasses.replace(row, measured=dataclasses.replace(row.measured, figures=()))
+        for row in report.samplers
+    ]
+    unjudged = dataclasses.replace(report, samplers=rows, notes=[], bars=[])
+    write_report(tmp_path / "report.html", unjudged)
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert any("No judge was asked" in text for text in page.texts)
+    assert "500.0" in page.texts and len(page.all("img")) == 4
+    assert not any("bars" in text for text in page.texts if "{" not in text)
 
 
 def test_a_panel_draws_each_run_between_its_ticks():
@@ -190,7 +183,7 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path):
     path = tmp_path / "report.html"
     write_report(path, make_report())
     before = path.read_bytes()
-    broken = dataclasses.replace(make_report(), reader=Reader({}, 1))
-    with pytest.raises(Exception, match="whole"):
+    broken = dataclasses.replace(make_report(), notes=None)
+    with pytest.raises(TypeError, match="iterable"):
         write_report(path, broken)
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]

@@ -1,5 +1,6 @@
 """The dataset `digit_scenes`: composed scenes on disk, built and read without TensorFlow."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from flashjax.data.samples import Sample, Samples
 from flashjax.tasks.digit_scenes.captions import BACKGROUNDS, COLOURS
 from flashjax.tasks.digit_scenes.digits import SPLITS
 from flashjax.tasks.digit_scenes.scenes import SIDE, compose
@@ -78,3 +80,61 @@ def open_scenes(
     builder = DigitScenes(data_dir=str(data_dir), config=config, file_format="array_record")
     builder.download_and_prepare()
     return {split: builder.as_data_source(split) for split in SPLITS}
+
+
+class StoredScenes:
+    """One split of `open_scenes` as samples."""
+
+    def __init__(self, name: str, source: Sequence[dict[str, Any]]) -> None:
+        self.name, self._source = name, source
+        self.digest = hashlib.sha256(
+            f"{name} {len(source)} {DigitScenes.VERSION}".encode()
+        ).hexdigest()[:12]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        example = self._source[index]
+        return Sample(example["image"], example["caption"].decode())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The section `data` of a config: the seed, and how many scenes of each split."""
+
+    source: str
+    seed: int
+    train: int
+    validation: int
+
+
+def open_samples(folder: Path, settings: Settings) -> dict[str, Samples]:
+    """The samples of both splits, kept in `folder`. InputError for fewer than one of each."""
+    counts = {"train": settings.train, "validation": settings.validation}
+    scenes = open_scenes(folder, seed=settings.seed, **counts)
+    return {
+        split: StoredScenes(f"digit_scenes {split} (seed={settings.seed})", source)
+        for split, source in scenes.items()
+    }
+
+
+class ComposedScenes:
+    """Validation scenes of a seed, composed as they are asked for."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.name = f"digit_scenes unseen (seed={seed})"
+        self.digest = hashlib.sha256(f"{self.name} {count}".encode()).hexdigest()[:12]
+        self._count, self._seed = count, seed
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int, /) -> Sample:
+        example = compose(self._seed, index, "validation")
+        return Sample(example.image, example.caption)
+
+
+def unseen(count: int, seed: int) -> Samples:
+    """`count` scenes that no training saw."""
+    return ComposedScenes(count, seed)

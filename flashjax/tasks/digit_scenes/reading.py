@@ -1,6 +1,7 @@
 """Training, using, keeping and checking the reader, which measures what a picture shows."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ SMOOTHING = 0.1  # of the digit classes: some of the 1,437 training scans are am
 THRESHOLD = 0.4  # objectness (0..1) above which a local peak is a digit
 JUDGED = 4000  # validation scenes that a new reader is checked on
 CHUNK = 125  # pictures read at a time
+log = logging.getLogger(__name__)
+
 WEIGHTS, CARD = "reader.safetensors", "reader.json"
 
 
@@ -204,6 +207,12 @@ def validate_reader(params: Params, count: int, *, seed: int) -> dict[str, float
     return alignment(readings, [wanted_of(e.scene) for e in examples])
 
 
+def log_reader(step: int, metrics: Metrics) -> None:
+    """Logs the reader's loss, the sum of its parts, now and then."""
+    if step % 100 == 0:
+        log.info("reader %d  loss %.4f", step, float(sum(metrics.values())))
+
+
 def teach_reader(
     folder: Path,
     *,
@@ -211,10 +220,9 @@ def teach_reader(
     batch: int,
     seed: int,
     command: str,
-    log: Callable[[int, Metrics], None],
 ) -> dict[str, float]:
     """Train a reader, check it on JUDGED validation scenes, and keep it with its card."""
-    params = train_reader(steps, batch, seed=seed, log=log)
+    params = train_reader(steps, batch, seed=seed, log=log_reader)
     accuracy = validate_reader(params, JUDGED, seed=seed + 1)
     card = {"command": command, "seed": seed, "steps": steps, "batch": batch}
     card |= {"validation_scenes": JUDGED, "validation_seed": seed + 1, "accuracy": accuracy}
@@ -228,6 +236,15 @@ def save_reader(params: Params, folder: Path, *, card: Mapping[str, Any]) -> Non
     flat = flatten_dict(jax.device_get(params), sep="/")
     save_file({name: np.asarray(leaf, np.float32) for name, leaf in flat.items()}, folder / WEIGHTS)
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+
+
+def load_card(folder: Path) -> dict[str, Any]:
+    """The card that `save_reader` wrote. InputError if it is missing or damaged."""
+    path = folder / CARD
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise InputError(f"reader: cannot read {path} ({error}); run `flashjax teach`") from error
 
 
 def load_reader(folder: Path) -> Params:

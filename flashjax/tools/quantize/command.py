@@ -36,7 +36,7 @@ from flashjax.tools.quantize.memory import print_table
 from flashjax.tools.quantize.page import Format
 from flashjax.tools.quantize.pipeline import write_pipeline
 from flashjax.tools.quantize.report import Written, write_report
-from flashjax.tools.quantize.student import open_student, unseen_scenes
+from flashjax.tools.quantize.student import open_judging, open_student
 from flashjax.tools.quantize.text import write_text
 from flashjax.tools.quantize.variants import variants
 from flashjax.types import InputError, Params
@@ -62,11 +62,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--tune", type=int, metavar="N", help=f"steps of training, for {TUNED}")
     verb.add_argument("--measure", metavar="FILE", help="prompts: how far the output moves")
     verb.add_argument("--report", action="store_true", help="OUT/report.html: drawn side by side")
-    verb.add_argument(
-        "--samples", type=int, default=500, help="unseen scenes of the report without --measure"
-    )
+    verb.add_argument("--samples", type=int, default=500, help="unseen captions of a report")
     verb.add_argument("--steps", type=int, default=4, help="of the student")
-    verb.add_argument("--seed", type=int, default=0, help="of noise and scenes")
+    verb.add_argument("--seed", type=int, default=0, help="of noise and captions")
     verb.add_argument("--title", default="quantized by flashjax", help="in the files")
 
 
@@ -111,28 +109,30 @@ def source_model(options: argparse.Namespace) -> Model:
 def write_transformer(options: argparse.Namespace, names: list[str]) -> None:
     """Writes the formats `names` of the transformer, and what is asked to be said of them."""
     model, base = source_model(options), base_of(options)
-    student, errors, captions = None, None, []
+    student, judging, errors = None, None, None
     if options.calibrate or options.measure or options.report:
         student = open_student(Path(options.source), base=base, steps=options.steps)
-        captions = captions_of(options)
-    if captions and student:
-        compared = captions[:MEASURED] if options.report else captions
-        errors = velocity_errors(*student.way(compared, seed=options.seed + 1))
+        captions = read_prompts(options.measure) if options.measure else []
+        if options.report:
+            file, samples = options.measure, options.samples
+            judging = open_judging(student, file=file, samples=samples, seed=options.seed + 1)
+            captions = judging.captions[:MEASURED]
+        if captions:
+            errors = velocity_errors(*student.way(captions, seed=options.seed + 1))
     written = []
     for name, weights, known in variants(options, names, model, student):
         path = write_format(name, weights, Path(options.out), known)
         written.append(Written(path, describe(name, path, model, errors)))
         print(path)
-    if options.report and student:
+    if judging and student:
         path = Path(options.out) / "report.html"
         write_report(
             path,
             student,
             written,
-            unseen_scenes(options.samples, seed=options.seed + 1),
-            captions=captions,
+            judging,
             source_bytes=model.tensors.nbytes,
-            measured=len(compared),
+            measured=len(captions),
             seed=options.seed,
         )
         print(path)
@@ -160,13 +160,6 @@ def check_options(options: argparse.Namespace) -> list[str]:
     if options.report and options.samples < 2:
         raise InputError(f"--samples {options.samples}: give two or more")
     return names
-
-
-def captions_of(options: argparse.Namespace) -> list[str]:
-    """What the formats are measured on: a file's prompts, or unseen scenes, other noise too."""
-    if options.measure:
-        return read_prompts(options.measure)
-    return unseen_scenes(options.samples, seed=options.seed + 1).captions if options.report else []
 
 
 def describe(

@@ -8,19 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from flashjax.evaluate.report import (
-    Bar,
-    Figures,
-    Reader,
-    Sampler,
-    attributes,
-    environment,
-    grouped,
-    verdict,
-)
+from flashjax.evaluate.bars import AT_MOST, Bar, verdict
+from flashjax.evaluate.judge import Measured
+from flashjax.evaluate.report import Sampler, environment, grouped, headings
 
 SIX_BITS = ("gguf-q6_k", "gguf-q6_k-calibrated", "gguf-q6_k-tuned", "mlx-6")
-ALIGNMENT_POINTS = {"gguf-q8_0": 0.5, **dict.fromkeys(SIX_BITS, 1.0)}
+POINTS = {"gguf-q8_0": 0.5, **dict.fromkeys(SIX_BITS, 1.0)}
 CALIBRATION_DECIBELS = 1.5
 WIDTH, ROW, LEFT = 720, 22, 170  # of the chart of tensors, in SVG units
 
@@ -55,7 +48,7 @@ class QuantizeReport:
     """All that the report says.
 
     `reference` names the sampler of the source as it is, which every format has a sampler beside.
-    `reader` is None where nobody can read the pictures; then figures hold no alignment.
+    Without a judge the samplers have no figures, and there are no `notes` on them.
     """
 
     title: str
@@ -64,7 +57,7 @@ class QuantizeReport:
     captions: Sequence[str]
     samplers: Sequence[Sampler]
     reference: str
-    reader: Reader | None
+    notes: Sequence[str]
     formats: Sequence[Format]
     source_bytes: int
     measured: int  # captions whose velocities were compared
@@ -75,23 +68,27 @@ class QuantizeReport:
 
 
 def quantize_bars(
-    reference: Figures, figures: Mapping[str, Figures], formats: Sequence[Format]
+    reference: Measured, measured: Mapping[str, Measured], formats: Sequence[Format]
 ) -> list[Bar]:
-    """The bars of those formats that are there: alignment beside 16 bits, calibrated beside plain.
+    """The bars of those formats that are there: figures beside 16 bits, calibrated beside plain.
 
-    Differences count both ways: a format that draws better than its source is not faithful either.
+    They are of the first judge's first figure, if that is in percent. Differences count both ways:
+    a format that draws better than its source is not faithful either.
     """
-    bars = [
-        Bar(
-            f"Alignment of {name} from that of 16 bits",
-            100 * abs(figures[name].alignment["whole"] - reference.alignment["whole"]),
-            points,
-            "points",
-            "at most",
-        )
-        for name, points in ALIGNMENT_POINTS.items()
-        if name in figures
-    ]
+    bars = []
+    if reference.figures and reference.figures[0].unit == "%":
+        whole = reference.figures[0]
+        bars = [
+            Bar(
+                f"{whole.title} of {name} from that of 16 bits",
+                abs(measured[name].figures[0].value - whole.value),
+                points,
+                "points",
+                AT_MOST,
+            )
+            for name, points in POINTS.items()
+            if name in measured
+        ]
     output = {found.name: found.output_db for found in formats}
     if {"gguf-q6_k", "gguf-q6_k-calibrated"} <= output.keys():
         gain = output["gguf-q6_k-calibrated"] - output["gguf-q6_k"]
@@ -139,9 +136,9 @@ def chart(formats: Sequence[Format]) -> Chart:
     return Chart(rows, ticks, ROW * len(formats) + 20)
 
 
-def _untimed(figures: Figures) -> Figures:
+def _untimed(measured: Measured) -> Measured:
     """Times stand with the formats: here they would be taken for those of a runtime."""
-    return replace(figures, seconds_per_image=None)
+    return replace(measured, seconds_per_image=None)
 
 
 def render(report: QuantizeReport) -> str:
@@ -150,14 +147,15 @@ def render(report: QuantizeReport) -> str:
     return template.render(
         report=report,
         decibels=lambda ratio: f"{ratio:.1f}" if math.isfinite(ratio) else "exact",
-        verdict=verdict(report.bars) if report.bars else "",
-        attributes=attributes(report.samplers),
-        groups=grouped([replace(s, figures=_untimed(s.figures)) for s in report.samplers]),
-        reference=next(s.figures for s in report.samplers if s.name == report.reference),
+        verdict=verdict(report.bars),
+        headings=headings(report.samplers[0].measured.figures),
+        columns=report.samplers[0].measured.figures,
+        groups=grouped([replace(s, measured=_untimed(s.measured)) for s in report.samplers]),
+        reference=next(s.measured for s in report.samplers if s.name == report.reference),
         milliseconds={
-            s.name: 1000 * s.figures.seconds_per_image
+            s.name: 1000 * s.measured.seconds_per_image
             for s in report.samplers
-            if s.figures.seconds_per_image
+            if s.measured.seconds_per_image
         },
         chart=chart(report.formats),
         chart_width=WIDTH,

@@ -1,6 +1,5 @@
 """The model that is quantised, as it draws: what calibrating and measuring ask of it."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashjax.convert.pipeline import Pipeline
+from flashjax.data.prompts import read_prompts
 from flashjax.data.tokenizers import Tokenizer, load_tokenizers
+from flashjax.evaluate.judge import Judge
 from flashjax.evaluate.sample import draw_noise
+from flashjax.evaluate.unseen import Unseen, halves
 from flashjax.flow.schedule import student_sigmas
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import encode_text
 from flashjax.sources import home_of, open_pipeline
-from flashjax.tasks.digit_scenes.scenes import compose
-from flashjax.types import Cond, Params
+from flashjax.stages.model import packaged
+from flashjax.stages.registry import open_judges, task_of_pipeline
+from flashjax.types import Cond, InputError, Params
 
 Way: TypeAlias = tuple[MMDiTConfig, Params, Cond, jax.Array, list[float]]
 
@@ -54,18 +57,28 @@ def open_student(source: Path, *, base: Path | None, steps: int) -> Student:
 
 
 @dataclass(frozen=True)
-class Scenes:
-    """Scenes that no training saw: captions with their real pictures, and as many others."""
+class Judging:
+    """What a report draws, who measures it, and what it is compared with.
+
+    Only a pipeline that was made for a task of ours has `judges` and `unseen` samples.
+    """
 
     captions: list[str]
-    images: np.ndarray
-    others: np.ndarray
+    judges: Sequence[Judge]
+    unseen: Unseen | None
 
 
-@functools.cache
-def unseen_scenes(count: int, *, seed: int) -> Scenes:
-    """The first validation scenes of a seed."""
-    examples = [compose(seed, index, "validation") for index in range(2 * count)]
-    images = np.stack([example.image for example in examples])
-    captions = [example.caption for example in examples[:count]]
-    return Scenes(captions, images[:count], images[count:])
+def open_judging(student: Student, *, file: str | None, samples: int, seed: int) -> Judging:
+    """The captions of `file`, or of `samples` unseen ones of the task that the student is made for.
+
+    InputError for a student of no task of ours without a file.
+    """
+    task = task_of_pipeline(student.pipeline, student.tokenizer)
+    if task is None:
+        if not file:
+            raise InputError("--report: no captions are known for this model, give --measure FILE")
+        return Judging(read_prompts(file), (), None)
+    unseen = halves(task.unseen(2 * samples, seed), samples)
+    captions = read_prompts(file) if file else unseen.captions
+    judges = open_judges([task.name], packaged(task.pipeline), unseen.others, captions)
+    return Judging(captions, judges, unseen)

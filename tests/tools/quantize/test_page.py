@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from flashjax.evaluate.report import Figures, Reader, Sampler
-from flashjax.tasks.digit_scenes.alignment import ATTRIBUTES
+from flashjax.evaluate.judge import Figure, Measured
+from flashjax.evaluate.report import Sampler
 from flashjax.tools.quantize.page import (
     Format,
     QuantizeReport,
@@ -18,9 +18,12 @@ from flashjax.tools.quantize.page import (
 HOSTILE = "<b>'&"
 
 
-def figures(whole: float) -> Figures:
-    shares = {"whole": whole, **dict.fromkeys(ATTRIBUTES, 0.5)}
-    return Figures(shares, 1.0, 500, steps=4, passes=4, seconds_per_image=0.01)
+def measured(whole: float) -> Measured:
+    figures = (
+        Figure("whole", 100 * whole, "%", decimals=1, heading="Alignment"),
+        Figure("distance", 1.0, better="less"),
+    )
+    return Measured(figures, 500, steps=4, passes=4, seconds_per_image=0.01)
 
 
 def formats(calibrated: float = 38.6) -> list[Format]:
@@ -42,30 +45,30 @@ def formats(calibrated: float = 38.6) -> list[Format]:
     ],
 )
 def test_bars_count_differences_both_ways(whole, calibrated, met) -> None:
-    rows = {name: figures(share) for name, share in whole.items()}
-    bars = quantize_bars(figures(0.8), rows, formats(calibrated))
+    rows = {name: measured(share) for name, share in whole.items()}
+    bars = quantize_bars(measured(0.8), rows, formats(calibrated))
     assert [bar.met for bar in bars] == met
 
 
 def test_no_bar_without_its_format() -> None:
-    assert quantize_bars(figures(0.8), {}, formats()[:1]) == []
+    assert quantize_bars(measured(0.8), {}, formats()[:1]) == []
 
 
-def report(text: str = "plain", *, reader: bool = True) -> QuantizeReport:
+def report(text: str = "plain", *, judged: bool = True) -> QuantizeReport:
     found = formats()
     pictures = np.random.default_rng(0).integers(0, 255, (1, 4, 4, 3), np.uint8)
-    rows = [
-        Sampler(name, text, text, pictures, figures(0.8))
-        for name in ("16 bits", *(format.name for format in found))
-    ]
+    known = measured(0.8) if judged else Measured((), 500, seconds_per_image=0.01)
+    names = ("16 bits", *(format.name for format in found))
+    rows = [Sampler(name, text, text, pictures, known) for name in names]
+    bars = quantize_bars(measured(0.8), {"gguf-q8_0": measured(0.7)}, found[:1])
     return QuantizeReport(
         title=text,
         summary=text,
-        bars=quantize_bars(figures(0.8), {"gguf-q8_0": figures(0.7)}, found[:1]) if reader else (),
+        bars=bars if judged else (),
         captions=[text],
         samplers=rows,
         reference="16 bits",
-        reader=Reader({"whole": 0.9, **dict.fromkeys(ATTRIBUTES, 0.9)}, 100) if reader else None,
+        notes=["Shares are counted."] if judged else [],
         formats=found,
         source_bytes=1000,
         measured=64,
@@ -79,15 +82,24 @@ def report(text: str = "plain", *, reader: bool = True) -> QuantizeReport:
 def test_a_bar_that_is_missed_is_said_first_and_every_figure_is_there() -> None:
     page = render(report())
     assert "0 of 1 bars are met. Not met: Alignment of gguf-q8_0 from that of 16 bits" in page
-    for text in ("80.0 %", "37.0", "b.weight", "43.0 dB", "exact", "Fréchet", "10.0"):
+    for text in (
+        "80.0 %",
+        "37.0",
+        "b.weight",
+        "43.0 dB",
+        "exact",
+        "distance",
+        "Shares are counted.",
+        "10.0",
+    ):
         assert text in page
     assert page.count('class="dot"') == 6
     assert page.count("data:image/png") == 5
 
 
 def test_pictures_that_nobody_reads_are_shown_without_figures() -> None:
-    page = render(report(reader=False))
-    assert "Fréchet" not in page and "bars are met" not in page
+    page = render(report(judged=False))
+    assert "distance" not in page and "bars are met" not in page
     assert page.count("data:image/png") == 5 and "37.0" in page
 
 

@@ -1,0 +1,103 @@
+"""`Judge`: what measures pictures. A seam: the stages and the report know no more of one than this.
+
+Letters: n pictures, H W pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+Better = Literal["more", "less"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number that a judge gives.
+
+    `error` is one standard error, or half an interval, in `unit`. Neighbours of one `heading` stand
+    together in a table.
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+    better: Better = "more"
+    error: float | None = None
+    decimals: int = 2
+    heading: str = ""
+
+    @property
+    def title(self) -> str:
+        """What the figure is called where it stands alone."""
+        return self.heading or self.name
+
+    def ahead_of(self, other: "Figure") -> float:
+        """By how much this is better than `other`, in `unit`."""
+        gained = self.value - other.value
+        return gained if self.better == "more" else -gained
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of the pictures of one sampler.
+
+    `figures` are those of all judges; `passes` counts runs of the transformer for one image (two
+    for each guided step). Real pictures have no steps and no times.
+    """
+
+    figures: Sequence[Figure]
+    samples: int
+    steps: int | None = None
+    passes: int | None = None
+    seconds_per_image: float | None = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a judge cannot do without: weights, in words ("" is none), and real pictures."""
+
+    weights: str = ""
+    real: bool = False
+
+
+class Judge(Protocol):
+    """Measures pictures of prompts. Its first figure is the one that promises are made of.
+
+    `note` explains the figures to a reader of the report, in a few sentences.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """InputError for prompts that it cannot judge: asked before anything is drawn."""
+
+    def judge(self, images: np.ndarray, prompts: Sequence[str]) -> tuple[Figure, ...]:
+        """The figures of pictures uint8 "n H W 3", the n-th one drawn for the n-th prompt."""
+
+
+@dataclass(frozen=True)
+class JudgeKind:
+    """A judge before it is opened: `open(weights, real)`, real pictures being uint8 "n H W 3"."""
+
+    needs: Needs
+    open: Callable[[Path, np.ndarray | None], Judge]
+
+
+def figures_of(
+    judges: Sequence[Judge], images: np.ndarray, prompts: Sequence[str]
+) -> tuple[Figure, ...]:
+    """The figures of all judges, in their order."""
+    return tuple(figure for judge in judges for figure in judge.judge(images, prompts))
+
+
+def told(figures: Sequence[Figure]) -> str:
+    """Figures in one line: of neighbours under a heading, the first."""
+    firsts = {figure.title: figure for figure in reversed(figures)}
+    words = (f"{title} {f.value:.{f.decimals}f} {f.unit}" for title, f in firsts.items())
+    return "  ".join(word.rstrip() for word in reversed(list(words)))
