@@ -17,10 +17,15 @@ class Sample(NamedTuple):
     caption: str
 
 
+class Unreadable(Exception):
+    """A sample that is there but cannot be read: which one, and why. It is skipped and listed."""
+
+
 class Samples(Protocol):
     """Captions, with or without their pictures, in an order that never changes.
 
-    `name` says what they are in manifests and messages; `digest` changes where a sample does.
+    `name` says what they are in manifests and messages; `digest` changes where a sample does. A
+    sample that is broken raises Unreadable when it is asked for.
     """
 
     @property
@@ -29,6 +34,9 @@ class Samples(Protocol):
     def digest(self) -> str: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Sample: ...
+
+    def size(self, index: int, /) -> tuple[int, int] | None:
+        """Height and width of a picture, known without decoding it; None where there is none."""
 
 
 def captions_of(samples: Samples) -> list[str]:

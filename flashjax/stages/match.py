@@ -11,12 +11,9 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax import trees
-from flashjax.checkpoint import save_params
-from flashjax.parallel.sharding import abstract_on
+from flashjax.stages.distil import Method, distil
 from flashjax.stages.model import student_of
 from flashjax.stages.setting import Setting, open_setting, state_layout
-from flashjax.stages.stage import run_stage
-from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.train.match import MatchConfig, make_critic_step, make_student_step
 from flashjax.train.optim import OptimiserConfig, make_optimiser
 from flashjax.train.state import Frozen, MatchState, init_learner
@@ -28,41 +25,27 @@ Advance = Callable[..., tuple[MatchState, Metrics]]
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Matches the student's distribution to the teacher's; keeps its averaged weights."""
 
-    def body(folder: Path) -> dict[str, Any]:
-        job = configs.section(config, "match.job", JobConfig)
-        setting = open_setting(config, workdir, mesh=config.mesh, prompts=prompts_of(config))
-        student = student_of(workdir, "guide", setting.mesh)
+    def method(setting: Setting) -> Method:
         student_step, critic_step, init = make_steps(config, "match", setting)
-        key = jax.random.key(config.seed)
-        abstract = jax.eval_shape(init, student, setting.frozen.teacher, key)
-        shardings = state_layout(abstract, setting.mesh)
+        student = student_of(workdir, "guide", setting.mesh)
+        start = (student, setting.frozen.teacher, jax.random.key(config.seed))
+        shardings = state_layout(jax.eval_shape(init, *start), setting.mesh)
 
         def jitted(step: Advance) -> Advance:
             return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
-        advance = alternate(jitted(student_step), jitted(critic_step), config.match.critic_updates)
-        show_parameters(abstract.student.params)
-        state = run_job(
-            "match",
-            folder,
-            job,
-            step=lambda state, batch: advance(state, setting.frozen, batch, key),
-            init=lambda: jax.jit(init, out_shardings=shardings)(
-                student, setting.frozen.teacher, key
-            ),
-            abstract=abstract_on(abstract, shardings),
-            data=setting.batches(job.batch_size, seed=config.seed),
-        )
-        save_params(folder / "params", state.student.ema)
-        return {"steps": job.steps, "samples": job.steps * job.batch_size}
+        steps = jitted(student_step), jitted(critic_step)
+        advance = alternate(*steps, config.match.critic_updates)
+        return Method(init, start, shardings, advance, lambda state: state.student.ema)
 
-    return run_stage(
+    return distil(
         "match",
-        {**config.match, "mesh": config.mesh, "student": config.student},
+        config,
         workdir,
-        body,
+        section={**config.match, "mesh": config.mesh, "student": config.student},
         inputs={"guide": workdir / "guide"} | prompts_input(config),
-        seed=config.seed,
+        setting=lambda: open_setting(config, workdir, mesh=config.mesh, prompts=prompts_of(config)),
+        method=method,
     )
 
 

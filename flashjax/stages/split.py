@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from flashjax import config as configs
 from flashjax.checkpoint import save_params
 from flashjax.flow.schedule import steps_in_range
 from flashjax.parallel.branches import (
@@ -21,13 +20,11 @@ from flashjax.parallel.branches import (
     unstack,
 )
 from flashjax.parallel.mesh import without_branches
-from flashjax.parallel.sharding import abstract_on
+from flashjax.stages.distil import Method, distil
 from flashjax.stages.match import Advance, alternate, make_steps, prompts_input, prompts_of
 from flashjax.stages.setting import Setting, open_setting, state_layout
-from flashjax.stages.stage import run_stage
-from flashjax.stages.training import JobConfig, run_job
 from flashjax.train.state import Frozen
-from flashjax.types import InputError, Metrics
+from flashjax.types import InputError, Metrics, Params
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -38,55 +35,49 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     names, first = chosen_branches(config)
 
-    def body(folder: Path) -> dict[str, Any]:
-        job = configs.section(config, "split.job", JobConfig)
-        spans = branch_spans(config)[first : first + len(names)]
-        setting = open_branches(config, workdir)
-        student = setting.frozen.student
-        student_step, critic_step, init = make_steps(config, "split", setting)
-        key = jax.random.key(config.seed)
+    def method(setting: Setting) -> Method:
+        return branched(config, setting, names, first)
 
-        def init_branches(student: Any, teacher: Any) -> Any:
-            return stack([init(student, teacher, key)] * len(names))
+    def keep(folder: Path, averages: Params, setting: Setting) -> None:
+        save_branches(folder, names, averages, setting.mesh)
 
-        one = jax.eval_shape(init, student, setting.frozen.teacher, key)
-        shardings = branch_shardings(state_layout(one, setting.mesh), setting.mesh)
-        span = jax.device_put(spans, NamedSharding(setting.mesh, PartitionSpec("branch")))
-
-        branched = functools.partial(
-            on_branches, mesh=setting.mesh, span=span, shardings=shardings, first=first
-        )
-        advance = alternate(
-            branched(student_step), branched(critic_step), config.match.critic_updates
-        )
-
-        def step(state: Any, batch: Any) -> tuple[Any, Metrics]:
-            state, metrics = advance(state, setting.frozen, batch, key)
-            return state, by_branch(metrics, names)
-
-        abstract = jax.eval_shape(init_branches, student, setting.frozen.teacher)
-        state = run_job(
-            "split",
-            folder,
-            job,
-            step=step,
-            init=lambda: jax.jit(init_branches, out_shardings=shardings)(
-                setting.frozen.student, setting.frozen.teacher
-            ),
-            abstract=abstract_on(abstract, shardings),
-            data=setting.batches(job.batch_size, seed=config.seed),
-        )
-        save_branches(folder, names, state.student.ema, setting.mesh)
-        return {"steps": job.steps, "samples": job.steps * job.batch_size, "branches": names}
-
-    return run_stage(
-        folder_of(config.split.get("only", "")),
-        {**config.split, "match": config.match, "student": config.student},
+    return distil(
+        "split",
+        config,
         workdir,
-        body,
+        section={**config.split, "match": config.match, "student": config.student},
         inputs={"match": workdir / "match"} | prompts_input(config),
-        seed=config.seed,
+        setting=lambda: open_branches(config, workdir),
+        method=method,
+        folder=folder_of(config.split.get("only", "")),
+        keep=keep,
+        results={"branches": names},
     )
+
+
+def branched(config: ConfigDict, setting: Setting, names: tuple[str, ...], first: int) -> Method:
+    """The method of `match` for the branches `names`, each on its own steps and sub-mesh."""
+    student_step, critic_step, init = make_steps(config, "split", setting)
+    mesh, key = setting.mesh, jax.random.key(config.seed)
+    start = (setting.frozen.student, setting.frozen.teacher)
+
+    def init_branches(student: Params, teacher: Params) -> Any:
+        return stack([init(student, teacher, key)] * len(names))
+
+    one = jax.eval_shape(init, *start, key)
+    shardings = branch_shardings(state_layout(one, mesh), mesh)
+    spans = branch_spans(config)[first : first + len(names)]
+    span = jax.device_put(spans, NamedSharding(mesh, PartitionSpec("branch")))
+    together = functools.partial(
+        on_branches, mesh=mesh, span=span, shardings=shardings, first=first
+    )
+    outer = alternate(together(student_step), together(critic_step), config.match.critic_updates)
+
+    def advance(state: Any, frozen: Frozen, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
+        state, metrics = outer(state, frozen, batch, key)
+        return state, by_branch(metrics, names)
+
+    return Method(init_branches, start, shardings, advance, lambda state: state.student.ema)
 
 
 def open_branches(config: ConfigDict, workdir: Path) -> Setting:

@@ -14,7 +14,8 @@ from flashjax.convert.tensors import Tensors
 from flashjax.models.clip import CLIPConfig
 from flashjax.models.t5 import T5Config, relative_buckets
 from flashjax.models.vae import VAEConfig
-from flashjax.quantize.graphs.onnx_graph import IDS, Dims, OnnxGraph
+from flashjax.quantize.graphs.onnx_graph import IDS, Dims
+from flashjax.quantize.graphs.onnx_layers import OnnxLayers
 
 TOKENS = {IDS: ("batch", "tokens")}
 CLIP_EPSILON, EPSILON = 1e-5, 1e-6  # of CLIP's norms; of T5's and the autoencoder's
@@ -22,7 +23,7 @@ CLIP_EPSILON, EPSILON = 1e-5, 1e-6  # of CLIP's norms; of T5's and the autoencod
 
 def write_clip(folder: Path, tensors: Tensors, config: CLIPConfig) -> None:
     """`CLIPTextModelWithProjection`: the pooled vector, then the hidden states, all of them."""
-    with OnnxGraph(folder, tensors) as graph:
+    with OnnxLayers(folder, tensors) as graph:
         length, width = graph.size_of(IDS, 1), config.width
         places = graph.weight("text_model.embeddings.position_embedding.weight")
         places = graph.sliced(places, graph.constant([0]), length, axis=0)
@@ -47,7 +48,7 @@ def write_clip(folder: Path, tensors: Tensors, config: CLIPConfig) -> None:
         graph.save("CLIP", TOKENS, outputs)
 
 
-def _clip_block(graph: OnnxGraph, config: CLIPConfig, layer: int, x: str, mask: str) -> str:
+def _clip_block(graph: OnnxLayers, config: CLIPConfig, layer: int, x: str, mask: str) -> str:
     stem, scale = f"text_model.encoder.layers.{layer}", math.sqrt(config.heads / config.width)
     normed = _layer_norm(graph, x, f"{stem}.layer_norm1")
     q, k, v = (
@@ -65,14 +66,14 @@ def _clip_block(graph: OnnxGraph, config: CLIPConfig, layer: int, x: str, mask: 
     return graph.add(x, graph.linear(hidden, f"{stem}.mlp.fc2"))
 
 
-def _layer_norm(graph: OnnxGraph, x: str, name: str) -> str:
+def _layer_norm(graph: OnnxLayers, x: str, name: str) -> str:
     scale, bias = graph.weight(f"{name}.weight"), graph.weight(f"{name}.bias")
     return graph.node("LayerNormalization", x, scale, bias, axis=-1, epsilon=CLIP_EPSILON)
 
 
 def write_t5(folder: Path, tensors: Tensors, config: T5Config) -> None:
     """`T5EncoderModel`: hidden states after the final norm, of any number of tokens."""
-    with OnnxGraph(folder, tensors) as graph:
+    with OnnxLayers(folder, tensors) as graph:
         bias = _position_bias(graph, config)
         x = graph.embedded(IDS, "shared.weight")
         for layer in range(config.depth):
@@ -82,7 +83,7 @@ def write_t5(folder: Path, tensors: Tensors, config: T5Config) -> None:
         graph.save("T5", TOKENS, {"last_hidden_state": (x, hidden)})
 
 
-def _t5_block(graph: OnnxGraph, config: T5Config, stem: str, x: str, bias: str) -> str:
+def _t5_block(graph: OnnxLayers, config: T5Config, stem: str, x: str, bias: str) -> str:
     normed = graph.scaled_norm(x, f"{stem}.0.layer_norm.weight", epsilon=EPSILON)
     q, k, v = (
         graph.as_heads(graph.linear(normed, f"{stem}.0.SelfAttention.{part}"), config.heads)
@@ -99,7 +100,7 @@ def _t5_block(graph: OnnxGraph, config: T5Config, stem: str, x: str, bias: str) 
     return graph.add(x, graph.linear(hidden, f"{dense}.wo"))
 
 
-def _position_bias(graph: OnnxGraph, config: T5Config) -> str:
+def _position_bias(graph: OnnxLayers, config: T5Config) -> str:
     """What is added to the logits, "1 h m m": beyond the largest distance it changes no more."""
     far = config.max_distance
     buckets = relative_buckets(2 * far + 1, config.buckets, far)[far]  # of -far, ..., far
@@ -115,7 +116,7 @@ def _position_bias(graph: OnnxGraph, config: T5Config) -> str:
 
 def write_decoder(folder: Path, tensors: Tensors, config: VAEConfig) -> None:
     """`AutoencoderKL.decode`: latents, neither scaled nor shifted, to a picture in [-1, 1]."""
-    with OnnxGraph(folder, tensors) as graph:
+    with OnnxLayers(folder, tensors) as graph:
         latents, levels = "latent_sample", len(config.channels)
         x = _conv(graph, latents, "decoder.conv_in")
         x = _resnet(graph, config, x, "decoder.mid_block.resnets.0")
@@ -133,14 +134,14 @@ def write_decoder(folder: Path, tensors: Tensors, config: VAEConfig) -> None:
         graph.save("decoder", inputs, {"sample": (picture, ("batch", 3, "rows", "columns"))})
 
 
-def _conv(graph: OnnxGraph, x: str, name: str) -> str:
+def _conv(graph: OnnxLayers, x: str, name: str) -> str:
     """A convolution that keeps the size."""
     kernel = list(graph.tensors.shapes[f"{name}.weight"][2:])
     weight, bias = graph.weight(f"{name}.weight"), graph.weight(f"{name}.bias")
     return graph.node("Conv", x, weight, bias, pads=2 * [size // 2 for size in kernel])
 
 
-def _doubled(graph: OnnxGraph, x: str) -> str:
+def _doubled(graph: OnnxLayers, x: str) -> str:
     """Every pixel as four."""
     scales = graph.constant([1, 1, 2, 2], np.float32)
     return graph.node(
@@ -154,7 +155,7 @@ def _doubled(graph: OnnxGraph, x: str) -> str:
     )
 
 
-def _resnet(graph: OnnxGraph, config: VAEConfig, x: str, name: str) -> str:
+def _resnet(graph: OnnxLayers, config: VAEConfig, x: str, name: str) -> str:
     y = x
     for number in (1, 2):
         y = graph.silu(_group_norm(graph, config, y, f"{name}.norm{number}"))
@@ -164,7 +165,7 @@ def _resnet(graph: OnnxGraph, config: VAEConfig, x: str, name: str) -> str:
     return graph.add(x, y)
 
 
-def _spatial_attention(graph: OnnxGraph, config: VAEConfig, x: str, name: str) -> str:
+def _spatial_attention(graph: OnnxLayers, config: VAEConfig, x: str, name: str) -> str:
     """One head over all pixels."""
     width = config.channels[-1]
     normed = _group_norm(graph, config, x, f"{name}.group_norm")
@@ -175,7 +176,7 @@ def _spatial_attention(graph: OnnxGraph, config: VAEConfig, x: str, name: str) -
     return graph.add(x, graph.node("Reshape", turned, graph.node("Shape", x)))
 
 
-def _group_norm(graph: OnnxGraph, config: VAEConfig, x: str, name: str) -> str:
+def _group_norm(graph: OnnxLayers, config: VAEConfig, x: str, name: str) -> str:
     """By instances of channels' groups: an operation that every runtime has."""
     groups = config.groups
     ones, zeros = (graph.constant(np.full(groups, value), np.float32) for value in (1, 0))

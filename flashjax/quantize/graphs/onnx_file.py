@@ -13,7 +13,8 @@ from flashjax.convert.tensors import Info, Tensors, computed
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.quantize.containers.packing import SCALE
 from flashjax.quantize.graphs.graph import EPSILON, INPUTS, MAX_PERIOD, OUTPUT, TIME_WIDTH, velocity
-from flashjax.quantize.graphs.onnx_graph import DATA, MODEL, OnnxGraph
+from flashjax.quantize.graphs.onnx_graph import DATA, MODEL
+from flashjax.quantize.graphs.onnx_layers import OnnxLayers
 from flashjax.quantize.graphs.packages import package
 
 
@@ -32,7 +33,7 @@ def write_onnx(folder: Path, tensors: Tensors, config: MMDiTConfig) -> None:
         graph.save("MMDiT-X", dict(zip(INPUTS, dims, strict=True)), {OUTPUT: (out, dims[0])})
 
 
-class OnnxOps(OnnxGraph):
+class OnnxOps(OnnxLayers):
     """ONNX's nodes for `graph.velocity`; tokens are "b n d", heads "b h n k"."""
 
     def __init__(self, folder: Path, tensors: Tensors, config: MMDiTConfig) -> None:

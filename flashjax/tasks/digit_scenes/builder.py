@@ -98,6 +98,10 @@ class StoredScenes:
         example = self._source[index]
         return Sample(example["image"], example["caption"].decode())
 
+    def size(self, index: int, /) -> tuple[int, int]:
+        """Every scene has the same."""
+        return SIDE, SIDE
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -133,6 +137,10 @@ class ComposedScenes:
     def __getitem__(self, index: int, /) -> Sample:
         example = compose(self._seed, index, "validation")
         return Sample(example.image, example.caption)
+
+    def size(self, index: int, /) -> tuple[int, int]:
+        """Every scene has the same."""
+        return SIDE, SIDE
 
 
 def unseen(count: int, seed: int) -> Samples:
