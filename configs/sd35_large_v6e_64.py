@@ -11,11 +11,9 @@ from flashjax.config import load
 
 
 def get_config() -> ConfigDict:
-    config = load(Path(__file__).with_name("sd35_medium_v6e_64.py")).unlock()
-    config.model.name = "sd35_large"
-    config.teacher.source = "sd3.5_large.safetensors"
+    config = load(Path(__file__).with_name("sd35_large_4step.py")).unlock()
     # Eight billion weights, 28 bytes each: a state among 32 chips.
-    config.mesh.fsdp = 32
-    config.split.mesh.fsdp = 32
-    config.match.heads.taps = (9, 18, 28, 37)
+    config.mesh.fsdp = config.split.mesh.fsdp = 32
+    config.compute.attention = "splash"
+    config.split.job.batch_size = 64
     return config

@@ -11,7 +11,6 @@ from flashjax.config import load
 
 
 def get_config() -> ConfigDict:
-    config = load(Path(__file__).with_name("sd35_medium_v6e_64.py")).unlock()
-    config.model.sample_size = 64
+    config = load(f"{Path(__file__).with_name('sd35_medium_v6e_64.py')}:512px").unlock()
     config.split.mesh.fsdp = 8  # a branch has eight chips
     return config

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from ml_collections import ConfigDict
+
 from flashjax import config as configs
 from flashjax.parallel.hosts import initialise, is_first
 from flashjax.parallel.mesh import simulate_devices
@@ -74,20 +76,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _module(TOOLS[options.verb][0]).run(options, *more)
             return 0
         config = configs.load(options.config, overrides)
-        if options.dry_run:
-            print(configs.to_json(config))
-            return 0
         simulate_devices(config.simulate_devices)
         if initialise(os.environ) and not is_first():
             logging.getLogger().setLevel(logging.WARNING)  # the first one speaks for all
+        if (options.dry_run or options.verb == "run") and "guide" in config:
+            check(config, Path(options.workdir), estimate=options.dry_run)
+        if options.dry_run:
+            print(configs.to_json(config))
+            return 0
         _module(VERBS[options.verb][0]).run(config, Path(options.workdir))
     except InputError as error:
-        print(f"flashjax {options.verb}: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"flashjax {options.verb}: {line}", file=sys.stderr)
         return WRONG_INPUT
     except Interrupted as error:
         print(f"flashjax {options.verb}: {error}", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def check(config: ConfigDict, workdir: Path, *, estimate: bool) -> None:
+    """InputError, a line for each thing that is wrong with a run; else says what it will take."""
+    preflight = _module("tools.preflight")
+    if found := preflight.problems(config, workdir):
+        raise InputError("\n".join(found))
+    if estimate:
+        logging.info("%s", preflight.estimate(config))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -98,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("--config", required=True, metavar="FILE", help="a configs/*.py file")
         verb.add_argument("--workdir", required=True, metavar="DIR", help="where results go")
-        verb.add_argument("--dry_run", action="store_true", help="print the resolved config")
+        verb.add_argument("--dry_run", action="store_true", help="check it all, print the config")
     for name in TOOLS.keys() - VERBS.keys():
         verbs.add_parser(name, help=TOOLS[name][1])
     return top

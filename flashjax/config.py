@@ -24,8 +24,11 @@ T = TypeVar("T")
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of a file with overrides "a.b=v" applied, locked. InputError for a wrong one."""
-    path = Path(path)
+    """The config of a file with overrides "a.b=v" applied, locked. InputError for a wrong one.
+
+    What follows a colon is handed to its `get_config`: "recipe.py:512px,prompts".
+    """
+    path, variants = _variants(str(path))
     if not path.is_file():
         raise InputError(f"{path} does not exist: --config takes a Python file with get_config()")
     module = types.ModuleType(path.stem)
@@ -33,10 +36,16 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> ConfigDict:
     SourceFileLoader(path.stem, str(path)).exec_module(module)
     if not hasattr(module, "get_config"):
         raise InputError(f"{path} has no get_config()")
-    config = module.get_config()
+    config = module.get_config(variants) if variants else module.get_config()
     for override in overrides:
         _apply(config, override)
     return config.lock()
+
+
+def _variants(text: str) -> tuple[Path, str]:
+    """The file and what follows its colon; a file may have a colon in its name."""
+    file, colon, variants = text.rpartition(":")
+    return (Path(file), variants) if colon and file.endswith(".py") else (Path(text), "")
 
 
 def section(config: ConfigDict, name: str, dataclass_type: type[T]) -> T:
@@ -142,7 +151,11 @@ def _build(value: Any, path: str, kind: Any) -> Any:
         required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
         if required and name not in value:
             raise InputError(f"config lacks {_join(path, name)} ({_name(hints[name])})")
-    return kind(**{key: _convert(value[key], _join(path, key), hints[key]) for key in value})
+    converted = {key: _convert(value[key], _join(path, key), hints[key]) for key in value}
+    try:
+        return kind(**converted)
+    except InputError as error:  # a value of the right type, but out of its range
+        raise InputError(f"{path}: {error}") from error
 
 
 def _convert(value: Any, path: str, hint: Any) -> Any:

@@ -109,6 +109,19 @@ def open_pipeline(
     return assemble(parts, where=where, absent_t5=absent_t5, **folders.settings(home))
 
 
+def transformer_sizes(source: Path, base: Path | None = None) -> MMDiTConfig:
+    """The sizes of a source's transformer, from names and shapes alone; no weight is read."""
+    kind = kind_of(source)
+    if kind == "single":
+        return mmdit_sizes(sai.split_file(dequantised(open_safetensors(source)))["transformer"])
+    if kind == "gguf":
+        return mmdit_sizes(sai.split_file(open_gguf(source))["transformer"])
+    if kind == "orbax":
+        return folders.read_configs(home_of(source, base))["transformer"]
+    path = (source / "transformer" if kind == "pipeline" else source) / "config.json"
+    return mmdit_config_from_diffusers(read_json(path), str(path))
+
+
 def home_of(source: Path, base: Path | None) -> Path:
     """The folder that has tokenizers and settings: the source if it is a whole pipeline."""
     if kind_of(source) == "pipeline":

@@ -48,6 +48,17 @@ def open_judges(
     return judges
 
 
+def check_data(config: ConfigDict) -> None:
+    """InputError for data that is not there or a section that does not describe it."""
+    configs.section(config, "data", task_named(config).settings)
+
+
+def check_judges(config: ConfigDict) -> None:
+    """InputError for a judge that nobody knows."""
+    for name in config.evaluate.judges:
+        _task(name, "evaluate.judges")
+
+
 def _task(name: str, key: str) -> Task:
     if name not in NAMES:
         raise InputError(f"{key}: {name!r} is unknown: choose of {', '.join(NAMES)}")

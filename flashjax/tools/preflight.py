@@ -1,0 +1,206 @@
+"""`--dry_run`, and the start of `run`: all that can be known to be wrong, before anything is begun.
+
+Every check reads names, sizes and shapes only, and says all that it finds: one line for each.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from flashjax import config as configs
+from flashjax.data.prompts import Prompts
+from flashjax.evaluate.bars import Targets
+from flashjax.models.heads import HeadsConfig
+from flashjax.parallel.chips import CHIPS, GIB
+from flashjax.parallel.mesh import make_mesh
+from flashjax.sources import transformer_sizes
+from flashjax.stages import export, match, split
+from flashjax.stages.evaluate import BITS
+from flashjax.stages.model import home_of, source_of
+from flashjax.stages.registry import check_data, check_judges
+from flashjax.stages.setting import Compute
+from flashjax.stages.training import JobConfig
+from flashjax.tools.plan.programs import Planned, device_bytes, programs
+from flashjax.tools.plan.report import checkpoint_bytes
+from flashjax.train.guide import GuideConfig
+from flashjax.train.match import MatchConfig
+from flashjax.train.optim import OptimiserConfig
+from flashjax.types import InputError
+
+JOBS = ("guide", "match", "split")
+OPTIMISERS = {
+    "guide": ("optimiser",),
+    **dict.fromkeys(("match", "split"), ("student_optimiser", "fake_optimiser", "heads_optimiser")),
+}
+KEPT = 2  # checkpoints of a job
+MFU = 0.4  # of a chip's peak: what such steps reach
+
+Problems = Iterator[str]
+
+
+def problems(config: ConfigDict, workdir: Path) -> list[str]:
+    """What is wrong with a config on this machine, in the order of the road; nothing is written."""
+    found = [line for check in CHECKS for line in check(config)]
+    if not found:
+        found = list(space(config, workdir))
+    return list(dict.fromkeys(found))
+
+
+def sections(config: ConfigDict) -> Problems:
+    """Every section is of the type that its stage reads."""
+    kinds: dict[str, type] = {f"{name}.job": JobConfig for name in JOBS}
+    kinds |= {
+        f"{job}.{name}": OptimiserConfig for job, names in OPTIMISERS.items() for name in names
+    }
+    kinds |= {"guide.guide": GuideConfig, "match.match": MatchConfig, "match.heads": HeadsConfig}
+    kinds |= {"report.bars": Targets} | ({"compute": Compute} if "compute" in config else {})
+    for name, kind in kinds.items():
+        yield from told(configs.section, config, name, kind)
+
+
+def teacher(config: ConfigDict) -> Problems:
+    """The teacher is there, with all that its file lacks, and has the blocks that are tapped."""
+    missing = [*told(source_of, config), *told(home_of, config)]
+    yield from missing
+    if missing:
+        return
+    yield from told(check_taps, config)
+
+
+def check_taps(config: ConfigDict) -> None:
+    """InputError for heads on blocks that the teacher has not."""
+    depth, taps = (
+        transformer_sizes(source_of(config), home_of(config)).depth,
+        config.match.heads.taps,
+    )
+    if not taps or min(taps) < 0 or max(taps) >= depth:
+        raise InputError(f"match.heads.taps={taps}: the teacher has blocks 0 to {depth - 1}")
+
+
+def data(config: ConfigDict) -> Problems:
+    """The samples are there, and so are prompts and judges; heads have pictures to see."""
+    yield from told(check_data, config)
+    yield from told(match.prompts_of, config)
+    for name in ("match", "evaluate"):
+        if file := config[name].get("prompts", ""):
+            yield from (f"{name}.prompts: {line}" for line in told(Prompts, file))
+    yield from told(check_judges, config)
+
+
+def meshes(config: ConfigDict) -> Problems:
+    """Devices make the meshes, and batches split over them."""
+    for key, sizes, jobs in (
+        ("mesh", config.mesh, ("guide", "match")),
+        ("split.mesh", split.mesh_of(config), ("split",)),
+    ):
+        try:
+            shape = make_mesh(sizes).shape
+        except InputError as error:
+            yield f"{key}: {error}"
+            continue
+        rows = shape["data"] * shape["fsdp"]
+        for job in jobs:
+            method = config.guide.guide if job == "guide" else config.match.match
+            size, parts = config[job].job.batch_size, method.get("parts", 1)
+            if size % (rows * parts):
+                yield (
+                    f"{job}.job.batch_size={size} does not split into {parts} part(s) over data x "
+                    f"fsdp = {rows} devices: make it a multiple of {rows * parts}"
+                )
+
+
+def results(config: ConfigDict) -> Problems:
+    """Branches, merge, export and quantization ask for what there is."""
+    yield from told(split.chosen_branches, config)
+    yield from told(split.branch_spans, config)
+    if set(config.merge.weights) != set(config.split.branches):
+        names = ", ".join(config.split.branches)
+        yield f"merge.weights names {', '.join(config.merge.weights)}: the branches are {names}"
+    if config.export.dtype not in export.DTYPES:
+        yield f"export.dtype={config.export.dtype}: choose one of {list(export.DTYPES)}"
+    for scheme in config.quantize.schemes:
+        if scheme not in BITS:
+            yield f"quantize.schemes: {scheme!r} is unknown: choose of {', '.join(BITS)}"
+
+
+CHECKS: tuple[Callable[[ConfigDict], Problems], ...] = (sections, teacher, data, meshes, results)
+
+
+def space(config: ConfigDict, workdir: Path) -> Problems:
+    """What the jobs keep fits this machine's devices and the workdir's disk."""
+    planned = steps_of(config)
+    memory = _memory()
+    for program in planned:
+        need = resident_bytes(program)
+        if memory and need > memory:
+            yield (
+                f"{program.name} keeps {need / GIB:.1f} GiB on a device of {memory / GIB:.1f}: "
+                f"split it further, with a larger mesh.fsdp"
+            )
+    need, free = disk_bytes(planned), shutil.disk_usage(_existing(workdir)).free
+    if need > free:
+        yield (
+            f"--workdir {workdir} has {free / GIB:.1f} GiB free, and the checkpoints of this run "
+            f"take {need / GIB:.1f}"
+        )
+
+
+def estimate(config: ConfigDict) -> str:
+    """What a run takes, in words: bytes on a device, on the disk, hours where the chip is known."""
+    planned = steps_of(config)
+    memory = max(map(resident_bytes, planned))
+    words = [
+        f"weights and states {memory / GIB:.2f} GiB on a device",
+        f"checkpoints {disk_bytes(planned) / GIB:.2f} GiB",
+    ]
+    chip = CHIPS.get(jax.devices()[0].device_kind.lower().removeprefix("tpu "))
+    if chip:
+        hours = sum(seconds_of(program, chip.flops) for program in planned) / 3600
+        words.append(f"training {hours:.1f} h at {100 * MFU:.0f} % of {chip.name}'s peak")
+    return "; ".join(words) + "; `flashjax plan` compiles the steps and says it exactly"
+
+
+def steps_of(config: ConfigDict) -> list[Planned]:
+    """The training steps of a config, as shapes alone."""
+    return [program for program in programs(config, jax.devices()) if program.name != "text"]
+
+
+def resident_bytes(program: Planned) -> int:
+    """Bytes on a device that stay from step to step: a state, frozen networks, a batch."""
+    return program.resident + sum(map(device_bytes, jax.tree.leaves(program.arguments)))
+
+
+def disk_bytes(planned: list[Planned]) -> int:
+    """Bytes of the checkpoints of all jobs, as many as are kept of each."""
+    jobs = {program.name.replace("critic", "student"): program for program in planned}
+    return KEPT * sum(map(checkpoint_bytes, jobs.values()))
+
+
+def seconds_of(program: Planned, flops: float) -> float:
+    """Seconds of all calls of a step."""
+    work = sum(program.flops.values()) * program.samples * program.branches * program.calls
+    return work / (program.mesh.size * flops * MFU)
+
+
+def told(call: Callable[..., Any], *arguments: Any) -> list[str]:
+    """What a call refuses, as lines; nothing if it goes well."""
+    try:
+        call(*arguments)
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
+def _memory() -> float:
+    """Bytes of one device, or 0 where nobody knows."""
+    stats: Mapping[str, int] = jax.devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit", 0)
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above a path that is there already."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())

@@ -1,0 +1,71 @@
+"""Everything that is wrong with a config is said at once, and nothing is written."""
+
+from pathlib import Path
+
+import pytest
+
+from flashjax import config as configs
+from flashjax.cli import main
+from flashjax.tools import preflight
+
+NANO = Path(__file__).parents[2] / "configs" / "nano.py"
+
+
+def found(tmp_path: Path, *overrides: str) -> list[str]:
+    return preflight.problems(configs.load(NANO, overrides), tmp_path / "run")
+
+
+def test_a_config_that_runs_has_no_problem_and_is_told_what_it_takes(tmp_path):
+    assert found(tmp_path) == []
+    told = preflight.estimate(configs.load(NANO))
+    assert "GiB on a device" in told and "checkpoints" in told
+    assert not (tmp_path / "run").exists()
+
+
+WRONG = {
+    "guide.job.steps=0": "guide.job: steps=0",
+    "split.job.checkpoint_steps=-1": "split.job: checkpoint_steps=-1",
+    "match.heads.taps=0,7": "the teacher has blocks 0 to 2",
+    "teacher.source=nowhere": "teacher.source=nowhere does not exist",
+    "data.source=nowhere": "data.source: 'nowhere'",
+    "evaluate.judges=clippy": "evaluate.judges: 'clippy'",
+    "evaluate.prompts=absent.txt": "evaluate.prompts: absent.txt does not exist",
+    "match.prompts=absent.txt": "match.prompts=absent.txt has no pictures for the heads",
+    "guide.job.batch_size=31": "guide.job.batch_size=31 does not split",
+    "mesh.fsdp=9": "mesh: mesh branch=1",
+    "split.mesh.branch=1": "split.mesh.branch=1 but the job trains 2",
+    "export.dtype=int3": "export.dtype=int3",
+    "quantize.schemes=q9": "quantize.schemes: 'q9'",
+}
+
+
+@pytest.mark.parametrize(("override", "line"), WRONG.items(), ids=WRONG)
+def test_each_wrong_value_is_one_line(tmp_path, override, line):
+    extra = ["mesh.data=2"] if "batch_size" in override else []
+    (told,) = (text for text in found(tmp_path, override, *extra) if line in text)
+    assert "\n" not in told
+
+
+def test_all_are_listed_at_once_and_the_workdir_is_left_as_it_was(tmp_path, capsys):
+    flags = ["run", "--config", str(NANO), "--workdir", str(tmp_path / "run")]
+    wrong = ("guide.job.steps=0", "export.dtype=int3", "data.source=nowhere")
+    flags += ["--config.simulate_devices=1", "--config.split.mesh.branch=1"]
+    assert main([*flags, *(f"--config.{override}" for override in wrong)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 4 and all(line.startswith("flashjax run: ") for line in lines)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: type("", (), {"free": 1e6}))
+    (line,) = found(tmp_path)
+    assert "GiB free" in line and "checkpoints" in line
+
+
+def test_branches_without_a_weight_are_named(tmp_path):
+    config = configs.load(NANO)
+    with config.unlocked():
+        config.merge.weights = {"lo": 1.0}
+    assert preflight.problems(config, tmp_path) == [
+        "merge.weights names lo: the branches are hi, lo"
+    ]
