@@ -16,7 +16,7 @@ from flashjax.parallel.hosts import is_first
 from flashjax.train.heartbeat import heartbeat
 from flashjax.train.loop import Hook, Step, every, loop, progress
 from flashjax.train.metrics import MetricsHook, make_writer
-from flashjax.types import Params
+from flashjax.types import InputError, Params
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,11 @@ class JobConfig:
     log_steps: int
     checkpoint_steps: int
     stall_seconds: float = 1800.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value <= 0:
+                raise InputError(f"job.{name}={value}: give more than 0")
 
 
 def run_job(
