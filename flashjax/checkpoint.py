@@ -4,9 +4,14 @@
 `load_params` hold the plain parameter tree that a stage hands on.
 """
 
+import contextlib
+import errno
 import json
 import logging
-from collections.abc import Callable
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +45,14 @@ class Checkpoints:
 
         A step that is already there is not written again.
         """
-        if step not in self._manager.all_steps():
-            items = ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
-            )
-            self._manager.save(step, args=items, force=True)
-        if wait:
-            self._manager.wait_until_finished()
+        with _writing(self._folder, state):
+            if step not in self._manager.all_steps():
+                items = ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
+                )
+                self._manager.save(step, args=items, force=True)
+            if wait:
+                self._manager.wait_until_finished()
 
     def latest_step(self) -> int | None:
         """The newest finished step, or None."""
@@ -73,14 +79,15 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finish what is being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with _writing(self._folder, {}):
+            self._manager.wait_until_finished()
+            self._manager.close()
 
 
 def save_params(folder: Path | str, params: Params) -> None:
     """Write a parameter tree; the folder appears once it is complete and replaces an older."""
     _quieten()
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _writing(Path(folder).absolute(), params), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(Path(folder).absolute(), params, force=True)
 
 
@@ -137,7 +144,28 @@ def _broken(folder: Path, error: Exception) -> InputError:
     return InputError(f"{folder} is no complete checkpoint, delete it: {reason[:200]}")
 
 
+@contextlib.contextmanager
+def _writing(folder: Path, tree: Any) -> Iterator[None]:
+    """What a disk refuses Orbax, as the OSError that everything else raises for it.
+
+    A disk that is full already is found out before: Orbax's threads would fill the terminal.
+    """
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    disk = shutil.disk_usage(place)
+    if 0 < disk.total and disk.free < sum(leaf.nbytes for leaf in jax.tree.leaves(tree)):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    try:
+        yield
+    except ValueError as error:
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        if found is None:
+            raise
+        code = int(found[1])
+        raise OSError(code, os.strerror(code), str(folder)) from error
+
+
 def _quieten() -> None:
-    """Orbax reports every file at INFO, and its threads warn about defaults."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    """Orbax reports every file at INFO; its threads and tasks, all that they raise for us too."""
+    absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("orbax").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -4,13 +4,17 @@ Tools need no config; `flashjax VERB --help` shows the flags of each.
 """
 
 import argparse
+import difflib
+import errno
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from ml_collections import ConfigDict
 
@@ -56,75 +60,171 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
     "bench": ("tools.bench.command", "measure speed and memory on this machine"),
 }
 CONFIGURED = ("plan", "bench")  # tools that read a config
+HELP = "\n".join(
+    [
+        "flashjax VERB --config FILE --workdir DIR [--config.a.b=v] [--dry_run]",
+        *(f"  {name:9} {text}" for name, (_, text) in VERBS.items()),
+        "",
+        "without a config; flashjax VERB --help lists the flags",
+        *(f"  {name:9} {text}" for name, (_, text) in TOOLS.items()),
+    ]
+)
 
 WRONG_INPUT, INTERRUPTED = 2, 75
+MENDABLE = {  # what a disk refuses, and what a user does about it
+    errno.ENOSPC: "free some room, or choose another place",
+    errno.EDQUOT: "free some room, or choose another place",
+    errno.EFBIG: "choose a place that takes large files",
+    errno.EROFS: "choose another place",
+    errno.EACCES: "choose another place, or change its permissions",
+    errno.EPERM: "choose another place, or change its permissions",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EEXIST: "choose another name",
+    errno.ENOTDIR: "a part of this path is a file: choose another name",
+    errno.EISDIR: "this is a folder: choose another name",
+    errno.ENOTEMPTY: "choose another name",
+    errno.ENOENT: "check the path",
+    errno.ELOOP: "check its links",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "mount the disk again",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns the exit code: 0 done, 2 wrong input, 75 interrupted and saved."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    overrides = [a.removeprefix("--config.") for a in arguments if a.startswith("--config.")]
-    rest = [a for a in arguments if not a.startswith("--config.")]
-    tool = rest[:1] and rest[0] in TOOLS and (rest[0] in CONFIGURED or "--config" not in rest)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for library in ("absl", "jax"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    options = (tool_parser(rest[0]) if tool else parser()).parse_args(rest)
     try:
-        if tool:
-            more = [overrides] if options.verb in CONFIGURED else []
-            _module(TOOLS[options.verb][0]).run(options, *more)
-            return 0
-        config = configs.load(options.config, overrides)
-        simulate_devices(config.simulate_devices)
-        if initialise(os.environ) and not is_first():
-            logging.getLogger().setLevel(logging.WARNING)  # the first one speaks for all
-        if (options.dry_run or options.verb == "run") and "guide" in config:
-            check(config, Path(options.workdir), estimate=options.dry_run)
-        if options.dry_run:
-            print(configs.to_json(config))
-            return 0
-        _module(VERBS[options.verb][0]).run(config, Path(options.workdir))
+        run(arguments)
     except InputError as error:
-        for line in str(error).splitlines():
-            print(f"flashjax {options.verb}: {line}", file=sys.stderr)
+        for line in error.args:
+            _say(arguments, line, WRONG_INPUT)
         return WRONG_INPUT
     except Interrupted as error:
-        print(f"flashjax {options.verb}: {error}", file=sys.stderr)
-        return INTERRUPTED
+        return _say(arguments, str(error), INTERRUPTED)
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        what = f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
+        return _say(arguments, f"{what}: {MENDABLE[error.errno]}", WRONG_INPUT)
     return 0
 
 
 def check(config: ConfigDict, workdir: Path, *, estimate: bool) -> None:
-    """InputError, a line for each thing that is wrong with a run; else says what it will take."""
+    """InputError, with a line for each thing that is wrong with a run; else says what it takes."""
     preflight = _module("tools.preflight")
     if found := preflight.problems(config, workdir):
-        raise InputError("\n".join(found))
+        raise InputError(*found)
     if estimate:
         logging.info("%s", preflight.estimate(config))
 
 
-def parser() -> argparse.ArgumentParser:
-    """The verbs of a config and the flags that they share; the tools are listed."""
-    top = argparse.ArgumentParser(prog="flashjax", description=__doc__)
-    verbs = top.add_subparsers(dest="verb", required=True)
-    for name, (_, text) in VERBS.items():
-        verb = verbs.add_parser(name, help=text, description=text)
-        verb.add_argument("--config", required=True, metavar="FILE", help="a configs/*.py file")
-        verb.add_argument("--workdir", required=True, metavar="DIR", help="where results go")
-        verb.add_argument("--dry_run", action="store_true", help="check it all, print the config")
-    for name in TOOLS.keys() - VERBS.keys():
-        verbs.add_parser(name, help=TOOLS[name][1])
-    return top
+def run(arguments: Sequence[str]) -> None:
+    """Reads the flags and runs the verb."""
+    words, overrides = split_overrides(arguments)
+    if not words:
+        raise InputError("give a verb; flashjax --help lists them")
+    verb, *flags = words
+    if verb in ("-h", "--help"):
+        print(HELP)
+        return
+    if verb not in VERBS | TOOLS:
+        raise InputError(_unknown("verb", verb, [*VERBS, *TOOLS]))
+    configured = any(flag == "--config" or flag.startswith("--config=") for flag in flags)
+    if verb not in TOOLS or (verb in VERBS and configured):
+        run_verb(verb, _parse(parser(verb), flags), overrides)
+        return
+    options = _parse(tool_parser(verb), flags)
+    if overrides and verb not in CONFIGURED:
+        raise InputError(f"--config.{overrides[0]} changes a config: give --config FILE too")
+    more = [overrides] if verb in CONFIGURED else []
+    _module(TOOLS[verb][0]).run(options, *more)
 
 
-def tool_parser(name: str) -> argparse.ArgumentParser:
+def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Runs a verb of a config in its workdir."""
+    config = configs.load(options.config, overrides)
+    simulate_devices(config.simulate_devices)
+    if initialise(os.environ) and not is_first():
+        logging.getLogger().setLevel(logging.WARNING)  # the first one speaks for all
+    if (options.dry_run or verb == "run") and "guide" in config:
+        check(config, Path(options.workdir), estimate=options.dry_run)
+    if options.dry_run:
+        print(configs.to_json(config))
+        return
+    _module(VERBS[verb][0]).run(config, Path(options.workdir))
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The other words, and "a.b=v" of every `--config.a.b=v` and `--config.a.b v`."""
+    words, overrides = [], []
+    left = iter(arguments)
+    for word in left:
+        if not word.startswith("--config."):
+            words.append(word)
+            continue
+        override = word.removeprefix("--config.")
+        if "=" not in override:
+            value = next(left, "--")
+            if value.startswith("--"):
+                raise InputError(f"{word} has no value: write {word}=VALUE")
+            override = f"{override}={value}"
+        overrides.append(override)
+    return words, overrides
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers what it does not understand in one line; flags are written in full."""
+
+    def __init__(self, **settings) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; {self.prog} --help lists all flags")
+
+
+def parser(verb: str) -> Parser:
+    """The flags that all verbs of a config share."""
+    found = Parser(prog=f"flashjax {verb}", description=VERBS[verb][1])
+    found.add_argument("--config", required=True, metavar="FILE", help="a configs/*.py file")
+    found.add_argument("--workdir", required=True, metavar="DIR", help="where results go")
+    found.add_argument("--dry_run", action="store_true", help="check it all, print the config")
+    return found
+
+
+def tool_parser(name: str) -> Parser:
     """The flags of one tool."""
-    top = argparse.ArgumentParser(prog="flashjax")
-    verbs = top.add_subparsers(dest="verb", required=True)
     module, text = TOOLS[name]
-    _module(module).add_arguments(verbs.add_parser(name, help=text, description=text))
-    return top
+    found = Parser(prog=f"flashjax {name}", description=text)
+    _module(module).add_arguments(found)
+    return found
+
+
+def _parse(found: Parser, flags: Sequence[str]) -> argparse.Namespace:
+    """The flags; one that nobody knows is answered with the nearest."""
+    known = set(re.findall(r"--\w+", found.format_help()))
+    for flag in flags:
+        name = flag.partition("=")[0]
+        if name.startswith("--") and name not in known:
+            raise InputError(_unknown("flag", name, sorted(known)))
+    return found.parse_args(flags)
+
+
+def _unknown(kind: str, word: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(word, known, n=1)
+    if nearest:
+        return f"{kind} {word} is unknown; did you mean {nearest[0]}?"
+    return f"{kind} {word} is unknown; choose of {', '.join(dict.fromkeys(known))}"
+
+
+def _say(arguments: Sequence[str], message: str, code: int) -> int:
+    """One line about what ended the verb."""
+    verb = "".join(f" {word}" for word in arguments[:1] if word in VERBS | TOOLS)
+    print(f"flashjax{verb}: " + " ".join(message.splitlines()), file=sys.stderr)
+    return code
 
 
 def _module(name: str) -> ModuleType:

@@ -5,10 +5,12 @@ that exist, to values of their type. `section` turns a part of it into a frozen 
 stages nobody sees a ConfigDict.
 """
 
+import ast
 import dataclasses
 import difflib
 import hashlib
 import json
+import traceback
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,23 @@ from flashjax.types import InputError
 
 T = TypeVar("T")
 
+LISTED = 12  # keys that a message names
+SEEDS = 2**32  # of a run: what its random keys and its data tell apart
+# What the Python of a config file may raise, each with a line that says where.
+_MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of a file with overrides "a.b=v" applied, locked. InputError for a wrong one.
@@ -31,14 +50,10 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> ConfigDict:
     path, variants = _variants(str(path))
     if not path.is_file():
         raise InputError(f"{path} does not exist: --config takes a Python file with get_config()")
-    module = types.ModuleType(path.stem)
-    module.__file__ = str(path)  # so that it may load a config beside it
-    SourceFileLoader(path.stem, str(path)).exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise InputError(f"{path} has no get_config()")
-    config = module.get_config(variants) if variants else module.get_config()
+    config = _execute(path, variants)
     for override in overrides:
         _apply(config, override)
+    _check_seeds(config)
     return config.lock()
 
 
@@ -78,6 +93,44 @@ def digest(config: ConfigDict | Mapping[str, Any]) -> str:
     return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]
 
 
+def _execute(path: Path, variants: str) -> ConfigDict:
+    """What get_config() of a file returns. InputError for a mistake in it, with its line."""
+    module = types.ModuleType(path.stem)
+    module.__file__ = str(path)  # so that it may load a config beside it
+    try:
+        SourceFileLoader(path.stem, str(path)).exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise InputError(f"{path} has no get_config()")
+        config = module.get_config(variants) if variants else module.get_config()
+    except InputError:
+        raise
+    except _MISTAKES as error:
+        where = f"{path}, line {_line_of(error, path)}"
+        raise InputError(f"{where}: {type(error).__name__}: {error}; mend the config") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"{path}: get_config() returns a {type(config).__name__}, no ConfigDict")
+    return config
+
+
+def _line_of(error: BaseException, path: Path) -> int:
+    """The last line of the file that had a part in an error."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path) and frame.lineno]
+    return lines[-1] if lines else 1
+
+
+def _check_seeds(config: ConfigDict, parent: str = "") -> None:
+    """InputError for a seed that would be taken for another."""
+    for key, value in config.items():
+        path = _join(parent, key)
+        if isinstance(value, ConfigDict):
+            _check_seeds(value, path)
+        elif key == "seed" and type(value) is int and not 0 <= value < SEEDS:
+            raise InputError(f"{path}={value}: give a seed from 0 to {SEEDS - 1}")
+
+
 def _apply(config: ConfigDict, override: str) -> None:
     """Set one key from "a.b=v"."""
     path, equals, text = override.partition("=")
@@ -100,13 +153,19 @@ def _check_key(node: Any, parent: str, key: str) -> None:
     if not isinstance(node, ConfigDict):
         raise InputError(f"{parent} is a value, not a section: it has no key {key!r}")
     if key not in node:
-        raise _unknown(_join(parent, key), [_join(parent, known) for known in node])
+        raise _unknown(parent, key, list(node))
 
 
-def _unknown(path: str, known: Sequence[str]) -> InputError:
-    nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return InputError(f"config has no key {path}{hint}")
+def _unknown(parent: str, key: str, known: Sequence[str]) -> InputError:
+    """What to say of a key that is not there: the nearest, or all where none is near."""
+    nearest = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {_join(parent, nearest[0])}?" if nearest else f"choose of {_few(known)}"
+    return InputError(f"config has no key {_join(parent, key)}; {hint}")
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names of a list, and that there are more."""
+    return ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
 
 
 def _join(parent: str, key: str) -> str:
@@ -114,15 +173,13 @@ def _join(parent: str, key: str) -> str:
 
 
 def _parse(text: str, path: str, old: Any, kind: type) -> Any:
-    """The text as a value of `kind`; a key that is None takes None, else what JSON makes of it."""
-    if old is None and text == "None":
+    """The text as a value of `kind`; a key that is None takes what Python or JSON makes of it."""
+    if old is None and text.strip() == "None":
         return None
     if kind is type(None):
-        return _guess(text)
+        return _literal(text)
     if kind in (tuple, list):
-        parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
-        element = type(old[0]) if old else str
-        return kind(_parse(part, path, part, element) for part in parts)
+        return _parse_sequence(text, path, old, kind)
     booleans = {"true": True, "1": True, "false": False, "0": False}
     try:
         return booleans[text.lower()] if kind is bool else kind(text)
@@ -130,12 +187,41 @@ def _parse(text: str, path: str, old: Any, kind: type) -> Any:
         raise InputError(f"{path} takes {kind.__name__}, not {text!r}") from error
 
 
-def _guess(text: str) -> Any:
-    """A number or boolean where JSON reads one, else the text."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+def _literal(text: str) -> Any:
+    """What Python or JSON reads in a text; the text itself where neither reads any."""
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(text.strip())
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return text
+
+
+def _parse_sequence(text: str, path: str, old: Sequence[Any] | None, kind: type) -> Any:
+    """(1, 2), [1, 2] or 1,2; strings with quotes or without; nested where the old value is."""
+    example = old[0] if old else None
+    plain = isinstance(example, str) and not set(text) & set("'\"")
+    found = text if plain else _literal(text)
+    if found is text:
+        parts = [part.strip() for part in text.strip().strip("()[]").split(",")]
+        found = [part if plain else _literal(part) for part in parts if part]
+    elif not isinstance(found, tuple | list):
+        found = [found]
+    if old and not found and not isinstance(example, str):  # of names there may be none
+        raise InputError(f"{path} takes one value or more, not {text!r}")
+    return kind(_fit(value, path, example) for value in found)
+
+
+def _fit(value: Any, path: str, example: Any) -> Any:
+    """An element as its type is there: ints may stand for floats, lists for tuples."""
+    if example is None or type(value) is type(example):
+        nested = isinstance(example, tuple | list) and example
+        return type(example)(_fit(v, path, example[0]) for v in value) if nested else value
+    if isinstance(example, tuple | list) and isinstance(value, tuple | list):
+        return _fit(type(example)(value), path, example)
+    if isinstance(example, float) and type(value) is int:
+        return float(value)
+    raise InputError(f"{path} takes {type(example).__name__}, not {value!r}")
 
 
 def _build(value: Any, path: str, kind: Any) -> Any:
@@ -146,7 +232,7 @@ def _build(value: Any, path: str, kind: Any) -> Any:
     hints = typing.get_type_hints(kind)
     for key in value:
         if key not in fields:
-            raise _unknown(_join(path, key), [_join(path, known) for known in fields])
+            raise _unknown(path, key, list(fields))
     for name, field in fields.items():
         required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
         if required and name not in value:

@@ -1,5 +1,7 @@
 """Checkpoints: onto another mesh, asynchronous under donation, deaf to unfinished saves."""
 
+import errno
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -145,3 +148,22 @@ def test_another_shape_or_a_missing_folder_is_named(tmp_path):
         load_params(tmp_path / "params", {"w": jax.ShapeDtypeStruct((4,), jnp.float32)})
     with pytest.raises(InputError, match=r"absent does not exist"):
         load_params(tmp_path / "absent")
+
+
+def test_a_full_disk_is_found_out_before_and_while_something_is_written(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=11))
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            save_params(tmp_path / "params", {"w": jnp.ones(3)})
+        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.filename == str(tmp_path / "params")
+    assert not list(tmp_path.iterdir())
+
+    def fail(*_, **__):  # as tensorstore says it
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space [os_error_code='28']")
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "save", fail)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        save_params(tmp_path / "params", {"w": jnp.ones(3)})
+    assert caught.value.errno == errno.ENOSPC

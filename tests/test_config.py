@@ -22,7 +22,7 @@ def get_config():
             share=True, sigmas=(1.0, 0.5), names=["a", "b"], kind="share",
             optimiser=dict(beta=0.9),
         ),
-        batch=base, eval_batch=base * 2,
+        batch=base, eval_batch=base * 2, ranges=((0, 1), (2, 3)), extra=(),
     ))
 """
 
@@ -65,6 +65,18 @@ def load(tmp_path):
         ("limit=None", None),
         ("sigmas=(1,0.75, 0.5)", (1.0, 0.75, 0.5)),
         ("names=x,y", ["x", "y"]),
+        ("names=('x', \"y,z\")", ["x", "y,z"]),
+        ("names=['x']", ["x"]),
+        ("names=(x, 'y')", ["x", "y"]),
+        ("names='x'", ["x"]),
+        ("names=8,1e-5", ["8", "1e-5"]),
+        ("names=()", []),
+        ("sigmas=-1e-5", (-1e-5,)),
+        ("sigmas=(1e-5,-3,)", (1e-5, -3.0)),
+        ("ema=-1e-5", -1e-5),
+        ("ema=(1,2)", (1, 2)),
+        ("ema=true", True),
+        ("learning_rate=-1e-5", -1e-5),
         ("optimiser.beta=0.5", 0.5),
         ("kind=a=b", "a=b"),
     ],
@@ -74,6 +86,12 @@ def test_override_takes_the_type_of_the_key(load, override, value):
     for key in override.partition("=")[0].split("."):
         got = got[key]
     assert got == value and type(got) is type(value)
+
+
+def test_tuples_may_be_nested_or_empty(load):
+    assert load("ranges=((1,2),[3,-4])").ranges == ((1, 2), (3, -4))
+    assert load("extra=(1e-5,'a',None)").extra == (1e-5, "a", None)
+    assert load("extra=()").extra == ()
 
 
 @pytest.mark.parametrize(
@@ -87,6 +105,14 @@ def test_override_takes_the_type_of_the_key(load, override, value):
         ("match.limit=x", r"match\.limit takes int"),
         ("match.share=maybe", r"match\.share takes bool"),
         ("match.sigmas=1,x", r"match\.sigmas takes float"),
+        ("match.sigmas=(1,None)", r"match\.sigmas takes float, not None"),
+        ("match.sigmas=()", r"match\.sigmas takes one value or more, not '\(\)'"),
+        ("match.sigmas=", r"match\.sigmas takes one value or more"),
+        ("ranges=(1,2)", r"ranges takes tuple, not 1"),
+        ("ranges=((1,2.5),)", r"ranges takes int, not 2\.5"),
+        ("match.optimizer.beta=1", r"no key match\.optimizer; did you mean match\.optimiser\?"),
+        ("match.zzz=1", r"no key match\.zzz; choose of .*steps"),
+        ("seed=-1", r"seed=-1: give a seed from 0 to 4294967295"),
         ("match.steps.x=1", r"match\.steps is a value, not a section"),
         ("match=1", "match is a section"),
         ("match.steps", "has no value"),
@@ -157,6 +183,25 @@ def test_missing_or_empty_files_are_named(tmp_path):
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(InputError, match=r"empty\.py has no get_config"):
         configs.load(tmp_path / "empty.py")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("\ndef get_config(:\n", r"broken\.py, line 2: SyntaxError: "),
+        ("import nothing_of_this_name\n", r"line 1: ModuleNotFoundError: "),
+        ("def get_config():\n    x = {}\n    return x['a']\n", r"line 3: KeyError: 'a'"),
+        ("def get_config():\n    return 1 / 0\n", r"line 2: ZeroDivisionError: "),
+        ("def get_config(size):\n    pass\n", "TypeError: "),
+        ("def get_config():\n    return {}\n", "returns a dict, no ConfigDict"),
+        ("\0", "broken.py, line 1: "),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line_with_its_place(content, message, tmp_path):
+    (tmp_path / "broken.py").write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        configs.load(tmp_path / "broken.py")
+    assert "\n" not in str(caught.value) and "broken.py" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 Letters: n prompts, m tokens.
 """
 
+import codecs
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ import numpy as np
 
 from flashjax.types import InputError, Tokens
 
+LONGEST = 10_000  # characters: the 512 tokens that T5 takes at most end before
+_OTHERS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}  # and UTF-32's begin so
+
 
 def read_prompts(path: Path | str) -> list[str]:
     """The non-empty lines of a file. InputError if there is none, or no file."""
@@ -19,10 +23,16 @@ def read_prompts(path: Path | str) -> list[str]:
     return prompts.read(range(len(prompts)))
 
 
+def shortened(prompt: str) -> str:
+    """A prompt without what no tokenizer would come to: megabytes cost it minutes."""
+    return prompt.strip()[:LONGEST]
+
+
 class Prompts:
     """The non-empty lines of a file, read as they are asked for: memory holds where they begin.
 
-    InputError if there is none, no file, or a line that is no UTF-8.
+    A mark of UTF-8 at its begin and the ends of lines of any system are no part of a prompt.
+    InputError if there is no prompt, no file, or a line that is no text in UTF-8.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -38,26 +48,38 @@ class Prompts:
         return len(self._starts)
 
     def read(self, chosen: Iterable[int]) -> list[str]:
-        """The prompts of these numbers."""
+        """The prompts of these numbers, each `shortened`."""
         with self._path.open("rb") as file:
             return [self._line(file, number) for number in chosen]
 
     def _scan(self) -> Iterator[int]:
         """Where the lines begin that are not empty."""
-        place = 0
         with self._path.open("rb") as file:
+            begin = file.read(len(codecs.BOM_UTF8))
+            if found := _OTHERS.get(begin[:2]):
+                raise InputError(f"{self._path} is {found}: save it as UTF-8")
+            place = len(begin) if begin == codecs.BOM_UTF8 else 0
+            file.seek(place)
             for number, line in enumerate(file, start=1):
-                try:
-                    text = line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{self._path}: line {number} is no UTF-8") from error
-                if text.strip():
-                    yield place
-                place += len(line)
+                for part in line.splitlines(keepends=True):
+                    if self._text(part, number).strip():
+                        yield place
+                    place += len(part)
+
+    def _text(self, line: bytes, number: int) -> str:
+        if b"\0" in line:
+            raise InputError(f"{self._path}: line {number} holds a zero byte: save it as UTF-8")
+        try:
+            return line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{self._path}: line {number} is no UTF-8: save it as UTF-8"
+            ) from error
 
     def _line(self, file: IO[bytes], number: int) -> str:
         file.seek(self._starts[number])
-        return file.readline().decode("utf-8").strip()
+        line = file.readline().splitlines()[0]
+        return shortened(line.decode("utf-8"))
 
 
 class TokenRows:

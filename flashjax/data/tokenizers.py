@@ -8,17 +8,19 @@ import json
 import logging
 import string
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flashjax.data.prompts import shortened
 from flashjax.types import InputError, Tokens
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer, T5Tokenizer
 
+SHOWN = 200  # characters of a prompt that is cut
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
 _T5_SPECIAL = ("<pad>", "</s>", "<unk>")
@@ -42,24 +44,23 @@ class Tokenizer:
     t5: "T5Tokenizer | None"
     clip_length: int
     t5_length: int
+    _said: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def __call__(self, prompts: list[str]) -> Tokens:
         """The ids of `prompts`, numpy int32: CLIP-L and CLIP-G "b clip_length", T5 "b t5_length".
 
-        Without T5 its ids are "b 0". Logs one warning for each prompt that was cut.
+        Without T5 its ids are "b 0". Warns once, at the first prompts that are cut.
         Source: `_get_clip_prompt_embeds` and `_get_t5_prompt_embeds` of diffusers'
         `StableDiffusion3Pipeline`.
         """
+        prompts = [shortened(prompt) for prompt in prompts]
         clip_l, cut_l = _encode(self.clip_l, prompts, length=self.clip_length)
         clip_g, cut_g = _encode(self.clip_g, prompts, length=self.clip_length)
         if self.t5 is None:
             t5, cut_t5 = np.zeros((len(prompts), 0), np.int32), [False] * len(prompts)
         else:
             t5, cut_t5 = _encode(self.t5, prompts, length=self.t5_length)
-        for prompt, *cuts in zip(prompts, cut_l, cut_g, cut_t5, strict=True):
-            if any(cuts):
-                names = [n for n, cut in zip(("CLIP-L", "CLIP-G", "T5"), cuts, strict=True) if cut]
-                _log.warning("prompt %r: too long for %s, its end is cut", prompt, ", ".join(names))
+        self._say_cuts(prompts, {"CLIP-L": cut_l, "CLIP-G": cut_g, "T5": cut_t5})
         return Tokens(clip_l=clip_l, clip_g=clip_g, t5=t5)
 
     @property
@@ -68,6 +69,22 @@ class Tokenizer:
         ends = [token for token in self.clip_l.get_vocab() if token.endswith(_WORD_END)]
         words = (token.removesuffix(_WORD_END) for token in ends)
         return frozenset(word for word in words if len(word) > 1)
+
+    def _say_cuts(self, prompts: list[str], cuts: dict[str, list[bool]]) -> None:
+        """Says of each encoder once that prompts are too long for it: a training sees many."""
+        new = {name: cut for name, cut in cuts.items() if any(cut) and name not in self._said}
+        if not new:
+            return
+        self._said.update(new)
+        several = [any(cut) for cut in zip(*new.values(), strict=True)]
+        lengths = {name: self.t5_length if name == "T5" else self.clip_length for name in new}
+        _log.warning(
+            "%d of %d prompts are too long for %s, their ends are cut; the first is %r",
+            sum(several),
+            len(prompts),
+            ", ".join(f"{name} ({length} tokens)" for name, length in lengths.items()),
+            prompts[several.index(True)][:SHOWN],
+        )
 
 
 def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Tokenizer:

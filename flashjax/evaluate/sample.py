@@ -26,6 +26,7 @@ from flashjax.types import InputError, Params, Tokens
 Sample = Callable[[Params, Tokens, Tokens, Array], Array]
 
 SOLVERS = {"euler": euler, "dpmpp_2m": dpmpp_2m}
+SEEDS = 2**63
 LARGEST_TILE = 128  # latent pixels: pictures up to 1024 are decoded in one go
 
 
@@ -96,8 +97,19 @@ def make_sample(pipeline: Pipeline, sampler: Sampler, *, tile: int = LARGEST_TIL
 
 
 def draw_noise(seed: int, count: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Initial noise "count h w c": the same for the same seed, whatever the sampler."""
-    return np.asarray(jax.random.normal(jax.random.key(seed), (count, *shape)))
+    """Initial noise "count h w c": the same for the same seed, whatever the sampler.
+
+    Row i does not depend on how many rows there are. InputError for a seed beyond 63 bits.
+    """
+    return np.asarray(jax.random.normal(noise_key(seed), (count, *shape)))
+
+
+def noise_key(seed: int) -> Array:
+    """The key of a seed of 0 .. 2^63 - 1; `jax.random.key` takes those of 32 bits apart only."""
+    if not 0 <= seed < SEEDS:
+        raise InputError(f"seed {seed}: give a number from 0 to {SEEDS - 1}")
+    words = jnp.array([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32)
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from flashjax.types import InputError
 # figures worth keeping, as JSON.
 Body: TypeAlias = Callable[[Path], dict[str, Any]]
 
+TRACES = ("stage.json", "metrics", "hosts")  # of a stage's folder, how their names begin
 PACKAGES = ("flashjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,8 @@ def run_stage(
     """Run `body` in workdir/name unless it is done; return its results.
 
     `section` is all that the stage depends on, as plain values; `inputs` are the stage folders or
-    files that it reads. A folder of another config or of changed inputs is an InputError.
+    files that it reads. A folder of another config or of changed inputs is an InputError, but where
+    a stage was refused or stopped before its first checkpoint, nothing is lost: it starts anew.
     """
     folder = Path(workdir) / name
     asked = {
@@ -49,19 +52,22 @@ def run_stage(
         "config_digest": configs.digest(section),
         "inputs": {key: _describe_input(Path(path), key) for key, path in inputs.items()},
     }
-    before = read_stage(folder)
-    if before is not None:
+    before, anew = read_stage(folder), came_to_nothing(folder)
+    if before is not None and not anew:
         _check_unchanged(folder, before, asked)
         if before["status"] == "done":
             log.info("%s skipped: already done", name)
             return before["results"]
         log.info("%s was interrupted: it goes on", name)
-    seconds_before = 0.0 if before is None else before["seconds"]
+    seconds_before = 0.0 if before is None or anew else before["seconds"]
     record = asked | {"versions": versions(), "status": "running", "seconds": seconds_before}
-    folder.mkdir(parents=True, exist_ok=True)
     first = is_first()
     meet(f"{name} is read")  # before it is written
     if first:
+        if before is not None and anew:
+            for metrics in folder.glob("metrics*"):  # or its curves would begin twice
+                shutil.rmtree(metrics)
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "stage.json", record)
     started = time.monotonic()
     try:
@@ -85,6 +91,20 @@ def read_stage(folder: Path | str) -> dict[str, Any] | None:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is no JSON: delete {path.parent} to run it anew") from error
+
+
+def came_to_nothing(folder: Path) -> bool:
+    """Whether a stage left neither checkpoint nor result: another config may have its place."""
+    record = read_stage(folder)
+    if record is not None and record["status"] == "done":
+        return False
+    return all(_is_trace(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether a file of a stage says how it went, and is nothing that came of it."""
+    unfinished = any(".orbax-checkpoint-tmp" in part for part in path.parts)
+    return unfinished or path.parts[0].startswith(TRACES)
 
 
 def stage_results(folder: Path | str) -> dict[str, Any]:

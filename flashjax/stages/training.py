@@ -35,9 +35,9 @@ class JobConfig:
     stall_seconds: float = 1800.0
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if (value := getattr(self, field.name)) <= 0:
-                raise InputError(f"{field.name}={value}: give a number above 0")
+        for name, value in dataclasses.asdict(self).items():
+            if value <= 0:
+                raise InputError(f"{name}={value}: give more than 0")
 
 
 def run_job(

@@ -122,6 +122,8 @@ def results(config: ConfigDict) -> Problems:
         yield f"merge.weights names {', '.join(config.merge.weights)}: the branches are {names}"
     if config.export.dtype not in export.DTYPES:
         yield f"export.dtype={config.export.dtype}: choose one of {list(export.DTYPES)}"
+    if not config.quantize.schemes:
+        yield f"quantize.schemes is empty: choose of {', '.join(BITS)}"
     for scheme in config.quantize.schemes:
         if scheme not in BITS:
             yield f"quantize.schemes: {scheme!r} is unknown: choose of {', '.join(BITS)}"

@@ -1,11 +1,13 @@
 """Prompt files: what is read, and what is refused."""
 
+import codecs
+
 import numpy as np
 import pytest
 
 from flashjax.data.latents import without_pictures
 from flashjax.data.pipeline import batches
-from flashjax.data.prompts import Prompts, read_prompts, stream_tokens
+from flashjax.data.prompts import LONGEST, Prompts, read_prompts, stream_tokens
 from flashjax.types import InputError, Tokens
 
 
@@ -22,6 +24,35 @@ def test_a_missing_or_empty_file_is_refused_by_name(tmp_path, content):
         file.write_text(content)
     with pytest.raises(InputError, match="prompts"):
         read_prompts(file)
+
+
+LINES = ["a red seven", "très 🙂", "on white"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_marks_and_ends_of_lines_are_no_part_of_a_prompt(tmp_path, end, mark):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(mark + end.join([*LINES, "", " ", ""]).encode())
+    assert read_prompts(file) == LINES
+    assert Prompts(file).read([2, 0]) == [LINES[2], LINES[0]]
+    file.write_bytes(mark + end.join(["", *LINES]).encode())
+    assert read_prompts(file) == LINES
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_are_refused_by_name(tmp_path, encoding):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("a red seven\n".encode(encoding))
+    with pytest.raises(InputError, match=r"prompts\.txt.*(UTF-16|line 1.*zero).*save it as UTF-8"):
+        read_prompts(file)
+
+
+def test_a_line_of_megabytes_is_read_to_where_no_tokenizer_comes(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("é" * 5_000_000 + "\nred\n", encoding="utf-8")
+    long, red = read_prompts(file)
+    assert long == "é" * LONGEST and red == "red"
 
 
 def test_a_line_that_is_no_text_is_named(tmp_path):

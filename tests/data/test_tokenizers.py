@@ -3,6 +3,7 @@
 import filecmp
 import json
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -160,13 +161,27 @@ def test_byte_symbols_are_those_of_clip(folder, name):
     assert symbols[:94] == [chr(i) for i in range(33, 127)]
 
 
-def test_a_cut_prompt_logs_one_warning(tokenizer, caplog):
+def test_a_cut_prompt_logs_one_warning(folder, caplog):
+    """And only one: a training asks for the same prompts again and again."""
+    tokenizer = load_tokenizers(folder)
     with caplog.at_level(logging.WARNING):
         tokens = tokenizer([CAPTION, CAPTION + " five nine", "red"])
+        tokenizer(["red " * 40, "blue " * 40])
     assert len(caplog.records) == 1
+    assert "1 of 3 prompts are too long for CLIP-L (12 tokens), CLIP-G (12" in caplog.text
     assert "five nine" in caplog.text
     assert tokens.clip_l[1, -1] == tokenizer.clip_l.eos_token_id
     assert tokens.t5[1, -1] == tokenizer.t5.eos_token_id
+
+
+def test_a_prompt_of_megabytes_has_the_tokens_of_its_begin_and_costs_no_minutes(folder, caplog):
+    tokenizer = load_tokenizers(folder)
+    started = time.monotonic()
+    tokens = tokenizer([(CAPTION + " ") * 200_000])
+    assert time.monotonic() - started < 5
+    again = tokenizer([(CAPTION + " ") * 3])
+    np.testing.assert_array_equal(tokens.clip_l, again.clip_l)
+    assert len(caplog.text) < 1000
 
 
 def test_lengths_come_from_the_configs(tmp_path):

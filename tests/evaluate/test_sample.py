@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from flashjax.data.tokenizers import load_tokenizers
 from flashjax.evaluate.sample import Sampler, draw, draw_noise, make_sample
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.stages.model import packaged
+from flashjax.types import InputError
 
 PROMPTS = ["a red seven left of a blue three on white", "a green five at the top on black"]
 
@@ -27,6 +29,22 @@ def test_an_exported_folder_gives_the_same_picture_in_diffusers(
 
 def test_nano_gives_the_same_picture_in_diffusers_from_prompt_to_pixel():
     assert_same_pictures(packaged("nano"), "teacher", steps=28, guidance=5.0)
+
+
+def test_seeds_of_63_bits_are_told_apart_and_others_refused():
+    seeds = (0, 7, 2**31, 2**32 - 1, 2**32, 2**32 + 7, 2**40, 2**63 - 1)
+    assert len({draw_noise(seed, 1, (2, 2, 4)).tobytes() for seed in seeds}) == len(seeds)
+    for seed in seeds[:4]:  # as it was before: the numbers of a run stay
+        theirs = jax.random.normal(jax.random.key(seed), (2, 2, 4))
+        np.testing.assert_array_equal(draw_noise(seed, 2, (2, 4)), theirs)
+    for seed in (-1, 2**63):
+        with pytest.raises(InputError, match=f"seed {seed}: give a number from 0 to 9223372036"):
+            draw_noise(seed, 1, (2, 2, 4))
+
+
+def test_noise_of_a_row_does_not_depend_on_how_many_there_are():
+    many = draw_noise(3, 5, (8, 8, 16))
+    np.testing.assert_array_equal(many[:2], draw_noise(3, 2, (8, 8, 16)))
 
 
 def assert_same_pictures(folder: Path, name: str, *, steps: int, guidance: float):

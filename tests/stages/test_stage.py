@@ -70,6 +70,29 @@ def test_another_config_is_refused(tmp_path, change, seed, message, interruption
     assert body.runs == 1 and f"delete {tmp_path / 'match'}" in str(caught.value)
 
 
+@pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])
+def test_a_stage_that_came_to_nothing_gives_way_to_a_corrected_config(tmp_path, error):
+    """Its logs are no result: what was refused, or stopped before a checkpoint, claims nothing."""
+
+    def refuse(folder):
+        for trace in ("metrics/metrics.jsonl", "hosts/heartbeat-0.json"):
+            (folder / trace).parent.mkdir(parents=True)
+            (folder / trace).write_text("{}")
+        (folder / "checkpoints").mkdir()
+        half = folder / "params.orbax-checkpoint-tmp" / "ocdbt"
+        half.mkdir(parents=True)
+        (half / "data").touch()
+        raise error("steps")
+
+    with pytest.raises(error):
+        _run(tmp_path, refuse, section=SECTION | {"steps": 0})
+    assert read_stage(tmp_path / "match")["status"] == "running"
+    assert _run(tmp_path, Body())["runs"] == 1
+    record = read_stage(tmp_path / "match")
+    assert record["status"] == "done" and record["section"]["steps"] == 4
+    assert not (tmp_path / "match" / "metrics").exists()  # curves begin once
+
+
 def test_changed_inputs_are_refused(tmp_path):
     weights = tmp_path / "nano"
     weights.mkdir()

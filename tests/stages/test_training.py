@@ -1,5 +1,6 @@
 """A training job: stopped by a signal, it saves everything and goes on as if nothing had been."""
 
+import dataclasses
 import os
 import signal
 
@@ -11,6 +12,7 @@ import pytest
 from flashjax.data.pipeline import Ahead, batches
 from flashjax.stages.training import JobConfig, curves, run_job
 from flashjax.train.loop import Interrupted
+from flashjax.types import InputError
 
 JOB = JobConfig(steps=8, batch_size=2, log_steps=2, checkpoint_steps=100)
 SAMPLES = np.arange(12.0, dtype=np.float32)
@@ -55,3 +57,9 @@ def test_the_metrics_of_a_job_are_kept_as_records(tmp_path):
     records = [record for record in curves(tmp_path) if "toy/loss" in record]
     assert [record["step"] for record in records] == [2, 4, 6, 8]
     assert all(record["time/step_seconds"] > 0 for record in records)
+
+
+def test_a_job_of_nothing_is_refused():
+    for name in ("steps", "batch_size", "log_steps", "checkpoint_steps", "stall_seconds"):
+        with pytest.raises(InputError, match=rf"job\.{name}=0: give more than 0"):
+            dataclasses.replace(JOB, **{name: 0})

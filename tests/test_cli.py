@@ -1,0 +1,125 @@
+"""The command line: every mistake of a user is one line that says what to do, and exit code 2."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flashjax import cli
+from flashjax.cli import main, split_overrides
+
+CONFIG = str(Path(__file__).parents[1] / "configs" / "nano.py")
+PLACE = ["--config", CONFIG, "--workdir", "/nowhere"]
+
+
+def answer(capsys, *arguments):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    (line,) = captured.err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "flashjax: give a verb"),
+        (("sampel",), "flashjax: verb sampel is unknown; did you mean sample?"),
+        (("xyzzy",), "verb xyzzy is unknown; choose of teach, slim, run"),
+        (("guide",), "flashjax guide: the following arguments are required: --config, --workdir"),
+        (("guide", *PLACE, "--dryrun"), "flag --dryrun is unknown; did you mean --dry_run?"),
+        (("sample", "--prompt", "a", "--out", "x", "--steps", "x"), "invalid int value: 'x'"),
+        (("sample", "--prompt", "a", "b", "--out", "x"), "unrecognized arguments: b"),
+        (("sample", "--prompt", "a", "--out", "x", "--step=3"), "did you mean --steps?"),
+        (("export", "--source", "a", "--out", "b", "--config.seed=1"), "give --config FILE too"),
+        (("guide", *PLACE, "--config.seed"), "--config.seed has no value: write --config.seed="),
+        (("guide", *PLACE, "--config.seed", "--dry_run"), "--config.seed has no value"),
+        (("guide", *PLACE, "--config.seed=-1"), "seed=-1: give a seed from 0 to 4294967295"),
+        (("guide", *PLACE, "--config.seed=4294967296"), "give a seed from 0 to 4294967295"),
+        (("guide", *PLACE, "--config.xyzzy=1"), "config has no key xyzzy; choose of data, "),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, capsys):
+    assert message in answer(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "free some room"),
+        (errno.EACCES, "change its permissions"),
+        (errno.EROFS, "choose another place"),
+        (errno.ENAMETOOLONG, "choose a shorter name"),
+    ],
+)
+def test_what_a_disk_refuses_is_one_line_wherever_it_happens(code, advice, monkeypatch, capsys):
+    def refuse(options):
+        raise OSError(code, os.strerror(code), "some/file")
+
+    module = type(sys)("module")
+    module.run, module.add_arguments = refuse, lambda verb: None
+    monkeypatch.setattr(cli, "_module", lambda name: module)
+    line = answer(capsys, "sample")
+    assert line == f"flashjax sample: some/file: {os.strerror(code)}: {cli.MENDABLE[code]}"
+    assert advice in line
+
+
+def test_an_error_that_no_user_can_mend_is_not_hidden(monkeypatch):
+    def fail(options):
+        raise OSError("a tensor reads back other than it was written")
+
+    module = type(sys)("module")
+    module.run, module.add_arguments = fail, lambda verb: None
+    monkeypatch.setattr(cli, "_module", lambda name: module)
+    with pytest.raises(OSError, match="reads back other"):
+        main(["sample"])
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("a user's")
+    place = ("--config", CONFIG, "--workdir", str(file))
+    line = answer(capsys, "import", *place, "--config.simulate_devices=1")
+    assert f"{file}/import: Not a directory" in line
+    assert file.read_text() == "a user's"
+
+
+def test_flags_and_overrides_are_understood_with_and_without_an_equals_sign():
+    words = ["guide", "--config=FILE", "--config.a.b=1", "--workdir", "DIR", "--config.c", "-1e-5"]
+    assert split_overrides([*words, "--config.d==x"]) == (
+        ["guide", "--config=FILE", "--workdir", "DIR"],
+        ["a.b=1", "c=-1e-5", "d==x"],
+    )
+
+
+@pytest.mark.parametrize("verb", ["export", "quantize", "guide"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_verb_with_a_config_is_a_stage(verb, joined, capsys, monkeypatch):
+    """`export` and `quantize` are tools without one."""
+    monkeypatch.setattr(cli, "check", lambda *arguments, **settings: None)
+    place = [f"--config={CONFIG}", "--workdir=DIR"] if joined else PLACE
+    assert (
+        main(
+            [
+                verb,
+                *place,
+                "--dry_run",
+                "--config.export.dtype",
+                "float32",
+                "--config.simulate_devices=1",
+            ]
+        )
+        == 0
+    )
+    assert '"dtype": "float32"' in capsys.readouterr().out
+
+
+def test_help_lists_every_verb():
+    done = subprocess.run(
+        [sys.executable, "-m", "flashjax", "--help"], capture_output=True, text=True, check=True
+    )
+    for verb in cli.VERBS | cli.TOOLS:
+        assert f"  {verb} " in done.stdout
