@@ -61,5 +61,5 @@ def test_the_metrics_of_a_job_are_kept_as_records(tmp_path):
 
 def test_a_job_of_nothing_is_refused():
     for name in ("steps", "batch_size", "log_steps", "checkpoint_steps", "stall_seconds"):
-        with pytest.raises(InputError, match=rf"job\.{name}=0: give more than 0"):
+        with pytest.raises(InputError, match=f"{name}=0: give more than 0"):
             dataclasses.replace(JOB, **{name: 0})
