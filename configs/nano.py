@@ -17,7 +17,19 @@ def get_config() -> ConfigDict:
         base="",  # a pipeline's folder with the networks that the source lacks
         absent_t5=256,  # zero tokens that stand for a T5 that is not there: 0, 77 or 256
     )
-    config.data = dict(source="digit_scenes", seed=1, train=6_000, validation=1_500)
+    config.data = dict(
+        source="digit_scenes",  # or a folder of pictures, tars, a table, a file of prompts
+        weights=(),
+        seed=1,
+        train=6_000,
+        validation=1_500,
+        empty_caption="refuse",
+        size=0,  # the model's own
+        crop="centre",
+        upscale=1.25,
+        text="tokens",
+        dtype="float32",
+    )
     config.student = dict(steps=4)
 
     config.guide = dict(

@@ -8,18 +8,36 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.convert.pipeline import Pipeline
+from flashjax.data.config import DataConfig
+from flashjax.data.kinds.recognise import open_kind
 from flashjax.data.samples import Samples
+from flashjax.data.selection import Mixed, split
 from flashjax.data.tokenizers import Tokenizer
 from flashjax.evaluate.judge import Judge
 from flashjax.tasks import NAMES, open_task, task_of
 from flashjax.tasks.task import Task
 from flashjax.types import InputError
 
+_TASKS = f"the name of a task ({', '.join(NAMES)})"
+
 
 def open_samples(config: ConfigDict, folder: Path) -> dict[str, Samples]:
-    """The samples of a config by split; what is made for them is kept in `folder`."""
-    task = task_named(config)
-    return task.open(folder, configs.section(config, "data", task.settings))
+    """The samples of a config by split; what is made for them is kept in `folder`.
+
+    InputError for data that is not there, or that nobody here can read.
+    """
+    data = configs.section(config, "data", DataConfig)
+    parts = [_open_source(source, data, folder) for source in data.sources]
+    if len(parts) == 1:
+        return parts[0]
+    return {name: Mixed([part[name] for part in parts], data.weights) for name in parts[0]}
+
+
+def _open_source(source: str, data: DataConfig, folder: Path) -> dict[str, Samples]:
+    counts = {"seed": data.seed, "train": data.train, "validation": data.validation}
+    if source in NAMES:
+        return open_task(source).open(folder, **counts)
+    return split(open_kind(source, empty=data.empty_caption, others=_TASKS), **counts)
 
 
 def task_named(config: ConfigDict) -> Task:
@@ -49,8 +67,10 @@ def open_judges(
 
 
 def check_data(config: ConfigDict) -> None:
-    """InputError for data that is not there or a section that does not describe it."""
-    configs.section(config, "data", task_named(config).settings)
+    """InputError for data that is not there, or that nobody here can read; a task makes its own."""
+    data = configs.section(config, "data", DataConfig)
+    for source in set(data.sources).difference(NAMES):
+        open_kind(source, empty=data.empty_caption, others=_TASKS)
 
 
 def check_judges(config: ConfigDict) -> None:

@@ -6,7 +6,6 @@ It enters through the seams `Samples` and `Judge`; what it needs to be taught st
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flashjax.data.samples import Samples
 from flashjax.evaluate.judge import JudgeKind
@@ -19,8 +18,7 @@ class Task:
     Attributes:
       side: pixels along each side of its pictures.
       words: every word of its captions.
-      settings: a frozen dataclass: the section `data` of a config.
-      open: `open(folder, settings)`: samples by split, "train" and "validation".
+      open: `open(folder, seed=, train=, validation=)`: so many samples by split.
       unseen: `unseen(count, seed)`: samples of no training split, made as they are asked for.
       judge: its judge; the weights lie in a pipeline's folder, in `judge_folder`.
       pipeline: the packaged pipeline that was made for it, such weights within.
@@ -30,8 +28,7 @@ class Task:
     name: str
     side: int
     words: tuple[str, ...]
-    settings: type
-    open: Callable[[Path, Any], dict[str, Samples]]
+    open: Callable[..., dict[str, Samples]]
     unseen: Callable[[int, int], Samples]
     judge: JudgeKind
     judge_folder: str

@@ -4,7 +4,7 @@ A guest in the house: it enters by `TASK` alone.
 """
 
 from flashjax.evaluate.judge import JudgeKind
-from flashjax.tasks.digit_scenes.builder import Settings, open_samples, unseen
+from flashjax.tasks.digit_scenes.builder import open_samples, unseen
 from flashjax.tasks.digit_scenes.captions import vocabulary
 from flashjax.tasks.digit_scenes.judge import NEEDS, open_judge
 from flashjax.tasks.digit_scenes.reading import teach_reader
@@ -15,7 +15,6 @@ TASK = Task(
     name="digit_scenes",
     side=SIDE,
     words=vocabulary(),
-    settings=Settings,
     open=open_samples,
     unseen=unseen,
     judge=JudgeKind(NEEDS, open_judge),

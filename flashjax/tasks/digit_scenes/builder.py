@@ -103,22 +103,11 @@ class StoredScenes:
         return SIDE, SIDE
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The section `data` of a config: the seed, and how many scenes of each split."""
-
-    source: str
-    seed: int
-    train: int
-    validation: int
-
-
-def open_samples(folder: Path, settings: Settings) -> dict[str, Samples]:
+def open_samples(folder: Path, *, seed: int, train: int, validation: int) -> dict[str, Samples]:
     """The samples of both splits, kept in `folder`. InputError for fewer than one of each."""
-    counts = {"train": settings.train, "validation": settings.validation}
-    scenes = open_scenes(folder, seed=settings.seed, **counts)
+    scenes = open_scenes(folder, seed=seed, train=train, validation=validation)
     return {
-        split: StoredScenes(f"digit_scenes {split} (seed={settings.seed})", source)
+        split: StoredScenes(f"digit_scenes {split} (seed={seed})", source)
         for split, source in scenes.items()
     }
 

@@ -56,8 +56,7 @@ def test_a_task_is_known_by_the_size_of_its_pictures_and_its_words():
 
 
 def test_stored_and_composed_samples_say_what_they_are(tmp_path):
-    settings = TASK.settings(source="digit_scenes", seed=1, train=3, validation=2)
-    samples = TASK.open(tmp_path, settings)
+    samples = TASK.open(tmp_path, seed=1, train=3, validation=2)
     assert {split: len(found) for split, found in samples.items()} == {"train": 3, "validation": 2}
     assert samples["train"].digest != samples["validation"].digest
     image, caption = samples["train"][0]

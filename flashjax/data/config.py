@@ -1,0 +1,62 @@
+"""The section `data` of a config: what a run learns from, and how it is made ready."""
+
+import dataclasses
+from typing import Literal
+
+from flashjax.types import InputError
+
+REFUSE = "refuse"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What a run learns from.
+
+    Attributes:
+      source: a folder, a pattern of tars, a manifest, a file of prompts, a task; or several.
+      weights: of several sources, how often samples of each are seen; () is by their numbers.
+      seed: of the split, of crops, and of what a task makes.
+      train: at most so many samples to learn from; 0 is all.
+      validation: at most so many that are held out: of what is given, never more than a fifth.
+      empty_caption: what stands for a caption that is missing; "refuse" is an error.
+      size: pixels along each side of a square picture, whose area all buckets have; 0 is the
+        model's own.
+      crop: where the longer side is cut.
+      upscale: the most that a picture may be enlarged; smaller ones are left out.
+      text: whether captions are kept as tokens or as what the text encoders make of them.
+      dtype: of latents and embeddings as they are kept.
+    """
+
+    source: str | tuple[str, ...]
+    weights: tuple[float, ...] = ()
+    seed: int = 0
+    train: int = 0
+    validation: int = 0
+    empty_caption: str = REFUSE
+    size: int = 0
+    crop: Literal["centre", "random"] = "centre"
+    upscale: float = 1.25
+    text: Literal["tokens", "embeddings"] = "tokens"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "size", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}={getattr(self, name)}: give 0 or more")
+        if self.size % 64:
+            raise InputError(f"size={self.size}: give a multiple of 64 pixels")
+        if self.upscale < 1:
+            raise InputError(f"upscale={self.upscale}: give 1 (never enlarge) or more")
+        if not self.sources or not all(self.sources):
+            raise InputError("source is empty: name what to learn from")
+        if self.weights and len(self.weights) != len(self.sources):
+            raise InputError(
+                f"weights={self.weights}: give one for each of {len(self.sources)} source(s)"
+            )
+        if any(weight <= 0 for weight in self.weights):
+            raise InputError(f"weights={self.weights}: give numbers above 0")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All sources, where there is one as well."""
+        return (self.source,) if isinstance(self.source, str) else self.source
