@@ -13,12 +13,15 @@ class DataConfig:
     """What a run learns from.
 
     Attributes:
-      source: a folder, a pattern of tars, a manifest, a file of prompts, a task; or several.
+      source: a folder, a pattern of tars, a manifest, a dataset's name, a file of prompts, a
+        task; on this machine or at an address (gs://, s3://). Or several.
       weights: of several sources, how often samples of each are seen; () is by their numbers.
+        What is held out of several is seen once each.
       seed: of the split, of crops, and of what a task makes.
-      train: at most so many samples to learn from; 0 is all.
+      train: at most so many samples of each source to learn from; 0 is all.
       validation: at most so many that are held out: of what is given, never more than a fifth.
       empty_caption: what stands for a caption that is missing; "refuse" is an error.
+      captions: which one is learnt where a picture has several; one at random is of the seed.
       size: pixels along each side of a square picture, whose area all buckets have; 0 is the
         model's own.
       crop: where the longer side is cut.
@@ -33,6 +36,7 @@ class DataConfig:
     train: int = 0
     validation: int = 0
     empty_caption: str = REFUSE
+    captions: Literal["first", "random"] = "first"
     size: int = 0
     crop: Literal["centre", "random"] = "centre"
     upscale: float = 1.25

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from flashjax.data.files import Address
 from flashjax.types import InputError, Tokens
 
 LONGEST = 10_000  # characters: the 512 tokens that T5 takes at most end before
@@ -36,7 +37,7 @@ class Prompts:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self._path = Path(path)
+        self._path = Address.of(path)
         if not self._path.is_file():
             raise InputError(f"{path} does not exist: give a text file with one prompt a line")
         starts = list(self._scan())
@@ -49,12 +50,12 @@ class Prompts:
 
     def read(self, chosen: Iterable[int]) -> list[str]:
         """The prompts of these numbers, each `shortened`."""
-        with self._path.open("rb") as file:
+        with self._path.open() as file:
             return [self._line(file, number) for number in chosen]
 
     def _scan(self) -> Iterator[int]:
         """Where the lines begin that are not empty."""
-        with self._path.open("rb") as file:
+        with self._path.open() as file:
             begin = file.read(len(codecs.BOM_UTF8))
             if found := _OTHERS.get(begin[:2]):
                 raise InputError(f"{self._path} is {found}: save it as UTF-8")

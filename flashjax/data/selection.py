@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from flashjax.data.samples import Sample, Samples
+from flashjax.types import InputError
 
+LONGEST = 100  # times as many as there are: how long an epoch of a mixture may be
 HELD_OUT = 5  # of so many samples that are given at most one is held out
 
 
@@ -32,19 +34,27 @@ class Chosen:
 class Mixed:
     """Several samples in one, spread evenly: each as often as its weight says.
 
-    The length is the least in which every sample is seen once; of those with more than their share
-    some are seen again.
+    The length, an epoch, is the least in which every sample is seen once; of those with more than
+    their share some are seen again. Without weights each is seen once. InputError for weights that
+    make an epoch endless.
     """
 
     def __init__(self, parts: Sequence[Samples], weights: Sequence[float]) -> None:
-        self._parts = parts
         self.name = " + ".join(part.name for part in parts)
-        shares = np.array(weights or [len(part) for part in parts], np.float64)
+        self._parts = [part for part in parts if len(part)]
+        sizes = np.array([len(part) for part in self._parts], int)
+        shares = np.array(weights or list(map(len, parts)), np.float64)
+        shares = shares[[len(part) > 0 for part in parts]]
         shares = shares / shares.sum()
-        length = max(len(part) / share for part, share in zip(parts, shares, strict=True))
-        counts = np.maximum(np.rint(shares * length), [len(part) for part in parts]).astype(int)
+        length = max(sizes / shares, default=0)
+        if length > LONGEST * sizes.sum():
+            raise InputError(
+                f"weights={tuple(weights)} see every sample of {self.name} once in {length:.0f}: "
+                f"give weights nearer to their numbers, {tuple(sizes.tolist())}"
+            )
+        counts = np.maximum(np.rint(shares * length), sizes).astype(int)
         source = np.repeat(np.arange(len(parts)), counts)
-        inside = np.concatenate([np.arange(count) for count in counts])
+        inside = np.concatenate([np.arange(count) for count in counts] or [counts])
         places = (inside + 0.5) / counts[source]
         order = np.lexsort((source, places))
         self._source, self._inside = source[order], inside[order]

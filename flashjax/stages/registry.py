@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.convert.pipeline import Pipeline
 from flashjax.data.config import DataConfig
+from flashjax.data.kinds.listed import Wording
 from flashjax.data.kinds.recognise import open_kind
 from flashjax.data.samples import Samples
 from flashjax.data.selection import Mixed, split
@@ -30,14 +31,20 @@ def open_samples(config: ConfigDict, folder: Path) -> dict[str, Samples]:
     parts = [_open_source(source, data, folder) for source in data.sources]
     if len(parts) == 1:
         return parts[0]
-    return {name: Mixed([part[name] for part in parts], data.weights) for name in parts[0]}
+    weights = {"train": data.weights, "validation": ()}  # what is judged is judged once
+    return {name: Mixed([part[name] for part in parts], weights[name]) for name in weights}
 
 
 def _open_source(source: str, data: DataConfig, folder: Path) -> dict[str, Samples]:
     counts = {"seed": data.seed, "train": data.train, "validation": data.validation}
     if source in NAMES:
         return open_task(source).open(folder, **counts)
-    return split(open_kind(source, empty=data.empty_caption, others=_TASKS), **counts)
+    return split(_open_kind(source, data), **counts)
+
+
+def _open_kind(source: str, data: DataConfig) -> Samples:
+    wording = Wording(data.empty_caption, data.captions, data.seed)
+    return open_kind(source, wording, others=_TASKS)
 
 
 def task_named(config: ConfigDict) -> Task:
@@ -70,7 +77,7 @@ def check_data(config: ConfigDict) -> None:
     """InputError for data that is not there, or that nobody here can read; a task makes its own."""
     data = configs.section(config, "data", DataConfig)
     for source in set(data.sources).difference(NAMES):
-        open_kind(source, empty=data.empty_caption, others=_TASKS)
+        _open_kind(source, data)
 
 
 def check_judges(config: ConfigDict) -> None:

@@ -1,12 +1,10 @@
 """Which kind of data a source is."""
 
-from pathlib import Path
-
-from flashjax.data.kinds.folder import open_folder
-from flashjax.data.kinds.manifest import SUFFIXES as TABLES
-from flashjax.data.kinds.manifest import open_manifest
+from flashjax.data.files import Address
+from flashjax.data.kinds import builders, folder, manifest, tables, tars
+from flashjax.data.kinds.listed import Wording
 from flashjax.data.kinds.prompts import PromptSamples
-from flashjax.data.kinds.tars import is_tars, open_tars
+from flashjax.data.patterns import expand, is_pattern
 from flashjax.data.samples import Samples
 from flashjax.types import InputError
 
@@ -14,24 +12,48 @@ KINDS = (
     "a folder of pictures with .txt captions or a metadata.jsonl, .csv or .parquet",
     "such a table itself",
     "webdataset tars (shards/{000..127}.tar)",
+    "a dataset of Hugging Face on disk (save_to_disk, or parquet files)",
+    "a dataset of tensorflow-datasets (tfds:NAME/CONFIG:SPLIT)",
     "a text file with one prompt a line",
 )
+PROMPTS = ".txt"
 
 
-def open_kind(source: str, *, empty: str, others: str = "") -> Samples:
+def open_kind(source: str, wording: Wording, *, others: str = "") -> Samples:
     """The samples of a source. InputError for what is not there, or nothing that we know.
 
-    `empty` stands for a caption that is missing; `others` names what else could be given.
+    `others` names what else could be given.
     """
-    path = Path(source)
-    if is_tars(source):
-        return open_tars(source, empty)
-    if path.is_dir():
-        return open_folder(path, empty)
-    if path.is_file() and path.suffix in TABLES:
-        return open_manifest(path, empty)
-    if path.is_file() and path.suffix == ".txt":
-        return PromptSamples(path)
+    if source.startswith(builders.PREFIX):
+        found = builders.open_named(source, wording)
+        if found is None:
+            raise builders.refuse_named(source)
+        return found
+    address = Address.of(source)
+    if address.is_dir():
+        return folder.open_folder(address, wording)
+    if address.is_file():
+        return _open_file(address, wording, others)
+    if tars.is_tars(source):
+        return tars.open_tars(source, expand(source), wording)
+    if is_pattern(source) and source.endswith(tables.SUFFIXES):
+        return tables.open_tables(source, expand(source), wording)
+    if found := builders.open_named(source, wording):
+        return found
+    state = "does not exist" if address.local else "does not exist, or may not be read"
+    raise _unknown(source, state, others)
+
+
+def _open_file(address: Address, wording: Wording, others: str) -> Samples:
+    if address.suffix in (*manifest.SUFFIXES, *tables.SUFFIXES):
+        return folder.open_table(address, wording)
+    if address.suffix == tars.SUFFIX:
+        return tars.open_tars(str(address), [address], wording)
+    if address.suffix == PROMPTS:
+        return PromptSamples(address)
+    raise _unknown(str(address), "is none of what can be read", others)
+
+
+def _unknown(source: str, state: str, others: str) -> InputError:
     known = "; ".join([*KINDS, others] if others else KINDS)
-    state = "is none of what can be read" if path.exists() else "does not exist"
-    raise InputError(f"{source} {state}: give {known}")
+    return InputError(f"{source} {state}: give {known}")

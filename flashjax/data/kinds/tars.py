@@ -3,90 +3,109 @@
 Source: https://github.com/webdataset/webdataset, "The WebDataset Format".
 """
 
+import functools
 import io
 import itertools
 import json
+import logging
 import re
 import tarfile
-from collections.abc import Iterator
-from glob import glob
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from flashjax.data.kinds.listed import Entry, Listed, captioned
-from flashjax.data.kinds.manifest import CAPTIONS
+from flashjax.data.files import Address, decoded, open_part
+from flashjax.data.kinds.listed import (
+    CAPTIONS,
+    Entry,
+    Listed,
+    Wording,
+    captioned,
+    first_of,
+    texts_of,
+)
 from flashjax.data.pictures import SUFFIXES
 from flashjax.types import InputError
 
+SUFFIX = ".tar"
 MAX_TEXT = 2**20  # bytes of a caption's file: more is none
+
+log = logging.getLogger(__name__)
+
+Member = tuple[str, str, tarfile.TarInfo]  # sample, suffix, where it lies
 
 
 def is_tars(source: str) -> bool:
     """Whether a source is a tar or a pattern of them."""
-    return source.endswith(".tar") or bool(re.search(r"\.tar\}?$", source))
+    return bool(re.search(r"\.tar\}?$", source))
 
 
-def open_tars(source: str, empty: str) -> Listed:
+def open_tars(name: str, shards: Sequence[Address], wording: Wording) -> Listed:
     """The samples of all shards, which are indexed once and never unpacked. InputError for none."""
-    paths = expand(source)
-    entries = [entry for path in paths for entry in _entries(path)]
+    entries = [entry for shard in shards for entry in _entries(shard)]
     if not entries:
-        raise InputError(f"{source}: no shard holds a picture of {', '.join(SUFFIXES)}")
-    return captioned(source, entries, empty)
+        raise InputError(f"{name}: no shard holds a picture of {', '.join(SUFFIXES)}")
+    return captioned(name, entries, wording)
 
 
-def expand(pattern: str) -> list[Path]:
-    """The files of a pattern with {000..127}, {a,b} or *. InputError for one that is missing."""
-    paths: list[Path] = []
-    for name in _braces(pattern):
-        found = sorted(glob(name)) if any(mark in name for mark in "*?[") else [name]
-        missing = [path for path in found if not Path(path).is_file()]
-        if missing or not found:
-            raise InputError(f"{missing[0] if missing else name} does not exist: no such shard")
-        paths += map(Path, found)
-    return paths
-
-
-def _braces(pattern: str) -> list[str]:
-    parts: list[list[str]] = []
-    for text, inside in re.findall(r"([^{}]*)(?:\{([^{}]*)\})?", pattern):
-        parts.append([text])
-        if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
-            first, last = numbers.groups()
-            parts.append([f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)])
-        elif inside:
-            parts.append(inside.split(","))
-    return list(dict.fromkeys("".join(chosen) for chosen in itertools.product(*parts)))
-
-
-def _entries(path: Path) -> Iterator[Entry]:
+def _entries(shard: Address) -> list[Entry]:
     """One entry for each sample with a picture, in the shard's order."""
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    entries, bare = [], []
+    with shard.open() as file:
+        for key, group in itertools.groupby(_members(shard, file), key=lambda member: member[0]):
+            where, found = f"{shard.name}/{key}", _by_suffix(shard, group)
+            picture = next((found[suffix] for suffix in SUFFIXES if suffix in found), None)
+            if picture is None:
+                bare.append(f"{where} has {' '.join(found)}")
+                continue
+            opener = functools.partial(open_part, shard, picture.offset_data, picture.size)
+            entries.append(Entry(where, _captions(file, found, where), opener, str(picture.size)))
+    if bare:
+        log.warning("%s: %d samples have no picture (%s)", shard, len(bare), first_of(bare))
+    return entries
+
+
+def _by_suffix(shard: Address, members: Iterable[Member]) -> dict[str, tarfile.TarInfo]:
+    found: dict[str, tarfile.TarInfo] = {}
+    for key, suffix, info in members:
+        if suffix in found:
+            raise InputError(f"{shard} has {key}{suffix} twice: write each file once")
+        found[suffix] = info
+    return found
+
+
+def _members(shard: Address, file: BinaryIO) -> Iterator[Member]:
+    """The files of a tar. InputError for one that is cut short, with its last whole sample."""
+    keys: list[str] = []
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.isfile():
-                    key, suffix = _key(member.name)
-                    samples.setdefault(key, {})[suffix] = (member.offset_data, member.size)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for info in tar:
+                key, suffix = _key(info.name)
+                if info.offset_data + info.size > size:
+                    raise _cut(shard, [whole for whole in keys if whole != key])
+                if info.isfile():
+                    keys = [*keys[-1:], key] if key not in keys[-1:] else keys
+                    yield key, suffix, info
+            end = tar.offset
     except tarfile.TarError as error:
-        raise InputError(f"{path} is cut short or broken: {error}; fetch it again") from error
-    if not _ends(path):
-        last = list(samples)[-1] if samples else "none"
-        raise InputError(f"{path} is cut short after sample {last}: it has no end, fetch it again")
-    for key, files in samples.items():
-        picture = next((files[suffix] for suffix in SUFFIXES if suffix in files), None)
-        if picture is None:
-            continue
-        where = f"{path.name}/{key}"
-        yield Entry(where, _caption(path, files, where), _reader(path, *picture), str(picture[1]))
+        if not keys:
+            raise InputError(f"{shard} is no tar ({error}): packed ones are not read") from error
+        raise _cut(shard, keys) from error
+    if not _ends(file, end):
+        raise _cut(shard, keys)
 
 
-def _ends(path: Path) -> bool:
-    """Whether a tar has its end, two blocks of zeros: one that was cut between files has none."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 2 * tarfile.BLOCKSIZE, 0))
-        tail = file.read()
-    return len(tail) == 2 * tarfile.BLOCKSIZE and not any(tail)
+def _cut(shard: Address, whole: list[str]) -> InputError:
+    last = f"its last whole sample is {whole[-1]}" if whole else "it has no whole sample"
+    return InputError(f"{shard} is cut short or broken: {last}; fetch it again")
+
+
+def _ends(file: BinaryIO, place: int) -> bool:
+    """Whether the block of zeros that ends a tar lies there: one that was cut has none."""
+    file.seek(place)
+    block = file.read(tarfile.BLOCKSIZE)
+    return len(block) == tarfile.BLOCKSIZE and not any(block)
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -96,38 +115,22 @@ def _key(name: str) -> tuple[str, str]:
     return folder + slash + stem, (dot + suffix).lower()
 
 
-def _caption(path: Path, files: dict[str, tuple[int, int]], where: str) -> str:
-    if ".txt" in files:
-        return " ".join(_read(path, files[".txt"], where).split())
-    if ".json" in files:
-        try:
-            content = json.loads(_read(path, files[".json"], where))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{where}.json is no JSON") from error
-        found = [content[name] for name in CAPTIONS if name in content]
-        return " ".join(str(found[0]).split()) if found else ""
-    return ""
-
-
-def _read(path: Path, place: tuple[int, int], where: str) -> str:
-    offset, size = place
-    if size > MAX_TEXT:
-        raise InputError(f"{where}: a caption of {size} bytes is none")
-    with path.open("rb") as file:
-        file.seek(offset)
-        content = file.read(size)
-    if len(content) < size:
-        raise InputError(f"{path} is cut short in sample {where}: fetch it again")
+def _captions(file: BinaryIO, found: dict[str, tarfile.TarInfo], where: str) -> tuple[str, ...]:
+    if ".txt" in found:
+        return texts_of(_text(file, found[".txt"], where), where)
+    if ".json" not in found:
+        return ()
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: its caption is no UTF-8") from error
+        content = json.loads(_text(file, found[".json"], where))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{where}.json is no JSON") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{where}.json is no object: write one with {' or '.join(CAPTIONS)}")
+    return next((texts_of(content[name], where) for name in CAPTIONS if name in content), ())
 
 
-def _reader(path: Path, offset: int, size: int):
-    def open_member() -> BinaryIO:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return io.BytesIO(file.read(size))
-
-    return open_member
+def _text(file: BinaryIO, info: tarfile.TarInfo, where: str) -> str:
+    if info.size > MAX_TEXT:
+        raise InputError(f"{where}: a caption of {info.size} bytes is none")
+    file.seek(info.offset_data)
+    return decoded(file.read(info.size), f"{where}: its caption")

@@ -11,8 +11,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from flashjax.data.kinds.listed import Wording
 from flashjax.data.kinds.recognise import open_kind
-from flashjax.data.kinds.tars import expand
+from flashjax.data.patterns import expand
 from flashjax.data.samples import Unreadable, captions_of
 from flashjax.types import InputError
 
@@ -45,7 +46,7 @@ def check(samples) -> None:
 
 
 def open_source(source, empty: str = "refuse"):
-    return open_kind(str(source), empty=empty, others="the name of a task (one)")
+    return open_kind(str(source), Wording(empty), others="the name of a task (one)")
 
 
 def test_a_folder_with_texts_beside_its_pictures(folder):
