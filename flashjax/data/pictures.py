@@ -3,11 +3,14 @@
 Letters: H W pixels.
 """
 
+import contextlib
 import io
 import logging
+import struct
 import warnings
-from collections.abc import Callable
-from typing import BinaryIO
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,66 +18,103 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from flashjax.data.samples import Unreadable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-MAX_PIXELS = 2**28  # 16,384 squared: more is a mistake or an attack
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError)
-_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # what a file holds counts, not how it is called
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF; those that swap the sides
+# What Pillow's readers raise for bytes that they did not expect, with OSError that has no number.
+_BROKEN = (
+    Image.DecompressionBombError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+_ABSENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_UNREACHED = (TimeoutError, ConnectionError)
+_NOTES = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")  # chunks of a PNG
 
 log = logging.getLogger(__name__)
 _said: set[str] = set()
 
 
 def read_picture(open_file: Callable[[], BinaryIO], where: str) -> np.ndarray:
-    """uint8 "H W 3". Raises Unreadable for what is broken, or no picture.
+    """uint8 "H W 3". Raises Unreadable for what is not there, broken, or no picture.
 
     Rotated as its EXIF says; of an animation the first frame; what is transparent lies on white;
-    16 bits are scaled to 8.
+    16 bits are scaled to 8; CMYK becomes RGB as Pillow does it, without its colour profile.
     """
-    try:
-        with open_file() as file, _open(file, where) as image:
-            if getattr(image, "is_animated", False):
-                _say_once("animated", f"{where} is animated: its first frame is taken")
-            return np.array(_upright_rgb(image, where))
-    except _BROKEN as error:
-        raise _unreadable(where, error) from error
+    with _opened(open_file, where) as (image, _):
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's two views
+            _say_once("animated", f"{where} is animated: its first frame is taken")
+        return np.array(_upright_rgb(image, where))
 
 
 def read_size(open_file: Callable[[], BinaryIO], where: str) -> tuple[int, int]:
     """Height and width as `read_picture` gives them, from the header alone."""
-    try:
-        with open_file() as file, _open(file, where) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # orientations that swap the sides
-    except _BROKEN as error:
-        raise _unreadable(where, error) from error
+    with _opened(open_file, where) as (image, file):
+        width, height = image.size
+        # Of a PNG, Pillow would decode all pixels to look for EXIF behind them.
+        known = image.format != "PNG" or "exif" in image.info or _has_late_notes(file)
+        exif = image.getexif() if known else Image.Image.getexif(image)
+        turned = exif.get(ORIENTATION) in TURNED
     return (width, height) if turned else (height, width)
 
 
-def _open(file: BinaryIO, where: str) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of large pictures: the limit is ours
-        image = Image.open(io.BytesIO(file.read()))
-    if image.size[0] * image.size[1] > MAX_PIXELS:
-        raise ValueError(f"{image.size[0]} x {image.size[1]} pixels are too many")
-    return image
+@contextlib.contextmanager
+def _opened(
+    open_file: Callable[[], BinaryIO], where: str
+) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """A picture, its header read, and its file. Unreadable for what goes wrong with it within."""
+    try:
+        with warnings.catch_warnings(), open_file() as file:
+            warnings.simplefilter("ignore")  # of what is odd, but can be read
+            with Image.open(file, formats=FORMATS) as image:
+                yield image, file
+    except UnidentifiedImageError as error:
+        kinds = ", ".join(FORMATS)
+        raise Unreadable(f"{where}: it is empty, broken or no picture ({kinds})") from error
+    except _ABSENT as error:
+        raise Unreadable(f"{where}: {_reason(error)}") from error
+    except OSError as error:
+        if error.errno is not None or isinstance(error, _UNREACHED):
+            raise  # a disk or a network that fails: no picture is to blame
+        raise Unreadable(f"{where}: {_reason(error)}") from error
+    except _BROKEN as error:
+        raise Unreadable(f"{where}: {_reason(error)}") from error
 
 
 def _upright_rgb(image: Image.Image, where: str) -> Image.Image:
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode in _SIXTEEN_BITS:
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "I;16":
         _say_once("sixteen", f"{where} has 16 bits: they are scaled to 8")
-        deep = np.asarray(image).astype(np.float64)
-        # "I" holds 16 bits of a PNG, or 8 of other files: what it holds says which.
-        scale = 257.0 if image.mode != "I" or deep.max(initial=0) > 255 else 1.0
-        image = Image.fromarray(np.clip(np.rint(deep / scale), 0, 255).astype(np.uint8), "L")
-    if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
-        _say_once(image.mode, f"{where} is {image.mode}: it is converted to RGB")
+        deep = np.asarray(image).astype(np.float32)
+        return Image.fromarray(np.rint(deep / 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "CMYK":
+        _say_once("cmyk", f"{where} is CMYK: it is converted to RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         _say_once("alpha", f"{where} is transparent: it is laid on white")
         over = image.convert("RGBA")
         white = Image.new("RGBA", over.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, over).convert("RGB")
     return image.convert("RGB")
+
+
+def _has_late_notes(file: BinaryIO) -> bool:
+    """Whether a PNG has EXIF or texts behind its pixels."""
+    place = file.tell()
+    file.seek(8)
+    behind = late = False
+    while len(head := file.read(8)) == 8 and not late:
+        size, kind = struct.unpack(">I4s", head)
+        behind |= kind == b"IDAT"
+        late = behind and kind in _NOTES
+        file.seek(size + 4, io.SEEK_CUR)
+    file.seek(place)
+    return late
 
 
 def _say_once(what: str, message: str) -> None:
@@ -84,6 +124,7 @@ def _say_once(what: str, message: str) -> None:
         log.info("%s, as are all like it", message)
 
 
-def _unreadable(where: str, error: Exception) -> Unreadable:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return Unreadable(f"{where}: {reason}")
+def _reason(error: Any) -> str:
+    """What an error says, on one line."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
