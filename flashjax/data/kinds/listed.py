@@ -48,7 +48,7 @@ class Wording:
 class Entry:
     """One picture with its captions: where it is, in words, and how it is opened.
 
-    `mark` is what tells it from another of the same name: its size in bytes, where that is known.
+    `mark` tells it from another of the same name: the bytes of its file, where they are known.
     """
 
     where: str

@@ -104,10 +104,11 @@ def _inner_entries(
 ) -> Iterator[Entry]:
     """One entry for each row of tables that hold the bytes of pictures."""
     column = _Column(groups, picture)
-    rows = _rows(groups, [caption])
-    for row, (group, (text,)) in enumerate(rows):
+    marks = {group.file: f"{group.file.bytes()}" for group in groups}
+    for row, (group, (text,)) in enumerate(_rows(groups, [caption])):
         where = f"{group.file.name} row {row + 1}"
-        yield Entry(where, texts_of(named(text), where), functools.partial(column.open, row))
+        opener = functools.partial(column.open, row)
+        yield Entry(where, texts_of(named(text), where), opener, marks[group.file])
 
 
 def _named_entries(
