@@ -53,7 +53,7 @@ class Mixed:
                 f"give weights nearer to their numbers, {tuple(sizes.tolist())}"
             )
         counts = np.maximum(np.rint(shares * length), sizes).astype(int)
-        source = np.repeat(np.arange(len(parts)), counts)
+        source = np.repeat(np.arange(len(counts)), counts)
         inside = np.concatenate([np.arange(count) for count in counts] or [counts])
         places = (inside + 0.5) / counts[source]
         order = np.lexsort((source, places))

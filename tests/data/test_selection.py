@@ -46,6 +46,19 @@ def test_a_mixture_has_every_sample_and_the_shares_of_its_weights(weights):
     assert abs(first["a"] / first.total() - wanted) < 0.06  # spread, not one after the other
 
 
+def test_parts_without_samples_have_no_share():
+    none = Mixed([Named("a", 0), Named("b", 0)], (3.0, 1.0))
+    assert len(none) == 0 and captions_of(none) == []
+    some = Mixed([Named("a", 0), Named("b", 4)], (3.0, 1.0))
+    assert captions_of(some) == captions_of(Named("b", 4))
+    assert some.name == "a + b"
+
+
+def test_weights_that_no_epoch_can_have_are_refused():
+    with pytest.raises(InputError, match=r"see every sample of a \+ b once in 10000010: give "):
+        Mixed([Named("a", 10), Named("b", 10)], (1e6, 1.0))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

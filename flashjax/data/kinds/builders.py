@@ -116,8 +116,8 @@ def _source(builder: Any, split: str, picture: str) -> Sequence[dict[str, Any]]:
         return builder.as_data_source(split, decoders=decoders)
     except NotImplementedError as error:
         raise InputError(
-            f"{builder.info.full_name} is kept as {builder.info.file_format.value}: build it anew with "
-            f"file_format='array_record'"
+            f"{builder.info.full_name} is kept as {builder.info.file_format.value}: build it anew "
+            f"with file_format='array_record'"
         ) from error
     except ValueError as error:
         raise InputError(

@@ -1,0 +1,62 @@
+"""What `data.source` names is opened, whatever it is, and several are one."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from flashjax.data.samples import captions_of
+from flashjax.stages.registry import check_data, open_samples
+from flashjax.tasks.digit_scenes.scenes import compose
+from flashjax.types import InputError
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Twenty pictures with captions, and five prompts."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "pictures").mkdir()
+    for number in range(20):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(home / "pictures" / f"{number:02}.png")
+        (home / "pictures" / f"{number:02}.txt").write_text(f"picture {number}")
+    (home / "prompts.txt").write_text("".join(f"prompt {number}\n" for number in range(5)))
+    return home
+
+
+def config(**data) -> ConfigDict:
+    return ConfigDict({"data": data})
+
+
+def test_scenes_are_those_of_the_seed(home):
+    found = open_samples(config(source="digit_scenes", seed=3, train=2, validation=1), home)
+    assert list(map(len, found.values())) == [2, 1]
+    for name, samples in found.items():
+        scene = compose(3, 0, name)
+        np.testing.assert_array_equal(samples[0].image, scene.image)
+        assert samples[0].caption == scene.caption
+
+
+def test_several_sources_of_any_kind_are_one_by_their_weights(home):
+    sources = (str(home / "pictures"), "digit_scenes", str(home / "prompts.txt"))
+    data = {"source": sources, "weights": (2.0, 1.0, 1.0), "seed": 1, "train": 12, "validation": 3}
+    found = open_samples(config(**data), home)
+    train = [found["train"][index] for index in range(len(found["train"]))]
+    kinds = ["a" if s.image is None else ("p", "s")[len(s.image) == 64] for s in train]
+    assert [kinds.count(kind) for kind in "psa"] == [24, 12, 12]
+    assert {s.caption for s in train if s.image is None} < {f"prompt {n}" for n in range(5)}
+    held = captions_of(found["validation"])
+    assert len(held) == len(set(held)) == 3 + 3 + 1  # a fifth of 20, of 3, of 5
+    assert not {s.caption for s in train if s.caption[0] == "p"} & set(held)
+
+
+def test_nothing_held_out_of_several_sources_is_nothing(home):
+    sources = (str(home / "pictures"), str(home / "prompts.txt"))
+    found = open_samples(config(source=sources, validation=0), home)
+    assert len(found["train"]) == 25 and len(found["validation"]) == 0
+
+
+def test_what_is_wrong_with_a_source_is_said_before_anything_is_made(home):
+    with pytest.raises(InputError, match=r"nowhere does not exist: give a folder of pictures .*; "):
+        check_data(config(source=("digit_scenes", "nowhere")))
+    with pytest.raises(InputError, match="sauce"):
+        check_data(config(source="digit_scenes", sauce=1))
