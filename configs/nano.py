@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
         size=0,  # the model's own
         crop="centre",
         upscale=1.25,
+        smallest=1,  # samples of a bucket that is kept
         text="tokens",
         dtype="float32",
     )

@@ -46,6 +46,7 @@ def get_config(variants: str = "") -> ConfigDict:
         size=1024,
         crop="centre",
         upscale=1.25,
+        smallest=128,  # a batch: buckets with fewer samples are left out
         text="embeddings",
         dtype="bfloat16",
     )

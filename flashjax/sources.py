@@ -137,7 +137,9 @@ def _read_orbax(path: Path, known: Mapping[str, Any]) -> Parts:
     """The transformer that a stage wrote; its sizes are the base's."""
     if "transformer" not in known:
         raise InputError(f"{path} does not say its sizes: give --base its teacher's folder")
-    params = load_params(path / "params" if (path / "params").is_dir() else path)
+    nested = path / "params" / "transformer"  # of the stage `import`, which keeps each network
+    inside = path / "params" if (path / "params").is_dir() else path
+    params = load_params(nested if nested.is_dir() else inside)
     return {"transformer": (params.get("transformer", params), known["transformer"])}
 
 

@@ -39,10 +39,14 @@ class Cond:
 
 @flax.struct.dataclass
 class Batch:
-    """Clean latents "b h w c" in model space, and their captions: tokens, or encoded already."""
+    """Clean latents "b h w c" in model space, and their captions: tokens, or encoded already.
+
+    Captions without pictures have latents that are all 0, and `pictures` says so.
+    """
 
     latents: HostOrDevice
     tokens: Any  # Tokens, or Cond where they are encoded
+    pictures: bool = flax.struct.field(pytree_node=False, default=True)
 
 
 def unconstrained(x: jax.Array, *names: str | None) -> jax.Array:

@@ -26,6 +26,7 @@ class DataConfig:
         model's own.
       crop: where the longer side is cut.
       upscale: the most that a picture may be enlarged; smaller ones are left out.
+      smallest: a bucket with fewer samples is left out.
       text: whether captions are kept as tokens or as what the text encoders make of them.
       dtype: of latents and embeddings as they are kept.
     """
@@ -40,6 +41,7 @@ class DataConfig:
     size: int = 0
     crop: Literal["centre", "random"] = "centre"
     upscale: float = 1.25
+    smallest: int = 1
     text: Literal["tokens", "embeddings"] = "tokens"
     dtype: Literal["float32", "bfloat16"] = "float32"
 

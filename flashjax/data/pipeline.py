@@ -4,6 +4,7 @@ Every process draws the same indices and reads the rows of its own devices only,
 with another number of processes where it stopped. Letters: n samples, b batch.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -45,12 +46,23 @@ class Position(Protocol):
 
 
 class Batches:
-    """An endless iterator of batches of `Rows`; `get_state` and `set_state` are its position."""
+    """An endless iterator of batches of `Rows`; `get_state` and `set_state` are its position.
 
-    def __init__(self, samples: Any, *, batch_size: int, seed: int) -> None:
-        self._samples = samples
-        number = len(jax.tree.leaves(samples)[0])
-        order = grain.MapDataset.range(number).shuffle(seed=seed).repeat().batch(batch_size)
+    A batch is of one of `buckets`, each of which comes as often as it has samples.
+    """
+
+    def __init__(self, *buckets: Any, batch_size: int, seed: int) -> None:
+        self._buckets = buckets
+        numbers = [len(jax.tree.leaves(bucket)[0]) for bucket in buckets]
+        orders = [
+            grain.MapDataset.range(number)
+            .shuffle(seed=seed)
+            .repeat()
+            .batch(batch_size)
+            .map(functools.partial(_in_bucket, which))
+            for which, number in enumerate(numbers)
+        ]
+        order = grain.MapDataset.mix(orders, numbers) if len(orders) > 1 else orders[0]
         # The indices are all that grain reads: no threads needed, and nothing is read ahead.
         self._indices = iter(order.to_iter_dataset(grain.ReadOptions(num_threads=0)))
 
@@ -58,8 +70,8 @@ class Batches:
         return self
 
     def __next__(self) -> Any:
-        chosen = np.asarray(next(self._indices))
-        return jax.tree.map(lambda array: Rows(array, chosen), self._samples)
+        which, chosen = next(self._indices)
+        return jax.tree.map(lambda array: Rows(array, chosen), self._buckets[which])
 
     def get_state(self) -> dict[str, Any]:
         """The position, as JSON."""
@@ -101,15 +113,27 @@ class Ahead:
         self._position = state
 
 
-def batches(samples: Any, *, batch_size: int, seed: int) -> Batches:
-    """Batches of a tree of host arrays "n ...", such as a `Batch` or plain images.
+def batches(*buckets: Any, batch_size: int, seed: int) -> Batches:
+    """Batches of trees of host arrays "n ...", such as a `Batch` or plain images.
 
-    InputError for no samples or arrays of different length.
+    InputError for no samples, arrays of different length, or, of several buckets, one that does not
+    fill a batch.
     """
-    lengths = {path: len(array) for path, array in trees.flatten(samples).items()}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        raise InputError(f"data needs arrays of one length, and at least one sample: {lengths}")
-    return Batches(samples, batch_size=batch_size, seed=seed)
+    for bucket in buckets:
+        lengths = {path: len(array) for path, array in trees.flatten(bucket).items()}
+        if len(set(lengths.values())) != 1 or 0 in lengths.values():
+            raise InputError(f"data needs arrays of one length, and at least one sample: {lengths}")
+        number, shape = next(iter(lengths.values())), jax.tree.leaves(bucket)[0].shape[1:]
+        if len(buckets) > 1 and number < batch_size:
+            raise InputError(
+                f"a bucket has {number} samples of {shape}, fewer than a batch of {batch_size}: "
+                f"set data.smallest={batch_size} to leave such buckets out, or take smaller batches"
+            )
+    return Batches(*buckets, batch_size=batch_size, seed=seed)
+
+
+def _in_bucket(which: int, chosen: np.ndarray) -> tuple[int, np.ndarray]:
+    return which, np.asarray(chosen)
 
 
 def to_mesh(batch: Any, mesh: Mesh) -> Any:

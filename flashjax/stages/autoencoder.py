@@ -15,7 +15,7 @@ from flashjax.checkpoint import save_params
 from flashjax.data.pipeline import batches
 from flashjax.models.vae import VAE, VAEConfig
 from flashjax.parallel.sharding import abstract_on
-from flashjax.stages.prepare import to_unit
+from flashjax.stages.encoding import to_unit
 from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.train.optim import OptimiserConfig, make_optimiser
 from flashjax.train.state import init_state

@@ -88,6 +88,11 @@ def make_steps(
     fake_tx, heads_tx = (
         optimiser(name, critic_steps) for name in ("fake_optimiser", "heads_optimiser")
     )
+    if match.adversarial_weight and not any(bucket.pictures for bucket in setting.samples):
+        raise InputError(
+            f"data.source has no pictures for the heads, but match.match.adversarial_weight="
+            f"{match.adversarial_weight}: set it to 0"
+        )
     nets, sigmas = setting.nets, setting.sigmas
 
     def init(student: Params, fake: Params, key: jax.Array) -> MatchState:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.reading import read_json
 from flashjax.convert.text import abstract_text
 from flashjax.convert.writing import write_json
+from flashjax.data.config import DataConfig
 from flashjax.data.tokenizers import Tokenizer, load_tokenizers
 from flashjax.models.clip import CLIPConfig
 from flashjax.models.mmdit import MMDiTConfig
@@ -30,6 +32,7 @@ from flashjax.types import InputError, Params
 
 PACKAGED = {"nano": "assets/nano"}
 PARAMS, TOKENIZERS, MODEL = "params", "tokenizers", "model.json"
+PARTS = ("transformer", "vae", "text")
 _HOW = ("dtype", "remat")  # how a network is computed is not part of what it is
 
 
@@ -60,8 +63,9 @@ def home_of(config: ConfigDict) -> Path:
 
 def keep_model(folder: Path, pipeline: Pipeline, *, tokenizers: Path) -> None:
     """Writes the weights, the sizes and the tokenizers of a model into a stage's folder."""
-    networks = {name: getattr(pipeline, name) for name in ("transformer", "vae", "text")}
-    save_params(folder / PARAMS, networks)
+    networks = {name: getattr(pipeline, name) for name in PARTS}
+    for name, params in networks.items():
+        save_params(folder / PARAMS / name, params)
     if not is_first():
         return
     (folder / TOKENIZERS).mkdir(exist_ok=True)
@@ -70,21 +74,75 @@ def keep_model(folder: Path, pipeline: Pipeline, *, tokenizers: Path) -> None:
     sizes = {name: _sizes(config) for name, (_, config) in pipeline.parts.items()}
     absent = {"t5": _sizes(pipeline.text_config.t5)}
     settings = {"shift": pipeline.shift, "sample_size": pipeline.sample_size}
-    write_json(folder / MODEL, {"sizes": absent | sizes, **settings})
+    digests = digests_of(pipeline, folder / TOKENIZERS)
+    write_json(folder / MODEL, {"sizes": absent | sizes, "digests": digests, **settings})
 
 
-def open_model(workdir: Path, mesh: Mesh | None = None) -> tuple[Pipeline, Tokenizer]:
-    """The imported teacher, from the workdir alone.
+def digests_of(pipeline: Pipeline, tokenizers: Path) -> dict[str, str]:
+    """What tells encoders from others: of what every process has whole, the first 12 characters.
+
+    Text encoders lie on many devices; theirs is of the vectors that every device has.
+    """
+
+    def whole(tree: Params) -> Params:
+        leaves = trees.flatten(tree)
+        return {p: x for p, x in leaves.items() if getattr(x, "is_fully_replicated", True)}
+
+    files = sorted(path for path in tokenizers.rglob("*") if path.is_file())
+    told = [
+        f"{path.relative_to(tokenizers)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        for path in files
+    ]
+    return {
+        "vae": trees.digest(whole(pipeline.vae))[:12],
+        "text": trees.digest(whole(pipeline.text))[:12],
+        "tokenizers": hashlib.sha256("\n".join(told).encode()).hexdigest()[:12],
+    }
+
+
+def read_model(workdir: Path) -> dict[str, Any]:
+    """What `import` says of the model: sizes, settings, digests of its encoders."""
+    path = workdir / "import" / MODEL
+    model = read_json(path)
+    if "digests" not in model:
+        raise InputError(f"{path} is of an older flashjax: run `import` in another workdir")
+    return model
+
+
+def made_with(workdir: Path, data: DataConfig, side: int) -> dict[str, Any]:
+    """What a cache and the model that is trained on it must have in common."""
+    model = read_model(workdir)
+    text = {"text": model["digests"]["text"]} if data.text == "embeddings" else {}
+    return {
+        "vae": model["digests"]["vae"],
+        "tokenizers": model["digests"]["tokenizers"],
+        "scaling_factor": model["sizes"]["vae"]["scaling_factor"],
+        "shift_factor": model["sizes"]["vae"]["shift_factor"],
+        "latent_channels": model["sizes"]["vae"]["latent_channels"],
+        "side": side,
+        "kept": data.text,
+    } | text
+
+
+def open_model(
+    workdir: Path, mesh: Mesh | None = None, *, names: Sequence[str] = PARTS
+) -> tuple[Pipeline, Tokenizer]:
+    """The imported teacher, from the workdir alone; of its networks only `names` are read.
 
     Its weights are read straight to where they are stored on `mesh`: a pod's networks do not fit
     one of its chips. Without a mesh they are whole.
     """
     folder = workdir / "import"
-    model = read_json(folder / MODEL)
+    model = read_model(workdir)
     sizes = model.pop("sizes")
+    del model["digests"]
     t5 = AbsentT5 if "length" in sizes["t5"] else T5Config
+    networks = {
+        name: _load(folder / PARAMS / name, mesh, functools.partial(network_shardings, name))
+        for name in names
+    }
     pipeline = Pipeline(
-        **_load(folder / PARAMS, mesh, _networks_shardings),
+        **{name: {} for name in PARTS} | networks,
         **model,
         transformer_config=_config(MMDiTConfig, sizes["transformer"]),
         vae_config=_config(VAEConfig, sizes["vae"]),
@@ -94,8 +152,9 @@ def open_model(workdir: Path, mesh: Mesh | None = None) -> tuple[Pipeline, Token
             _config(t5, sizes["t5"]),
         ),
     )
-    # A workdir of an older flashjax: run `import` anew.
-    trees.check_same(abstract_text(pipeline.text_config), pipeline.text, where=str(folder / PARAMS))
+    if "text" in names:
+        wanted = abstract_text(pipeline.text_config)
+        trees.check_same(wanted, pipeline.text, where=str(folder / PARAMS))
     return pipeline, _tokenizer(folder / TOKENIZERS)
 
 
@@ -114,10 +173,6 @@ def network_shardings(name: str, tree: Params, mesh: Mesh) -> Params:
         return network_shardings("text", {name: tree}, mesh)[name]
     rules = {"transformer": ROLES["teacher"], "text": ROLES["text"], "vae": REPLICATED}
     return param_shardings(tree, rules[name], mesh)
-
-
-def _networks_shardings(networks: Params, mesh: Mesh) -> Params:
-    return {name: network_shardings(name, tree, mesh) for name, tree in networks.items()}
 
 
 def _load(folder: Path, mesh: Mesh | None, shardings: Callable[[Params, Mesh], Params]) -> Params:

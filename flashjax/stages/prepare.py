@@ -1,5 +1,16 @@
-"""`prepare`: pictures and captions to caches of latents and tokens."""
+"""`prepare`: pictures and captions to a cache of latents and tokens, on all processes.
 
+A plan says which sample goes to which shard. A shard that is there is not made again, so a
+preparation that was stopped goes on, with any number of processes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,40 +18,42 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from flashjax.data.latents import TRAIN, save_latents
-from flashjax.data.samples import Samples, captions_of, images_of
-from flashjax.data.tokenizers import Tokenizer
-from flashjax.models import vae
-from flashjax.parallel.hosts import is_first
-from flashjax.stages.model import open_model
+from flashjax import config as configs
+from flashjax.data.buckets import Size, bucket_of, fitted
+from flashjax.data.cache import EMPTY, Bucket, Cache, pack, write_shard
+from flashjax.data.config import DataConfig
+from flashjax.data.samples import Sample, Samples, Unreadable
+from flashjax.parallel.hosts import is_first, meet
+from flashjax.stages.encoding import Encoder, open_encoder
 from flashjax.stages.registry import open_samples
-from flashjax.stages.stage import run_stage
-from flashjax.types import Batch, Params
+from flashjax.stages.stage import run_stage, write_json
+from flashjax.types import InputError
 
-CHUNK = 32  # images encoded at a time: a larger chunk leaves the CPU's caches
+SHARD = 1024  # samples of a shard
+CAPTIONS = "captions"  # the bucket of what has no picture
+PLAN, SKIPPED, DUPLICATES = "plan.json", "skipped.jsonl", "duplicates.jsonl"
+HEADROOM = 1.05  # of the bytes that are predicted: indices of shards, sidecars
+
+log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Opens the data and caches latents and tokens of the training split."""
+    """Opens the data and caches what the encoders make of the training split."""
+    data = configs.section(config, "data", DataConfig)
 
     def body(folder: Path) -> dict[str, Any]:
-        pipeline, tokenizer = open_model(workdir)
-        counts = {}
-        if is_first():
-            samples = open_samples(config, workdir / "data")
-            counts = {split: len(found) for split, found in samples.items()}
-            prepare_split(
-                samples["train"],
-                folder / TRAIN,
-                tokenizer=tokenizer,
-                config=pipeline.vae_config,
-                params=on_this_process(pipeline.vae),
-            )
-        return counts
+        encoder, made, side = open_encoder(config, workdir, data)
+        # A task may have to make its samples: one does, the others read them.
+        samples = open_samples(config, workdir / "data") if is_first() else None
+        meet("the data is there")
+        samples = samples or open_samples(config, workdir / "data")
+        cache = prepare(samples["train"], folder, encoder, made, data=data, side=data.size or side)
+        held = len(samples["validation"])
+        return {"train": cache.counts["kept"], "validation": held, "counts": dict(cache.counts)}
 
     return run_stage(
         "prepare",
-        config.data.to_dict(),
+        dataclasses.asdict(data),
         workdir,
         body,
         inputs={"import": workdir / "import"},
@@ -48,35 +61,193 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     )
 
 
-def on_this_process(params: Params) -> Params:
-    """Parameters that all processes share, as this one's own: it may compute with them alone."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
-
-
-def to_unit(images: np.ndarray) -> np.ndarray:
-    """uint8 pictures to [-1, 1]."""
-    return images.astype(np.float32) / 127.5 - 1.0
-
-
-def encode_images(config: vae.VAEConfig, params: Params, images: np.ndarray) -> np.ndarray:
-    """Latents "n h w c" of uint8 pictures "n H W 3"; the last chunk is padded, then cut."""
-    encode = jax.jit(lambda params, chunk: vae.encode(config, params, chunk))
-    padded = np.concatenate([images, images[: -len(images) % CHUNK]])
-    chunks = [
-        np.asarray(encode(params, to_unit(padded[start : start + CHUNK])))
-        for start in range(0, len(padded), CHUNK)
-    ]
-    return np.concatenate(chunks)[: len(images)]
-
-
-def prepare_split(
+def prepare(
     samples: Samples,
-    path: Path,
+    folder: Path,
+    encoder: Encoder,
+    made: Mapping[str, Any],
     *,
-    tokenizer: Tokenizer,
-    config: vae.VAEConfig,
-    params: Params,
+    data: DataConfig,
+    side: int,
+) -> Cache:
+    """Writes the cache of samples into a folder; `made` is what its model must have in common.
+
+    InputError for samples of which none can be used, or a disk that is too small.
+    """
+    if is_first() and not (folder / PLAN).is_file():
+        write_json(folder / PLAN, make_plan(samples, side, data))
+    meet("the cache is planned")
+    plan = read_plan(folder / PLAN, samples)
+    shards = list(planned_shards(plan))
+    fields = {name: encoder.fields(size_of(name)) for name in plan["buckets"]}
+    check_space(folder, {name: (fields[name], len(plan["buckets"][name])) for name in fields})
+    mine = shards[jax.process_index() :: jax.process_count()]
+    for done, (name, file, chosen) in enumerate(mine):
+        if not (folder / f"{file}.json").is_file():
+            make_shard(samples, folder, encoder, fields[name], data, name, file, chosen)
+            log.info("prepare: %d of %d shards", done + 1, len(mine))
+    meet("all shards are there")
+    cache = gather(samples, folder, encoder, made, plan, shards)
+    if is_first():
+        write_shard(folder / EMPTY, pack(encoder.texts([""]), encoder.fields(None)))
+        cache.write(folder)
+    return cache
+
+
+def make_plan(samples: Samples, side: int, data: DataConfig) -> dict[str, Any]:
+    """Every sample by bucket, from headers of pictures, and what is left out with its reason."""
+    buckets: dict[str, list[int]] = {}
+    skipped: list[tuple[int, str]] = []
+    for index in range(len(samples)):
+        try:
+            size = samples.size(index)
+        except Unreadable as error:
+            skipped.append((index, str(error)))
+            continue
+        bucket = None if size is None else bucket_of(size, side, upscale=data.upscale)
+        if size is not None and bucket is None:
+            skipped.append((index, f"sample {index}: {size[1]} x {size[0]} pixels are too few"))
+            continue
+        buckets.setdefault(bucket_name(bucket), []).append(index)
+    for name in [name for name, indices in buckets.items() if len(indices) < data.smallest]:
+        few = buckets.pop(name)
+        why = f"bucket {name} has {len(few)} samples, fewer than data.smallest={data.smallest}"
+        skipped += [(index, why) for index in few]
+    if not buckets:
+        reason = skipped[0][1] if skipped else "there is no sample"
+        raise InputError(
+            f"data.source: none of {len(samples)} samples can be used ({reason}); pictures of at "
+            f"least {round(side / data.upscale)} pixels a side are needed at data.size={side}"
+        )
+    return {"digest": samples.digest, "buckets": buckets, "skipped": skipped}
+
+
+def read_plan(path: Path, samples: Samples) -> dict[str, Any]:
+    """The plan of a cache that was begun. InputError if the samples have changed since."""
+    plan = json.loads(path.read_text())
+    if plan["digest"] != samples.digest:
+        raise InputError(
+            f"{path.parent} was begun with other samples: use another --workdir or delete it"
+        )
+    return plan
+
+
+def bucket_name(size: Size | None) -> str:
+    """ "HxW" in pixels."""
+    return CAPTIONS if size is None else f"{size[0]}x{size[1]}"
+
+
+def size_of(name: str) -> Size | None:
+    """The size that `bucket_name` named."""
+    if name == CAPTIONS:
+        return None
+    height, width = map(int, name.split("x"))
+    return height, width
+
+
+def planned_shards(plan: Mapping[str, Any]) -> Iterator[tuple[str, str, list[int]]]:
+    """Bucket, file and samples of every shard, in the order of the buckets' names."""
+    for name, indices in sorted(plan["buckets"].items()):
+        for number, start in enumerate(range(0, len(indices), SHARD)):
+            yield name, f"{name}-{number:05}.array_record", indices[start : start + SHARD]
+
+
+def check_space(folder: Path, buckets: Mapping[str, tuple[Mapping[str, Any], int]]) -> None:
+    """Says how many bytes the cache will have. InputError for a disk that has no room for them."""
+    need = sum(
+        sum(field.nbytes for field in fields.values()) * count for fields, count in buckets.values()
+    )
+    free = shutil.disk_usage(folder).free
+    log.info("prepare: a cache of %.3g GB, %.3g GB are free", need / 1e9, free / 1e9)
+    if need * HEADROOM > free:
+        raise InputError(
+            f"{folder}: the cache takes {need / 1e9:.3g} GB and {free / 1e9:.3g} GB are free: free "
+            f"some, choose another --workdir, or keep less (data.train, data.dtype, data.text)"
+        )
+
+
+def make_shard(
+    samples: Samples,
+    folder: Path,
+    encoder: Encoder,
+    fields: Mapping[str, Any],
+    data: DataConfig,
+    name: str,
+    file: str,
+    chosen: Sequence[int],
 ) -> None:
-    """Writes the cache of one split: latents of its pictures, tokens of its captions."""
-    latents = encode_images(config, params, images_of(samples))
-    save_latents(path, Batch(latents=latents, tokens=tokenizer(captions_of(samples))))
+    """Encodes the samples of one shard and writes it, then what is known of it beside it."""
+    size, read, skipped = size_of(name), [], []
+    for index in chosen:
+        try:
+            read.append((index, samples[index]))
+        except Unreadable as error:
+            skipped.append((index, str(error)))
+    if read:
+        arrays = encoder.texts([sample.caption for _, sample in read])
+        if size is not None:
+            images = [_fitted(index, sample, size, data) for index, sample in read]
+            arrays |= encoder.latents(np.stack(images))
+        write_shard(folder / file, pack(arrays, fields))
+    marks = [(index, mark_of(sample)) for index, sample in read if sample.image is not None]
+    write_json(folder / f"{file}.json", {"count": len(read), "skipped": skipped, "pictures": marks})
+
+
+def _fitted(index: int, sample: Sample, size: Size, data: DataConfig) -> np.ndarray:
+    assert sample.image is not None  # samples with a size have a picture
+    return fitted(sample.image, size, crop=data.crop, seed=(data.seed, index))
+
+
+def mark_of(sample: Sample) -> str:
+    """What equal pictures have in common."""
+    image = np.ascontiguousarray(sample.image)
+    return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()[:16]
+
+
+def gather(
+    samples: Samples,
+    folder: Path,
+    encoder: Encoder,
+    made: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    shards: Sequence[tuple[str, str, list[int]]],
+) -> Cache:
+    """The manifest of all shards; what was left out and what is there twice is listed and said."""
+    told = {file: json.loads((folder / f"{file}.json").read_text()) for _, file, _ in shards}
+    buckets = []
+    for name in sorted(plan["buckets"]):
+        files = [file for bucket, file, _ in shards if bucket == name and told[file]["count"]]
+        size = size_of(name)
+        shape = encoder.shape(size or (made["side"], made["side"]))
+        count = sum(told[file]["count"] for file in files)
+        if count:
+            buckets.append(Bucket(name, shape, encoder.fields(size), files, count))
+    skipped = [*plan["skipped"], *(entry for found in told.values() for entry in found["skipped"])]
+    marks = Counter(mark for found in told.values() for _, mark in found["pictures"])
+    doubled = {mark: number for mark, number in marks.items() if number > 1}
+    if is_first():
+        _list(folder / SKIPPED, [{"sample": index, "why": why} for index, why in skipped])
+        groups: dict[str, list[int]] = {mark: [] for mark in doubled}
+        for found in told.values():
+            for index, mark in found["pictures"]:
+                if mark in groups:
+                    groups[mark].append(index)
+        _list(folder / DUPLICATES, [{"samples": group} for group in groups.values()])
+    if not buckets:
+        raise InputError(f"data.source: no sample could be read, {folder / SKIPPED} says why")
+    again = sum(doubled.values()) - len(doubled)
+    counts = {
+        "kept": sum(bucket.count for bucket in buckets),
+        "skipped": len(skipped),
+        "duplicates": again,
+    }
+    if skipped:
+        log.warning("prepare: %d samples left out, see %s", len(skipped), folder / SKIPPED)
+    if again:
+        log.warning("prepare: %d pictures are there again, see %s", again, folder / DUPLICATES)
+    return Cache({"name": samples.name, "digest": samples.digest}, made, tuple(buckets), counts)
+
+
+def _list(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -14,7 +15,8 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
-from flashjax.data.latents import TRAIN, load_latents, without_pictures
+from flashjax.data.cache import Cache, open_buckets, open_empty, read_cache, without_pictures
+from flashjax.data.config import DataConfig
 from flashjax.data.pipeline import Ahead, batches, to_mesh
 from flashjax.data.prompts import Prompts, stream_tokens
 from flashjax.flow.schedule import student_sigmas
@@ -26,7 +28,7 @@ from flashjax.models.text import AbsentT5, TextConfig, encode_text
 from flashjax.parallel.layout import ROLES, STATE
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import check_split, constrain_on, param_shardings, state_shardings
-from flashjax.stages.model import open_model, student_of
+from flashjax.stages.model import made_with, open_model, student_of
 from flashjax.train.match import Networks
 from flashjax.train.state import Frozen
 from flashjax.types import Batch, Cond, InputError, Params, Tokens
@@ -70,17 +72,17 @@ class Setting:
     nets: Networks
     sigmas: Array
     frozen: Frozen
-    samples: Batch
+    samples: tuple[Batch, ...]  # by bucket
     encode: Callable[[Params, Tokens], Cond] | None = None
 
     def batches(self, batch_size: int, *, seed: int) -> Ahead:
-        """The samples, shuffled, on the mesh one batch ahead."""
-        return Ahead(batches(self.samples, batch_size=batch_size, seed=seed), self.put)
+        """The samples, shuffled, on the mesh one batch ahead; a batch is of one bucket."""
+        return Ahead(batches(*self.samples, batch_size=batch_size, seed=seed), self.put)
 
     def put(self, batch: Batch) -> Batch:
         """A batch on the mesh, its captions encoded if that is not the steps' work."""
         batch = to_mesh(batch, self.mesh)
-        if self.encode is None:
+        if self.encode is None or isinstance(batch.tokens, Cond):
             return batch
         return dataclasses.replace(batch, tokens=self.encode(self.pipeline.text, batch.tokens))
 
@@ -100,8 +102,12 @@ def open_setting(
     samples.
     """
     devices = make_mesh(mesh)
-    pipeline, tokenizer = open_model(workdir, devices)
     steps = student_steps(config)
+    cache = None if prompts else open_cache(config, workdir)
+    encoded = cache is not None and cache.made["kept"] == "embeddings"
+    pipeline, tokenizer = open_model(
+        workdir, devices, names=("transformer",) if encoded else ("transformer", "text")
+    )
     compute = compute_of(config)
     whole = NamedSharding(devices, PartitionSpec())
     text = trees.cast(pipeline.text, DTYPES[compute.text_dtype])
@@ -112,8 +118,20 @@ def open_setting(
         transformer=lay_out(teacher, devices, "teacher"),
         text=lay_out(text, devices, "text"),
     )
-    empty = jax.device_put(tokenizer([""]), whole)
-    encode = make_encoder(config, pipeline.text_config, devices) if compute.encode_apart else None
+    empty: Any = tokenizer([""])
+    if cache is None:
+        side = data_side(config, pipeline.sample_size * pipeline.vae_config.factor)
+        latents = side // pipeline.vae_config.factor
+        shape = (latents, latents, pipeline.transformer_config.channels)
+        blank = without_pictures(stream_tokens(Prompts(prompts), tokenizer), shape)
+        samples: tuple[Batch, ...] = (blank,)
+    else:
+        folder = workdir / "prepare"
+        samples = open_buckets(folder, cache)
+        empty = jax.tree.map(lambda column: column[np.zeros(1, int)], open_empty(folder, cache))
+    empty = jax.device_put(empty, whole)
+    apart = compute.encode_apart and not encoded
+    encode = make_encoder(config, pipeline.text_config, devices) if apart else None
     frozen = Frozen(
         teacher=pipeline.transformer,
         student=student_of(workdir, student, devices) if student else None,
@@ -121,14 +139,21 @@ def open_setting(
         empty=empty if encode is None else encode(pipeline.text, empty),
         span=jax.device_put(jnp.array([0, steps], jnp.int32), whole),
     )
-    if prompts:
-        side = config.model.sample_size if "model" in config else pipeline.sample_size
-        channels = pipeline.transformer_config.channels
-        tokens = stream_tokens(Prompts(prompts), tokenizer)
-        samples = without_pictures(tokens, (side, side, channels))
-    else:
-        samples = load_latents(workdir / "prepare" / TRAIN)
     return make_setting(config, devices, pipeline, frozen, samples, encode)
+
+
+def open_cache(config: ConfigDict, workdir: Path) -> Cache:
+    """What `prepare` left. InputError if it is another model's, or of another size."""
+    data = configs.section(config, "data", DataConfig)
+    cache = read_cache(workdir / "prepare")
+    side = data_side(config, cache.made.get("side", 0))
+    cache.check(made_with(workdir, data, side), workdir / "prepare")
+    return cache
+
+
+def data_side(config: ConfigDict, own: int) -> int:
+    """The side in pixels of the squares that a run learns; `own` is the model's."""
+    return configs.section(config, "data", DataConfig).size or own
 
 
 def make_setting(
@@ -136,14 +161,14 @@ def make_setting(
     mesh: Mesh,
     pipeline: Pipeline,
     frozen: Frozen,
-    samples: Batch,
+    samples: tuple[Batch, ...],
     encode: Callable[[Params, Tokens], Cond] | None,
 ) -> Setting:
     """The setting of networks that are on the mesh already, arrays or their shapes."""
     return Setting(
         mesh=mesh,
         pipeline=pipeline,
-        nets=make_networks(config, pipeline, mesh, side=samples.latents.shape[1]),
+        nets=make_networks(config, pipeline, mesh),
         sigmas=jnp.asarray(student_sigmas(student_steps(config), pipeline.shift)),
         frozen=frozen,
         samples=samples,
@@ -202,8 +227,8 @@ def state_layout(abstract: Any, mesh: Mesh) -> Any:
     return shardings
 
 
-def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh, *, side: int) -> Networks:
-    """Velocity, features and heads with this mesh's constraints, for latents of this side."""
+def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh) -> Networks:
+    """Velocity, features and heads with this mesh's constraints, for latents of any size."""
     constrain = constrain_on(mesh, STATE)
     sizes = pipeline.transformer_config
     compute = compute_of(config)
@@ -214,14 +239,14 @@ def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh, *, side: i
     fake = MMDiT(judged, constrain=constrain, attend=attend)
     heads_config = configs.section(config, "match.heads", HeadsConfig)
     heads = Heads(heads_config, constrain=constrain)
-    rows = side // sizes.patch
-    tokens = jnp.zeros((len(heads_config.taps), 1, rows * rows, sizes.width))
+    # Weights of heads do not know the size of a picture; the least that they look at is 2 x 2.
+    tokens = jnp.zeros((len(heads_config.taps), 1, 4, sizes.width))
 
-    def judge(params: Params, tokens: Array) -> Array:
-        return apply(heads, params, tokens, rows=rows)
+    def judge(params: Params, tokens: Array, *, height: int) -> Array:
+        return apply(heads, params, tokens, rows=height // sizes.patch)
 
     def init_heads(key: Array) -> Params:
-        return Heads(heads_config).init(key, tokens, rows=rows)["params"]
+        return Heads(heads_config).init(key, tokens, rows=2)["params"]
 
     return Networks(
         velocity=velocity_of(model),

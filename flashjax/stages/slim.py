@@ -20,8 +20,8 @@ from flashjax.convert.pipeline import Pipeline
 from flashjax.data.samples import images_of
 from flashjax.models.vae import VAEConfig, decode
 from flashjax.stages.autoencoder import train_autoencoder
+from flashjax.stages.encoding import encode_images, to_unit
 from flashjax.stages.model import source_of
-from flashjax.stages.prepare import encode_images, to_unit
 from flashjax.stages.registry import open_samples, task_named
 from flashjax.stages.stage import run_stage
 from flashjax.train.autoencode import make_slim_step, psnr_db

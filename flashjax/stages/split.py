@@ -122,17 +122,17 @@ def folder_of(only: str) -> str:
 def on_branches(
     step: Advance, *, mesh: Mesh, span: jax.Array, shardings: Any, first: int = 0
 ) -> Advance:
-    """The step for all branches at once, each on its own span; its program is read at the start."""
+    """The step for all branches at once, each on its own span; its programs are read once made."""
     jitted = jit_on_branches(step, mesh=mesh, shardings=shardings, first=first)
 
-    program: Any = None
+    programs: dict[Any, Any] = {}  # by the shapes of a batch: of every bucket one
 
-    def advance(state: Any, *shared: Any) -> Any:
-        nonlocal program
-        if program is None:
-            program = jitted.lower(state, span, *shared).compile()
-            check_isolated(program.as_text(), mesh)
-        return program(state, span, *shared)
+    def advance(state: Any, frozen: Frozen, batch: Any, key: jax.Array) -> Any:
+        shapes = jax.tree.structure(batch), *(leaf.shape for leaf in jax.tree.leaves(batch))
+        if shapes not in programs:
+            programs[shapes] = jitted.lower(state, span, frozen, batch, key).compile()
+            check_isolated(programs[shapes].as_text(), mesh)
+        return programs[shapes](state, span, frozen, batch, key)
 
     return advance
 

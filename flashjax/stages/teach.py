@@ -18,7 +18,8 @@ from flashjax import config as configs
 from flashjax.checkpoint import load_params, save_params
 from flashjax.convert.folder import write_pipeline
 from flashjax.convert.pipeline import Pipeline
-from flashjax.data.latents import load_latents
+from flashjax.data.cache import open_buckets, read_cache
+from flashjax.data.config import DataConfig
 from flashjax.data.pipeline import batches, to_mesh
 from flashjax.data.samples import Samples, images_of
 from flashjax.data.tokenizers import Tokenizer, build_tokenizers, load_tokenizers
@@ -32,7 +33,8 @@ from flashjax.parallel.layout import MMDIT, REPLICATED
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import Rules, abstract_on, constrain_on, state_shardings
 from flashjax.stages.autoencoder import train_autoencoder
-from flashjax.stages.prepare import encode_images, prepare_split
+from flashjax.stages.encoding import Encoder, encode_images
+from flashjax.stages.prepare import prepare
 from flashjax.stages.registry import open_samples, task_named
 from flashjax.stages.stage import run_stage, stage_results
 from flashjax.stages.training import JobConfig, run_job, show_parameters
@@ -71,7 +73,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     results["latents"] = stage(
         "latents",
         {"data": data},
-        body=functools.partial(cache_latents, workdir, samples, tokenizers),
+        body=functools.partial(cache_latents, workdir, samples, tokenizers, task.side),
         inputs={"vae": workdir / "vae"},
     )
     results["flow"] = stage(
@@ -123,21 +125,17 @@ def vae_config(results: dict[str, float]) -> VAEConfig:
 
 
 def cache_latents(
-    workdir: Path, samples: dict[str, Samples], tokenizers: Path, folder: Path
+    workdir: Path, samples: dict[str, Samples], tokenizers: Path, side: int, folder: Path
 ) -> dict[str, Any]:
     """Writes the latents and tokens of both splits."""
-    results = stage_results(workdir / "vae")
+    sizes = vae_config(stage_results(workdir / "vae"))
     params = load_params(workdir / "vae" / "params")
-    tokenizer = load_tokenizers(tokenizers)
-    for split, source in samples.items():
-        prepare_split(
-            source,
-            folder / f"{split}.safetensors",
-            tokenizer=tokenizer,
-            config=vae_config(results),
-            params=params,
-        )
-    return {split: len(source) for split, source in samples.items()}
+    encoder = Encoder(sizes, params, load_tokenizers(tokenizers), None, "float32")
+    for name, source in samples.items():
+        place = folder / name
+        place.mkdir(exist_ok=True)
+        prepare(source, place, encoder, {"side": side}, data=DataConfig(name), side=side)
+    return {name: len(source) for name, source in samples.items()}
 
 
 def init_text(config: TextConfig, key: jax.Array) -> Params:
@@ -168,7 +166,8 @@ def teach_flow(config: ConfigDict, workdir: Path, tokenizers: Path, folder: Path
     """Trains the transformer and the text encoders by flow matching."""
     job = configs.section(config, "flow.job", JobConfig)
     tx = make_optimiser(configs.section(config, "flow.optimiser", OptimiserConfig), job.steps)
-    samples = load_latents(workdir / "latents" / "train.safetensors")
+    folders = workdir / "latents" / "train"
+    (samples,) = open_buckets(folders, read_cache(folders))
     tokenizer = load_tokenizers(tokenizers)
     empty = tokenizer([""])
     text = variants.nano_text(*vocabulary_sizes(tokenizer))

@@ -7,6 +7,7 @@ Letters: b batch, s student steps, t taps.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -60,7 +61,7 @@ class Networks:
 
     velocity: Velocity
     features: Callable[[Params, Array, Array, Cond], tuple[Array, Array]]  # velocity, "t b n d"
-    heads: Callable[[Params, Array], Array]  # tokens "t b n d" to logits
+    heads: Callable[..., Array]  # `(params, tokens "t b n d", height=)` to logits
     init_heads: Callable[[Array], Params]
     text: TextConfig
 
@@ -113,7 +114,8 @@ def make_student_loss(
         sigma = jax.random.uniform(level_key, x0.shape[:1])
         x = path.add_noise(x0, jax.random.normal(noise_key, x0.shape), sigma)
         _, tokens = nets.features(state.fake.params, x, sigma, cond)
-        loss = adversarial.generator_loss(nets.heads(state.heads.params, tokens))
+        logits = nets.heads(state.heads.params, tokens, height=x.shape[1])
+        loss = adversarial.generator_loss(logits)
         return loss, {"student/adversarial_loss": loss}
 
     def loss_fn(params, state, frozen, batch, key) -> tuple[Array, Metrics]:
@@ -134,7 +136,7 @@ def make_student_loss(
         else:
             guided_velocity = teach(frozen.teacher, *point, cond, uncond)
         loss, metrics = match(x0, *point, guided_velocity, state.fake.params, cond)
-        if config.adversarial_weight:
+        if config.adversarial_weight and batch.pictures:
             term, more = deceive(x0, state, cond, deceive_key)
             loss, metrics = loss + config.adversarial_weight * term, metrics | more
         if config.trajectory_weight:
@@ -193,21 +195,22 @@ def make_critic_loss(
         sigma = jnp.full(x.shape[:1], at.sigmas[at.index])
         return path.to_x0(nets.velocity(student, x, sigma, cond), x, sigma)
 
-    def judged(learned, x0, latents, cond, key) -> tuple[Array, Metrics]:
+    def judged(learned, x0, batch, cond, key) -> tuple[Array, Metrics]:
         sigma_key, noise_key = jax.random.split(key)
         sigma = draw_levels(sigma_key, len(x0), config, sigmas)
         noise = jax.random.normal(noise_key, x0.shape)
         x = path.add_noise(x0, noise, sigma)
         velocity, fake_tokens = nets.features(learned["fake"], x, sigma, cond)
         fake_loss = jnp.mean(flow_matching_loss(velocity, x0, noise))
-        if not config.adversarial_weight:
+        if not (config.adversarial_weight and batch.pictures):
             return fake_loss, {"fake/loss": fake_loss}
 
-        real = path.add_noise(latents, noise, sigma)
+        real = path.add_noise(batch.latents, noise, sigma)
         _, real_tokens = nets.features(stop_gradient(learned["fake"]), real, sigma, cond)
+        judge = functools.partial(nets.heads, learned["heads"], height=x.shape[1])
         heads_loss = adversarial.critic_loss(
-            nets.heads(learned["heads"], stop_gradient(real_tokens)),
-            nets.heads(learned["heads"], stop_gradient(fake_tokens)),
+            judge(stop_gradient(real_tokens)),
+            judge(stop_gradient(fake_tokens)),
         )
         return fake_loss + heads_loss, {"fake/loss": fake_loss, "heads/loss": heads_loss}
 
@@ -217,7 +220,7 @@ def make_critic_loss(
         cond, _ = encode_pair(nets.text, frozen.text, batch.tokens, frozen.empty, drop=drop)
         noise = jax.random.normal(noise_key, batch.latents.shape)
         x0 = drawn(student, frozen, cond, step_key, noise)
-        return judged(learned, x0, batch.latents, cond, loss_key)
+        return judged(learned, x0, batch, cond, loss_key)
 
     return loss_fn
 

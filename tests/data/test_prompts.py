@@ -5,7 +5,7 @@ import codecs
 import numpy as np
 import pytest
 
-from flashjax.data.latents import without_pictures
+from flashjax.data.cache import without_pictures
 from flashjax.data.pipeline import batches
 from flashjax.data.prompts import LONGEST, Prompts, read_prompts, stream_tokens
 from flashjax.types import InputError, Tokens

@@ -103,8 +103,8 @@ def networks(config, mesh):
     constrain = constrain_on(mesh, RULES)
     model, heads = MMDiT(config, constrain=constrain), Heads(HEADS, constrain=constrain)
 
-    def judge(params, tokens):
-        return heads.apply({"params": params}, tokens, rows=2)
+    def judge(params, tokens, *, height):
+        return heads.apply({"params": params}, tokens, rows=height // config.patch)
 
     return Networks(velocity_of(model), features_of(model, HEADS.taps), judge, init_heads, TEXT)
 

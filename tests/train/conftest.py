@@ -37,7 +37,8 @@ def velocity(params, x, sigma, cond):
     return features(params, x, sigma, cond)[0]
 
 
-def heads(params, tokens):
+def heads(params, tokens, *, height):
+    assert tokens.shape[2] % height == 0  # rows of the picture that the tokens show
     pool = params["pool"]
     return jnp.einsum("tbnd,td->tbn", tokens, pool["kernel"]) + pool["bias"][:, None, None]
 

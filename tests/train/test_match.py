@@ -141,7 +141,8 @@ def reference_losses(student, world, frozen, state, key, *, index, first, eta):
     level_key, fresh_key = jax.random.split(deceive_key)
     s = jax.random.uniform(level_key, (3,))
     xs = (1 - wide(s)) * x0 + wide(s) * jax.random.normal(fresh_key, x.shape)
-    logits = world.nets.heads(state.heads.params, world.nets.features(fake, xs, s, cond)[1])
+    tapped = world.nets.features(fake, xs, s, cond)[1]
+    logits = world.nets.heads(state.heads.params, tapped, height=xs.shape[1])
     adversarial = jnp.log1p(jnp.exp(-logits)).mean()
 
     half = (GRID[index + 1] - t) / 2
@@ -297,10 +298,11 @@ def test_the_critic_step_is_the_reference(world, critic_step):
             return ((v - noise + x0) ** 2).mean()
 
         def heads_loss(heads):
-            on = [
-                net.heads(heads, net.features(fake, (1 - s) * y + s * noise, s.ravel(), cond)[1])
+            tapped = [
+                net.features(fake, (1 - s) * y + s * noise, s.ravel(), cond)[1]
                 for y in (x0, x0_real)
             ]
+            on = [net.heads(heads, tokens, height=x0.shape[1]) for tokens in tapped]
             return jnp.log1p(jnp.exp(on[0])).mean() + jnp.log1p(jnp.exp(-on[1])).mean()
 
         return jax.value_and_grad(fake_loss)(fake), jax.value_and_grad(heads_loss)(heads)

@@ -155,7 +155,7 @@ def abstract_setting(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Sett
         span=_whole(jax.ShapeDtypeStruct((2,), jnp.int32), mesh),
     )
     encode = make_encoder(config, text_sizes, mesh) if apart else None
-    return make_setting(config, mesh, pipeline, frozen, Batch(latents, empty), encode)
+    return make_setting(config, mesh, pipeline, frozen, (Batch(latents, empty),), encode)
 
 
 def _text(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
@@ -278,7 +278,7 @@ def _state(init: Callable[..., Any], setting: Setting, *arguments: Any) -> Any:
 
 
 def _batch(config: ConfigDict, model: ModelConfig, setting: Setting, size: int) -> Batch:
-    latents: Any = jax.ShapeDtypeStruct((size, *setting.samples.latents.shape[1:]), jnp.float32)
+    latents: Any = jax.ShapeDtypeStruct((size, *setting.samples[0].latents.shape[1:]), jnp.float32)
     texts = setting.pipeline.text_config
     tokens: Any = _tokens(texts, model, size)
     if setting.encode is not None:

@@ -1,0 +1,133 @@
+"""The cache: rows come back as packed; another model is refused; captions stand alone."""
+
+import dataclasses
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from flashjax.data.cache import (
+    CONDS,
+    LATENTS,
+    MANIFEST,
+    TOKENS,
+    Bucket,
+    Cache,
+    Field,
+    open_buckets,
+    pack,
+    read_cache,
+    without_pictures,
+    write_shard,
+)
+from flashjax.data.pipeline import batches
+from flashjax.types import Cond, InputError, Tokens
+
+MADE = {"vae": "abc", "scaling_factor": 1.5, "side": 64}
+
+
+def draw_tokens(number):
+    return Tokens(*np.random.default_rng(0).integers(0, 9, (3, number, 2), np.int32))
+
+
+def write(folder, arrays, dtype="float32", *, shard=4):
+    """A cache of one bucket with these arrays."""
+    fields = {
+        name: Field(array.shape[1:], "int32" if array.dtype == np.int32 else dtype)
+        for name, array in arrays.items()
+    }
+    records = pack(arrays, fields)
+    names = [f"{n}.array_record" for n in range(-(-len(records) // shard))]
+    for n, name in enumerate(names):
+        write_shard(folder / name, records[n * shard : (n + 1) * shard])
+    bucket = Bucket("64x64", (2, 2, 3), fields, names, len(records))
+    cache = Cache({"name": "x", "digest": "y"}, MADE, (bucket,), {"kept": len(records)})
+    cache.write(folder)
+    return cache
+
+
+def arrays_of(number=6, kind="tokens"):
+    random = np.random.default_rng(1)
+    latents = {LATENTS: random.normal(size=(number, 2, 2, 3)).astype(np.float32)}
+    if kind == "tokens":
+        tokens = draw_tokens(number)
+        return latents | {name: getattr(tokens, name) for name in TOKENS}
+    shapes = {"text": (number, 5, 4), "pooled": (number, 3)}
+    return latents | {k: random.normal(size=shapes[k]).astype(np.float32) for k in CONDS}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["tokens", "embeddings"])
+def test_rows_come_back_as_they_were_packed(tmp_path, kind, dtype):
+    arrays = arrays_of(kind=kind)
+    written = write(tmp_path, arrays, dtype)
+    cache = read_cache(tmp_path)
+    assert cache == dataclasses.replace(written, buckets=cache.buckets)
+    (samples,) = open_buckets(tmp_path, cache)
+    assert isinstance(samples.tokens, Tokens if kind == "tokens" else Cond) and samples.pictures
+    rows = np.array([5, 0, 3])
+    kept = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
+    np.testing.assert_array_equal(samples.latents[rows], arrays[LATENTS][rows].astype(kept))
+    for name in TOKENS if kind == "tokens" else CONDS:
+        want = arrays[name][rows]
+        want = want if want.dtype == np.int32 else want.astype(kept)
+        np.testing.assert_array_equal(getattr(samples.tokens, name)[rows], want)
+    drawn = next(batches(samples, batch_size=4, seed=0))
+    assert np.asarray(drawn.latents).shape == (4, 2, 2, 3)
+
+
+def test_an_encoder_that_is_not_the_models_is_named(tmp_path):
+    write(tmp_path, arrays_of())
+    cache = read_cache(tmp_path)
+    cache.check(MADE, tmp_path)
+    with pytest.raises(InputError, match=r"made for another model \(vae: abc -> def\)"):
+        cache.check(MADE | {"vae": "def"}, tmp_path)
+    with pytest.raises(InputError, match=r"\(side: 64 -> 128\)"):
+        cache.check(MADE | {"side": 128}, tmp_path)
+
+
+def test_what_is_no_cache_or_lacks_a_shard_is_named(tmp_path):
+    with pytest.raises(InputError, match="run the prepare stage first"):
+        read_cache(tmp_path)
+    write(tmp_path, arrays_of())
+    cache = read_cache(tmp_path)
+    fewer = dataclasses.replace(cache.buckets[0], count=5)
+    with pytest.raises(InputError, match="has 6 records, its manifest says 5"):
+        open_buckets(tmp_path, dataclasses.replace(cache, buckets=(fewer,)))
+    (tmp_path / "1.array_record").unlink()
+    with pytest.raises(InputError, match=r"1\.array_record is missing"):
+        open_buckets(tmp_path, cache)
+    for text in ("{", "{}", "[]", json.dumps({"buckets": [{"name": 1}]})):
+        (tmp_path / MANIFEST).write_text(text)
+        with pytest.raises(InputError, match="no manifest of a cache"):
+            read_cache(tmp_path)
+
+
+def test_captions_alone_are_batches_with_blank_latents_that_take_no_memory():
+    samples = without_pictures(draw_tokens(1000), (128, 128, 16))
+    assert samples.latents.strides == (0, 0, 0, 0) and not samples.pictures
+    batch = next(batches(samples, batch_size=2, seed=0))
+    latents = np.asarray(batch.latents)
+    assert latents.shape == (2, 128, 128, 16) and not latents.any() and not batch.pictures
+    assert np.asarray(batch.tokens.t5).shape == (2, 2)
+
+
+def test_batches_of_buckets_come_by_their_numbers_and_never_mix(tmp_path):
+    wide, tall = np.arange(40).reshape(40, 1), np.arange(100, 110).reshape(10, 1)
+    drawn = batches(wide, tall, batch_size=5, seed=3)
+    seen = [np.asarray(next(drawn)).ravel() for _ in range(20)]
+    kinds = [set(batch >= 100) for batch in seen]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert sum(kind == {True} for kind in kinds) == 4  # a fifth, as of the samples
+    again = batches(wide, tall, batch_size=5, seed=3)
+    for _ in range(7):
+        next(again)
+    state = again.get_state()
+    rest = [np.asarray(next(again)).ravel() for _ in range(3)]
+    np.testing.assert_array_equal(rest, seen[7:10])
+    resumed = batches(wide, tall, batch_size=5, seed=3)
+    resumed.set_state(state)
+    np.testing.assert_array_equal(np.asarray(next(resumed)).ravel(), seen[7])
+    with pytest.raises(InputError, match=r"10 samples of \(1,\), fewer than a batch of 16"):
+        batches(wide, tall, batch_size=16, seed=0)
