@@ -18,6 +18,7 @@ from flashjax.convert.reading import read_json
 from flashjax.convert.text import abstract_text
 from flashjax.convert.writing import write_json
 from flashjax.data.tokenizers import Tokenizer, load_tokenizers
+from flashjax.flow.schedule import Schedule
 from flashjax.models.clip import CLIPConfig
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.t5 import T5Config
@@ -69,7 +70,7 @@ def keep_model(folder: Path, pipeline: Pipeline, *, tokenizers: Path) -> None:
         shutil.copytree(source, folder / TOKENIZERS / source.name, dirs_exist_ok=True)
     sizes = {name: _sizes(config) for name, (_, config) in pipeline.parts.items()}
     absent = {"t5": _sizes(pipeline.text_config.t5)}
-    settings = {"shift": pipeline.shift, "sample_size": pipeline.sample_size}
+    settings = {"sample_size": pipeline.sample_size} | dataclasses.asdict(pipeline.schedule)
     write_json(folder / MODEL, {"sizes": absent | sizes, **settings})
 
 
@@ -85,7 +86,8 @@ def open_model(workdir: Path, mesh: Mesh | None = None) -> tuple[Pipeline, Token
     t5 = AbsentT5 if "length" in sizes["t5"] else T5Config
     pipeline = Pipeline(
         **_load(folder / PARAMS, mesh, _networks_shardings),
-        **model,
+        sample_size=model.pop("sample_size"),
+        schedule=Schedule(**model),
         transformer_config=_config(MMDiTConfig, sizes["transformer"]),
         vae_config=_config(VAEConfig, sizes["vae"]),
         text_config=TextConfig(

@@ -22,6 +22,7 @@ from flashjax.convert.pipeline import Pipeline
 from flashjax.data.latents import load_latents
 from flashjax.data.pipeline import batches, stack, to_mesh
 from flashjax.data.tokenizers import Tokenizer, build_tokenizers, load_tokenizers
+from flashjax.flow.schedule import Schedule
 from flashjax.models import variants
 from flashjax.models.clip import CLIPText
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
@@ -230,7 +231,7 @@ def write_teacher(
         vae_config=vae_config(stage_results(workdir / "vae")),
         text=params["text"],
         text_config=variants.nano_text(*vocabulary_sizes(load_tokenizers(tokenizers))),
-        shift=config.teacher.shift,
+        schedule=Schedule(config.teacher.shift),
         sample_size=SIDE // variants.NANO_VAE.factor,
     )
     write_pipeline(folder / "pipeline", pipeline, tokenizers_from=tokenizers)
