@@ -231,9 +231,9 @@ def schedule_from_diffusers(config: Json, where: str) -> Schedule:
     spacings = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
     if sum(map(read.flag, spacings)) > 1:
         raise InputError(f"{where}: only one of {', '.join(spacings)} can be true")
-    terminal = read("shift_terminal") and read.number("shift_terminal", above=0)
-    if terminal and terminal >= 1:
-        raise read.refused("shift_terminal", "a number above 0 and below 1")
+    terminal = 0.0 if read("shift_terminal") is None else read.number("shift_terminal")
+    if not 0 <= terminal < 1:
+        raise read.refused("shift_terminal", "a number from 0 to below 1")
     schedule = Schedule(
         shift=read.number("shift", above=0),
         use_dynamic_shifting=dynamic,
@@ -242,7 +242,7 @@ def schedule_from_diffusers(config: Json, where: str) -> Schedule:
         base_image_seq_len=read.whole("base_image_seq_len"),
         max_image_seq_len=read.whole("max_image_seq_len"),
         time_shift_type=read.require("time_shift_type", "exponential", "linear"),
-        shift_terminal=terminal or 0.0,
+        shift_terminal=terminal,
         **{key: read.flag(key) for key in spacings},
     )
     if dynamic and schedule.base_image_seq_len == schedule.max_image_seq_len:

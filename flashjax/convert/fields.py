@@ -46,7 +46,7 @@ class Fields:
         """A number between `above` and LARGEST."""
         value = self(key)
         if type(value) not in (int, float) or not above < value < LARGEST:
-            raise self.refused(key, f"a number above {above:g} and below {LARGEST}")
+            raise self.refused(key, f"a number above {above} and below {LARGEST}")
         return float(value)
 
     def flag(self, key: str) -> bool:
