@@ -1,6 +1,7 @@
 """Any checkpoint that a user has, recognised by what it holds and not by how it is called."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from flashjax.checkpoint import load_params
 from flashjax.convert import folder as folders
 from flashjax.convert import sai
-from flashjax.convert.configs import mmdit_config_from_diffusers
+from flashjax.convert.configs import TRANSFORMER, mmdit_config_from_diffusers
+from flashjax.convert.fields import say
 from flashjax.convert.pipeline import (
     ABSENT_T5_TOKENS,
     NETWORKS,
@@ -18,13 +20,16 @@ from flashjax.convert.pipeline import (
     assemble,
     in_float32,
 )
-from flashjax.convert.reading import open_safetensors, open_weights, read_json
+from flashjax.convert.reading import open_safetensors, read_json
 from flashjax.convert.sizes import mmdit_sizes
 from flashjax.convert.tensors import Tensors
-from flashjax.convert.transformer import transformer_from
+from flashjax.convert.transformer import abstract_transformer, transformer_from
+from flashjax.convert.weights import open_weights
 from flashjax.models.mmdit import MMDiTConfig
+from flashjax.models.variants import SD3_VAE
 from flashjax.quantize.containers.gguf import MAGIC, open_gguf
 from flashjax.quantize.formats import DIFFUSERS_STEM, dequantised
+from flashjax.trees import check_same
 from flashjax.types import InputError
 
 KINDS = {
@@ -70,13 +75,9 @@ def read_parts(
         return sai.parts_of(tensors, place=place, known=known, names=names)
     if kind == "gguf":
         tensors = sai.split_file(open_gguf(path))["transformer"]
-        config = mmdit_sizes(tensors)
-        return {
-            "transformer": (
-                transformer_from(tensors, config, "sai", place("transformer")),
-                config,
-            )
-        }
+        config = mmdit_sizes(tensors, known.get("transformer"))
+        params = transformer_from(tensors, config, "sai", place("transformer"))
+        return {"transformer": (params, config)}
     return _read_orbax(path, known)
 
 
@@ -105,8 +106,36 @@ def open_pipeline(
     parts = read_parts(source, known=known, place=place)
     missing = [name for name in NETWORKS if name not in parts]
     parts = folders.read_parts(home, place=place, names=missing) | parts
-    where = f"{source} with {home}"
-    return assemble(parts, where=where, absent_t5=absent_t5, **folders.settings(home))
+    size = sample_size_of(source, parts["transformer"][1], base=home)
+    settings = folders.settings(home) | {"sample_size": size}
+    return assemble(parts, where=f"{source} with {home}", absent_t5=absent_t5, **settings)
+
+
+def sample_size_of(source: Path, config: MMDiTConfig, *, base: Path | None = None) -> int:
+    """The side of the latents that a model draws unless told otherwise, as `source` has it.
+
+    A file that does not say it, or more than its position table spans, has that of the pipeline's
+    folder `base`, or else SD3's own, as far as the table goes.
+    """
+    kind = kind_of(source)
+    if kind in ("pipeline", "transformer"):
+        return folders.sample_size(source / "transformer" if kind == "pipeline" else source)
+    said = [_resolution(open_safetensors(source).metadata)] if kind == "single" else []
+    said += [folders.sample_size(base / "transformer")] if base else []
+    most = config.patch * config.position_size
+    for size in said:
+        if 0 < size <= most and size % config.patch == 0:
+            return size
+    size = min(TRANSFORMER["sample_size"], most)
+    say(f"{source} does not say the size of its pictures: sample_size is taken to be {size}")
+    return size
+
+
+def _resolution(metadata: Mapping[str, str]) -> int:
+    """The side of the latents of square pictures by a file's metadata; 0 where it says none."""
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", str(metadata.get("modelspec.resolution")))
+    height, width = map(int, found.groups()) if found else (0, 0)
+    return height // SD3_VAE.factor if height == width else 0
 
 
 def transformer_sizes(source: Path, base: Path | None = None) -> MMDiTConfig:
@@ -140,7 +169,9 @@ def _read_orbax(path: Path, known: Mapping[str, Any]) -> Parts:
     nested = path / "params" / "transformer"  # of the stage `import`, which keeps each network
     inside = path / "params" if (path / "params").is_dir() else path
     params = load_params(nested if nested.is_dir() else inside)
-    return {"transformer": (params.get("transformer", params), known["transformer"])}
+    params, config = params.get("transformer", params), known["transformer"]
+    check_same(abstract_transformer(config), params, where=f"{path}, with the sizes of --base,")
+    return {"transformer": (params, config)}
 
 
 def in_dtype(pipeline: Pipeline, dtype: Any) -> Pipeline:

@@ -1,12 +1,15 @@
 """Our config classes to and from the config.json files of diffusers and transformers.
 
-Written files say all that matters, so that no version's defaults change them; reading refuses what
-our models do not compute.
+Written files say all that matters, so that no version's defaults change them. Read ones may leave
+keys out, as released ones do: the defaults below are those of diffusers' and transformers' own
+classes. What our models do not compute is refused by its key.
 """
 
-from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
+from flashjax.convert.fields import Fields
+from flashjax.flow.schedule import TRAIN_STEPS, Schedule
 from flashjax.models.clip import ACTIVATIONS, CLIPConfig
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.t5 import T5Config
@@ -15,29 +18,129 @@ from flashjax.types import InputError
 
 Json = dict[str, Any]
 DIFFUSERS_VERSION = "0.42.1"  # the one that written folders are tested with
+DEEPEST, WIDEST = 1000, 4096  # layers; patches a side and channels of latents: no SD3 has more
+
+TRANSFORMER: Json = {
+    "_class_name": "SD3Transformer2DModel",
+    "quantization_config": None,
+    "sample_size": 128,
+    "patch_size": 2,
+    "in_channels": 16,
+    "num_layers": 18,
+    "attention_head_dim": 64,
+    "num_attention_heads": 18,
+    "joint_attention_dim": 4096,
+    "caption_projection_dim": 1152,
+    "pooled_projection_dim": 2048,
+    "out_channels": 16,
+    "pos_embed_max_size": 96,
+    "dual_attention_layers": (),
+    "qk_norm": None,
+}
+VAE: Json = {
+    "_class_name": "AutoencoderKL",
+    "quantization_config": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",),
+    "up_block_types": ("UpDecoderBlock2D",),
+    "block_out_channels": (64,),
+    "layers_per_block": 1,
+    "act_fn": "silu",
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "sample_size": 32,
+    "scaling_factor": 0.18215,
+    "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
+    "force_upcast": True,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+}
+SCHEDULER: Json = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": TRAIN_STEPS,
+    **dataclasses.asdict(Schedule()),
+    "shift_terminal": None,
+    "invert_sigmas": False,
+    "stochastic_sampling": False,
+}
+CLIP: Json = {
+    "model_type": "clip_text_model",
+    "quantization_config": None,
+    "transformers_weights": None,
+    "vocab_size": 49408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "projection_dim": 512,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "eos_token_id": 49407,
+}
+T5: Json = {
+    "model_type": "t5",
+    "quantization_config": None,
+    "transformers_weights": None,
+    "vocab_size": 32128,
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 6,
+    "num_heads": 8,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+    "feed_forward_proj": "relu",
+}
 
 
 def mmdit_config_from_diffusers(config: Json, where: str) -> MMDiTConfig:
     """Of `SD3Transformer2DModel`'s config; `where` names its file in messages."""
-    read = Reader(config, where)
-    depth, dual = read("num_layers"), list(read("dual_attention_layers"))
+    read = Fields(config, TRANSFORMER, where)
+    read.require("_class_name", TRANSFORMER["_class_name"])
+    how = read("quantization_config")
+    if how is not None and (not isinstance(how, dict) or how.get("quant_method") != "torchao"):
+        raise read.refused("quantization_config", "none, or torchao's,")
+    depth = read.whole("num_layers", most=DEEPEST)
     mmdit = MMDiTConfig(
         depth=depth,
-        heads=read("num_attention_heads"),
-        dual=min(len(dual), depth - 1),
-        position_size=read("pos_embed_max_size"),
-        text_width=read("joint_attention_dim"),
-        pooled_width=read("pooled_projection_dim"),
-        head_width=read("attention_head_dim"),
-        channels=read("in_channels"),
-        patch=read("patch_size"),
-        qk_norm=read("qk_norm") is not None,
+        heads=read.whole("num_attention_heads"),
+        dual=_leading(read, "dual_attention_layers", depth),
+        position_size=read.whole("pos_embed_max_size", most=WIDEST),
+        text_width=read.whole("joint_attention_dim"),
+        pooled_width=read.whole("pooled_projection_dim"),
+        head_width=read.whole("attention_head_dim"),
+        channels=read.whole("in_channels", most=WIDEST),
+        patch=read.whole("patch_size", most=64),
+        qk_norm=read.require("qk_norm", "rms_norm", None) is not None,
     )
-    read.require("dual_attention_layers", list(range(mmdit.dual)))
-    read.require("qk_norm", "rms_norm", None)
-    read.require("out_channels", mmdit.channels)
+    read.require("out_channels", mmdit.channels, None)
     read.require("caption_projection_dim", mmdit.width)
+    if mmdit.width % 4:
+        raise read.refused("attention_head_dim", "a width of the model that 4 divides")
+    read.say_unknown()
     return mmdit
+
+
+def _leading(read: Fields, key: str, depth: int) -> int:
+    """How many blocks the list `key` names: of `depth` those from the first on, never the last."""
+    layers = read(key)
+    if not isinstance(layers, list | tuple) or not all(type(layer) is int for layer in layers):
+        raise read.refused(key, "a list of whole numbers")
+    found = {layer for layer in layers if 0 <= layer < depth}  # diffusers leaves others aside
+    if found != set(range(len(found))) or len(found) == depth:
+        raise read.refused(key, f"0, 1, 2, ... up to {depth - 2} at most")
+    return len(found)
+
+
+def sample_size_from_diffusers(config: Json, where: str) -> int:
+    """The side of the latents that a transformer draws unless told otherwise."""
+    return Fields(config, TRANSFORMER, where).whole("sample_size")
 
 
 def mmdit_config_to_diffusers(config: MMDiTConfig, *, sample_size: int) -> Json:
@@ -68,18 +171,29 @@ def mmdit_config_to_diffusers(config: MMDiTConfig, *, sample_size: int) -> Json:
 
 def vae_config_from_diffusers(config: Json, where: str) -> VAEConfig:
     """Of `AutoencoderKL`'s config."""
-    read = Reader(config, where)
+    read = Fields(config, VAE, where)
+    for key in ("_class_name", "in_channels", "out_channels", "mid_block_add_attention"):
+        read.require(key, VAE[key])
+    for key in ("quantization_config", "latents_mean", "latents_std"):
+        read.require(key, None)
     for key in ("use_quant_conv", "use_post_quant_conv"):
         read.require(key, False)
-    read.require("mid_block_add_attention", True)
-    read.require("act_fn", "silu")
+    read.require("act_fn", "silu", "swish")
+    channels, groups = read.wholes("block_out_channels", most=8), read.whole("norm_num_groups")
+    for key in ("down_block_types", "up_block_types"):
+        wanted = [*VAE[key]] * len(channels)
+        if read(key) not in (wanted, tuple(wanted)):
+            raise read.refused(key, f"{VAE[key][0]!r} for each of {len(channels)} levels")
+    if any(size % groups for size in channels):
+        raise read.refused("norm_num_groups", f"what divides block_out_channels {list(channels)}")
+    read.say_unknown()
     return VAEConfig(
-        channels=tuple(read("block_out_channels")),
-        layers=read("layers_per_block"),
-        groups=read("norm_num_groups"),
-        latent_channels=read("latent_channels"),
-        scaling_factor=read("scaling_factor"),
-        shift_factor=read("shift_factor") or 0.0,
+        channels=channels,
+        layers=read.whole("layers_per_block", most=DEEPEST),
+        groups=groups,
+        latent_channels=read.whole("latent_channels", most=WIDEST),
+        scaling_factor=read.number("scaling_factor", above=0),
+        shift_factor=0.0 if read("shift_factor") is None else read.number("shift_factor"),
     )
 
 
@@ -108,22 +222,74 @@ def vae_config_to_diffusers(config: VAEConfig) -> Json:
     }
 
 
+def schedule_from_diffusers(config: Json, where: str) -> Schedule:
+    """Of `FlowMatchEulerDiscreteScheduler`'s config."""
+    read = Fields(config, SCHEDULER, where)
+    for key in ("_class_name", "num_train_timesteps", "invert_sigmas", "stochastic_sampling"):
+        read.require(key, SCHEDULER[key])
+    dynamic = read.flag("use_dynamic_shifting")
+    spacings = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+    if sum(map(read.flag, spacings)) > 1:
+        raise InputError(f"{where}: only one of {', '.join(spacings)} can be true")
+    terminal = 0.0 if read("shift_terminal") is None else read.number("shift_terminal")
+    if not 0 <= terminal < 1:
+        raise read.refused("shift_terminal", "a number from 0 to below 1")
+    schedule = Schedule(
+        shift=read.number("shift", above=0),
+        use_dynamic_shifting=dynamic,
+        base_shift=read.number("base_shift"),
+        max_shift=read.number("max_shift"),
+        base_image_seq_len=read.whole("base_image_seq_len"),
+        max_image_seq_len=read.whole("max_image_seq_len"),
+        time_shift_type=read.require("time_shift_type", "exponential", "linear"),
+        shift_terminal=terminal,
+        **{key: read.flag(key) for key in spacings},
+    )
+    if dynamic and schedule.base_image_seq_len == schedule.max_image_seq_len:
+        raise read.refused("max_image_seq_len", "another number than base_image_seq_len")
+    read.say_unknown()
+    return schedule
+
+
+def schedule_to_diffusers(schedule: Schedule) -> Json:
+    """The scheduler_config.json of `FlowMatchEulerDiscreteScheduler`."""
+    fields = dataclasses.asdict(schedule)
+    if not schedule.shift_terminal:
+        del fields["shift_terminal"]
+    return {
+        "_class_name": SCHEDULER["_class_name"],
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "num_train_timesteps": TRAIN_STEPS,
+        **fields,
+    }
+
+
 def clip_config_from_transformers(config: Json, where: str, *, projected: bool) -> CLIPConfig:
-    """Of `CLIPTextModelWithProjection`'s config; `projected` is False where it is the identity."""
-    read = Reader(config, where)
-    read.require("hidden_act", *ACTIVATIONS)
+    """Of `CLIPTextModelWithProjection`'s config; `projected` is False where it is the identity.
+
+    Of a whole CLIP's config it is the part of the text encoder.
+    """
+    if config.get("model_type") == "clip" and isinstance(config.get("text_config"), dict):
+        config, where = config["text_config"], f"{where}, text_config"
+    read = Fields(config, CLIP, where)
+    read.require("model_type", "clip_text_model", "clip")
+    for key in ("quantization_config", "transformers_weights"):
+        read.require(key, None)
     read.require("layer_norm_eps", 1e-5)
+    width, heads = read.whole("hidden_size"), read.whole("num_attention_heads")
+    if width % heads:
+        raise read.refused("num_attention_heads", f"what divides hidden_size {width}")
     # Either way the first end-of-text is pooled, if it has the largest id: 2 means just that.
-    read.require("eos_token_id", 2, read("vocab_size") - 1)
+    read.require("eos_token_id", 2, read.whole("vocab_size") - 1)
     return CLIPConfig(
-        vocabulary=read("vocab_size"),
-        length=read("max_position_embeddings"),
-        width=read("hidden_size"),
-        depth=read("num_hidden_layers"),
-        heads=read("num_attention_heads"),
-        hidden=read("intermediate_size"),
-        activation=read("hidden_act"),
-        projection=read("projection_dim") if projected else 0,
+        vocabulary=read.whole("vocab_size"),
+        length=read.whole("max_position_embeddings"),
+        width=width,
+        depth=read.whole("num_hidden_layers", most=DEEPEST),
+        heads=heads,
+        hidden=read.whole("intermediate_size"),
+        activation=read.require("hidden_act", *ACTIVATIONS),
+        projection=read.whole("projection_dim") if projected else 0,
     )
 
 
@@ -150,18 +316,31 @@ def clip_config_to_transformers(config: CLIPConfig) -> Json:
 
 def t5_config_from_transformers(config: Json, where: str) -> T5Config:
     """Of `T5EncoderModel`'s config."""
-    read = Reader(config, where)
-    read.require("feed_forward_proj", "gated-gelu")
+    # Two keys of older files say once more, and with the last word, what the third one says.
+    gated, _, act = str(config.get("feed_forward_proj", T5["feed_forward_proj"])).rpartition("-")
+    act = "gelu_new" if (gated, act) == ("gated", "gelu") else act
+    read = Fields(config, T5 | {"dense_act_fn": act, "is_gated_act": gated == "gated"}, where)
+    read.require("model_type", "t5", "mt5")
+    for key in ("quantization_config", "transformers_weights"):
+        read.require(key, None)
+    for key, wanted in (("is_gated_act", True), ("dense_act_fn", "gelu_new")):
+        if read(key) != wanted:
+            key = key if key in config else "feed_forward_proj"
+            raise read.refused(key, "'gated-gelu', of T5 v1.1,")
     read.require("layer_norm_epsilon", 1e-6)
+    buckets = read.whole("relative_attention_num_buckets")
+    distance = read.whole("relative_attention_max_distance")
+    if not 1 <= buckets // 4 < distance:
+        raise read.refused("relative_attention_num_buckets", "4 or more, a quarter of them nearer")
     return T5Config(
-        vocabulary=read("vocab_size"),
-        width=read("d_model"),
-        depth=read("num_layers"),
-        heads=read("num_heads"),
-        head_width=read("d_kv"),
-        hidden=read("d_ff"),
-        buckets=read("relative_attention_num_buckets"),
-        max_distance=read("relative_attention_max_distance"),
+        vocabulary=read.whole("vocab_size"),
+        width=read.whole("d_model"),
+        depth=read.whole("num_layers", most=DEEPEST),
+        heads=read.whole("num_heads"),
+        head_width=read.whole("d_kv"),
+        hidden=read.whole("d_ff"),
+        buckets=buckets,
+        max_distance=distance,
     )
 
 
@@ -187,20 +366,3 @@ def t5_config_to_transformers(config: T5Config) -> Json:
         "use_cache": False,
         "vocab_size": config.vocabulary,
     }
-
-
-class Reader:
-    """Reads keys of a config; one that is absent or means another model is an InputError."""
-
-    def __init__(self, config: Mapping[str, Any], where: str) -> None:
-        self._config, self._where = config, where
-
-    def __call__(self, key: str) -> Any:
-        if key not in self._config:
-            raise InputError(f"{self._where} lacks {key}: it is not part of an SD3 model")
-        return self._config[key]
-
-    def require(self, key: str, *known: Any) -> None:
-        if self(key) not in known:
-            wanted = " or ".join(map(repr, known))
-            raise InputError(f"{self._where}: {key} is {self(key)!r}; only {wanted} is supported")

@@ -1,5 +1,6 @@
 """A whole pipeline in diffusers' folder layout: read, and written whole or not at all."""
 
+import reprlib
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ import numpy as np
 
 from flashjax.convert import configs
 from flashjax.convert.configs import Json
+from flashjax.convert.fields import say
 from flashjax.convert.pipeline import (
     ABSENT_T5_TOKENS,
     NETWORKS,
@@ -20,13 +22,15 @@ from flashjax.convert.pipeline import (
     in_float32,
     read_all,
 )
-from flashjax.convert.reading import open_weights, read_json
+from flashjax.convert.reading import read_json
 from flashjax.convert.table import FLOAT32, Placement
 from flashjax.convert.tensors import Tensors
 from flashjax.convert.text import clip_from, clip_is_projected, clip_to, t5_from, t5_to
 from flashjax.convert.transformer import transformer_from, transformer_to
 from flashjax.convert.vae import vae_from, vae_to
+from flashjax.convert.weights import DIFFUSERS, TRANSFORMERS, open_weights
 from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, write_json, write_weights
+from flashjax.flow.schedule import Schedule
 from flashjax.models.clip import CLIPConfig
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.t5 import T5Config
@@ -53,7 +57,6 @@ _CLASSES = {
     "tokenizer_3": ("transformers", "T5TokenizerFast"),
 }
 _T5_ENTRIES = ("text_encoder_3", "tokenizer_3")
-_DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"  # names of the weights' files
 
 
 def read_pipeline(
@@ -70,11 +73,18 @@ def read_pipeline(
 
 
 def settings(folder: Path) -> Json:
-    """The `shift` and `sample_size` of a folder's model."""
+    """The `schedule` and `sample_size` of a folder's model."""
+    _index(folder)
+    path = folder / "scheduler" / "scheduler_config.json"
     return {
-        "shift": _value(folder / "scheduler" / "scheduler_config.json", "shift"),
-        "sample_size": _value(folder / "transformer" / "config.json", "sample_size"),
+        "schedule": configs.schedule_from_diffusers(read_json(path), str(path)),
+        "sample_size": sample_size(folder / "transformer"),
     }
+
+
+def sample_size(transformer: Path) -> int:
+    """The side of the latents that the folder of a transformer is for."""
+    return configs.sample_size_from_diffusers(*_config(transformer))
 
 
 def read_parts(
@@ -83,7 +93,8 @@ def read_parts(
     """The networks `names` of a folder; T5 is left out where the folder's index leaves it out."""
     if not (folder / INDEX).is_file():
         raise InputError(f"{folder} has no {INDEX}: give a pipeline's folder in diffusers' layout")
-    if not has_t5(folder):
+    if "t5" in names and not has_t5(folder):
+        say(f"{folder} is read without T5, which its {INDEX} leaves out")
         names = [name for name in names if name != "t5"]
     readers: dict[str, Callable[..., tuple[Params, Any]]] = {
         "transformer": read_transformer,
@@ -112,33 +123,32 @@ def read_configs(folder: Path) -> dict[str, Any]:
 
 def has_t5(folder: Path) -> bool:
     """Whether the index of a pipeline's folder names a third text encoder."""
-    _, name = read_json(folder / INDEX).get("text_encoder_3") or (None, None)
-    return name is not None
+    return _index(folder)["text_encoder_3"]
 
 
 def read_transformer(folder: Path, placement: Placement = FLOAT32) -> tuple[Params, MMDiTConfig]:
     """The `transformer` folder of a pipeline."""
     config = configs.mmdit_config_from_diffusers(*_config(folder))
-    tensors = open_weights(folder, _DIFFUSERS)
+    tensors = open_weights(folder, DIFFUSERS)
     return transformer_from(tensors, config, "diffusers", placement), config
 
 
 def read_vae(folder: Path, placement: Placement = FLOAT32) -> tuple[Params, VAEConfig]:
     """The `vae` folder of a pipeline."""
     config = configs.vae_config_from_diffusers(*_config(folder))
-    return vae_from(open_weights(folder, _DIFFUSERS), config, "diffusers", placement), config
+    return vae_from(open_weights(folder, DIFFUSERS), config, "diffusers", placement), config
 
 
 def read_clip(folder: Path, placement: Placement = FLOAT32) -> tuple[Params, CLIPConfig]:
     """The `text_encoder` or `text_encoder_2` folder of a pipeline."""
     config = _clip_config(folder)
-    return clip_from(open_weights(folder, _TRANSFORMERS), config, placement), config
+    return clip_from(open_weights(folder, TRANSFORMERS), config, placement), config
 
 
 def read_t5(folder: Path, placement: Placement = FLOAT32) -> tuple[Params, T5Config]:
     """The `text_encoder_3` folder of a pipeline."""
     config = configs.t5_config_from_transformers(*_config(folder))
-    return t5_from(open_weights(folder, _TRANSFORMERS), config, placement), config
+    return t5_from(open_weights(folder, TRANSFORMERS), config, placement), config
 
 
 def write_pipeline(
@@ -168,7 +178,9 @@ def write_pipeline(
             dtype=dtype,
             max_shard_bytes=max_shard_bytes,
         )
-        write_frame(new, shift=pipeline.shift, with_t5=with_t5, tokenizers_from=tokenizers_from)
+        write_frame(
+            new, schedule=pipeline.schedule, with_t5=with_t5, tokenizers_from=tokenizers_from
+        )
 
 
 def check_tokenizers(folder: Path, *, with_t5: bool) -> None:
@@ -178,9 +190,10 @@ def check_tokenizers(folder: Path, *, with_t5: bool) -> None:
             raise InputError(f"{folder / name} does not exist: give a pipeline's folder")
 
 
-def write_frame(folder: Path, *, shift: float, with_t5: bool, tokenizers_from: Path) -> None:
+def write_frame(folder: Path, *, schedule: Schedule, with_t5: bool, tokenizers_from: Path) -> None:
     """Write what makes networks' folders a pipeline: index, scheduler and tokenizers."""
-    write_json(folder / "scheduler" / "scheduler_config.json", _scheduler(shift))
+    scheduler = configs.schedule_to_diffusers(schedule)
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     write_json(folder / INDEX, model_index(with_t5=with_t5))
     for name in _tokenizers(with_t5=with_t5):
         shutil.copytree(tokenizers_from / name, folder / name)
@@ -225,22 +238,30 @@ def network(
     """For a network's folder: the stem of its file, its config.json, its tensors."""
     if name == "transformer":
         written = configs.mmdit_config_to_diffusers(config, sample_size=sample_size)
-        return _DIFFUSERS, written, transformer_to(params, config, "diffusers")
+        return DIFFUSERS, written, transformer_to(params, config, "diffusers")
     if name == "vae":
         written = configs.vae_config_to_diffusers(config)
-        return _DIFFUSERS, written, vae_to(params, config, "diffusers")
+        return DIFFUSERS, written, vae_to(params, config, "diffusers")
     if name == "t5":
-        return _TRANSFORMERS, configs.t5_config_to_transformers(config), t5_to(params, config)
-    return _TRANSFORMERS, configs.clip_config_to_transformers(config), clip_to(params, config)
+        return TRANSFORMERS, configs.t5_config_to_transformers(config), t5_to(params, config)
+    return TRANSFORMERS, configs.clip_config_to_transformers(config), clip_to(params, config)
 
 
-def _scheduler(shift: float) -> Json:
-    return {
-        "_class_name": _CLASSES["scheduler"][1],
-        "_diffusers_version": configs.DIFFUSERS_VERSION,
-        "num_train_timesteps": 1000,
-        "shift": shift,
-    }
+def _index(folder: Path) -> dict[str, bool]:
+    """Which parts the index of a folder names. InputError for one of another class than SD3's.
+
+    Of tokenizers any class will do: what they hold tells more.
+    """
+    path = folder / INDEX
+    content, found = read_json(path), {}
+    for name, (_, wanted) in _CLASSES.items():
+        entry = content.get(name) or (None, None)
+        if not isinstance(entry, list | tuple) or len(entry) != 2:
+            raise InputError(f"{path}: {name} is {reprlib.repr(entry)}; give [library, class]")
+        found[name] = entry[1] is not None
+        if found[name] and entry[1] != wanted and not name.startswith("tokenizer"):
+            raise InputError(f"{path}: {name} is {entry[1]!r}; only {wanted} is supported")
+    return found
 
 
 def _config(folder: Path) -> tuple[Json, str]:
@@ -250,12 +271,5 @@ def _config(folder: Path) -> tuple[Json, str]:
 
 
 def _clip_config(folder: Path) -> CLIPConfig:
-    projected = clip_is_projected(open_weights(folder, _TRANSFORMERS))
+    projected = clip_is_projected(open_weights(folder, TRANSFORMERS))
     return configs.clip_config_from_transformers(*_config(folder), projected=projected)
-
-
-def _value(path: Path, key: str) -> Any:
-    content = read_json(path)
-    if key not in content:
-        raise InputError(f"{path} lacks {key}")
-    return content[key]

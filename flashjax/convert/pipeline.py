@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from flashjax.convert.table import FLOAT32, Placement
+from flashjax.flow.schedule import Schedule
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import AbsentT5, TextConfig
 from flashjax.models.vae import VAEConfig
@@ -12,6 +13,8 @@ from flashjax.types import InputError, Params
 
 NETWORKS = ("transformer", "vae", "clip_l", "clip_g", "t5")
 ABSENT_T5_TOKENS = 256  # zeros, as diffusers has them where T5 is left out
+
+SD3_SCHEDULE = Schedule(shift=3.0)
 
 # The parameters and the config of some networks, by name.
 Parts = dict[str, tuple[Params, Any]]
@@ -44,7 +47,7 @@ def in_float32(name: str) -> Placement:
 class Pipeline:
     """All networks of one model; `text` is {"clip_l", "clip_g", "t5"}, without "t5" where absent.
 
-    `shift` bends the sampler's sigmas; `sample_size` is the default side of the latents it makes.
+    `schedule` lays out the sampler's sigmas; `sample_size` is the default side of the latents.
     """
 
     transformer: Params
@@ -53,8 +56,18 @@ class Pipeline:
     vae_config: VAEConfig
     text: Params
     text_config: TextConfig
-    shift: float = 3.0
+    schedule: Schedule = SD3_SCHEDULE
     sample_size: int = 128
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens of a picture of the default size."""
+        return (self.sample_size // self.transformer_config.patch) ** 2
+
+    @property
+    def shift(self) -> float:
+        """The shift of noise levels at the default size."""
+        return self.schedule.shift_of(self.tokens)
 
     @property
     def parts(self) -> Parts:
@@ -73,7 +86,7 @@ def assemble(
     parts: Mapping[str, tuple[Params, Any]],
     *,
     where: str,
-    shift: float = 3.0,
+    schedule: Schedule = SD3_SCHEDULE,
     sample_size: int = 128,
     absent_t5: int = ABSENT_T5_TOKENS,
 ) -> Pipeline:
@@ -90,11 +103,7 @@ def assemble(
     text_config = TextConfig(
         parts["clip_l"][1], parts["clip_g"][1], parts["t5"][1] if "t5" in parts else absent
     )
-    if text_config.pooled_width != transformer_config.pooled_width:
-        raise InputError(
-            f"{where}: the text encoders pool to {text_config.pooled_width} numbers, the "
-            f"transformer wants {transformer_config.pooled_width}; they are of different models"
-        )
+    _check_widths(where, transformer_config, vae_config, text_config)
     return Pipeline(
         transformer=transformer,
         transformer_config=transformer_config,
@@ -102,6 +111,23 @@ def assemble(
         vae_config=vae_config,
         text={name: parts[name][0] for name in ("clip_l", "clip_g", "t5") if name in parts},
         text_config=text_config,
-        shift=shift,
+        schedule=schedule,
         sample_size=sample_size,
     )
+
+
+def _check_widths(where: str, transformer: MMDiTConfig, vae: VAEConfig, text: TextConfig) -> None:
+    """InputError where networks do not fit on each other: they are of different models."""
+    clips, channels = text.clip_l.width + text.clip_g.width, transformer.channels
+    widths = {  # what comes in, and what the transformer takes
+        "pooled text": (text.pooled_width, transformer.pooled_width),
+        "T5's tokens": (text.t5.width, transformer.text_width),
+        "CLIP's tokens": (max(clips, transformer.text_width), transformer.text_width),
+        "the autoencoder's latents": (vae.latent_channels, channels),
+    }
+    for name, (given, taken) in widths.items():
+        if given != taken:
+            raise InputError(
+                f"{where}: {name} have {given} numbers, the transformer takes {taken}; they are of "
+                "different models"
+            )

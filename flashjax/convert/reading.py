@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from flashjax.convert.tensors import Info, Tensors, joined
+from flashjax.convert.tensors import Info, Tensors
 from flashjax.types import InputError
 
 DTYPES = {  # as the format names them, finest last: the order in which writers sort
@@ -48,48 +48,18 @@ def open_safetensors(path: Path | str) -> Tensors:
     return Tensors(str(path), infos, piece, metadata)
 
 
-def open_weights(folder: Path | str, stem: str) -> Tensors:
-    """The tensors of `stem`.safetensors in `folder`, or of the shards that its index.json lists.
-
-    Where only a variant is there (`stem`.fp16.safetensors), it is read.
-    """
-    folder = Path(folder)
-    index = _first(folder, f"{stem}.safetensors.index.json", f"{stem}.safetensors.index.fp16.json")
-    single = _first(folder, f"{stem}.safetensors", f"{stem}.fp16.safetensors")
-    if single.is_file() or not index.is_file():
-        return open_safetensors(single)
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict):
-        raise InputError(f"{index} has no weight_map: it is not the index of a sharded model")
-    files = sorted(set(places.values()))
-    absent = [file for file in files if not (folder / file).is_file()]
-    if absent:
-        raise InputError(f"{folder} lacks {', '.join(absent)}: {index.name} lists it, fetch it")
-    shards = {file: open_safetensors(folder / file) for file in files}
-    lost = [f"{name} of {file}" for name, file in places.items() if name not in shards[file]]
-    if lost:
-        raise InputError(f"{folder} lacks {', '.join(lost)}: {index.name} lists it, fetch it")
-    tensors = joined(*shards.values())
-    return Tensors(str(folder), tensors.infos, tensors.piece, tensors.metadata)
-
-
 def read_json(path: Path | str) -> dict[str, Any]:
     """The object in a JSON file. InputError if it is missing or something else."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist: give a folder in diffusers' layout")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")
     return content
-
-
-def _first(folder: Path, *names: str) -> Path:
-    """The first of these files that exists, or else the first."""
-    return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

@@ -57,7 +57,8 @@ def read_parts(
 ) -> Parts:
     """Those of the networks `names` that a file holds.
 
-    Their sizes are those of `known` (network -> config), or else read off the tensors.
+    Their sizes are read off the tensors; what these do not say is as `known` (network -> config)
+    has it where it is of the same sizes, else as released models have it.
     """
     return parts_of(open_safetensors(path), place=place, known=known, names=names)
 
@@ -107,17 +108,18 @@ def model_spec(config: MMDiTConfig, *, title: str, side: int) -> dict[str, str]:
 def _network(
     name: str, tensors: Tensors, placement: Placement, known: Any | None
 ) -> tuple[Params, Any]:
+    config: Any
     if name == "transformer":
-        config = known or mmdit_sizes(tensors)
+        config = mmdit_sizes(tensors, known)
         return transformer_from(tensors, config, "sai", placement), config
     if name == "vae":
-        config = known or vae_sizes(tensors)
+        config = vae_sizes(tensors, known)
         return vae_from(tensors, config, "sai", placement), config
     if name == "t5":
-        config = known or t5_sizes(tensors)
+        config = t5_sizes(tensors, known)
         return t5_from(tensors, config, placement), config
     projected = clip_is_projected(tensors)
-    config = known or clip_sizes(tensors, activation=ACTIVATIONS[name], projected=projected)
+    config = clip_sizes(tensors, known, activation=ACTIVATIONS[name], projected=projected)
     return clip_from(tensors, config, placement), config
 
 

@@ -5,13 +5,19 @@ Source: Esser et al. 2024, arXiv:2403.03206, sections 3.1 and 5.3.2; diffusers
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from scipy.special import betaincinv
+
+from flashjax.types import InputError
 
 TRAIN_STEPS = 1000  # entries of the reference implementations' table of noise levels
+FARTHEST = 50.0  # exponent of a shift: beyond it every level is 0 or 1
+RHO, BETA = 7.0, 0.6  # of Karras' spacing (arXiv:2206.00364) and of beta's (arXiv:2407.12173)
 
 
 def shift_sigma(sigma: Array | np.ndarray, shift: float) -> Array | np.ndarray:
@@ -19,15 +25,74 @@ def shift_sigma(sigma: Array | np.ndarray, shift: float) -> Array | np.ndarray:
     return shift * sigma / (1.0 + (shift - 1.0) * sigma)
 
 
-def sampler_sigmas(steps: int, shift: float) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How a sampler lays out its noise levels: diffusers' settings, under diffusers' names.
+
+    A dynamic shift grows with the picture, on the line through two counts of image tokens;
+    `shift_terminal` is where the last step starts, 0 where it is left alone. One spacing at most.
+    """
+
+    shift: float = 1.0
+    use_dynamic_shifting: bool = False
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    base_image_seq_len: int = 256
+    max_image_seq_len: int = 4096
+    time_shift_type: str = "exponential"  # or "linear": what a dynamic shift's line gives
+    shift_terminal: float = 0.0
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+
+    def shift_of(self, tokens: int) -> float:
+        """The shift of pictures of so many image tokens. InputError where it is none."""
+        if not self.use_dynamic_shifting:
+            return self.shift
+        if tokens < 1:
+            raise ValueError("a dynamic shift is that of a picture: say its tokens")
+        span = self.max_image_seq_len - self.base_image_seq_len
+        slope = (self.max_shift - self.base_shift) / span
+        found = self.base_shift + slope * (tokens - self.base_image_seq_len)
+        exponential = self.time_shift_type == "exponential"
+        if abs(found) > FARTHEST if exponential else found <= 0:
+            raise InputError(
+                f"the scheduler's {self.time_shift_type} time_shift_type gives {tokens} tokens no "
+                f"shift: {found:.3g}"
+            )
+        return math.exp(found) if exponential else found
+
+
+def sampler_sigmas(steps: int, schedule: Schedule | float, tokens: int = 0) -> np.ndarray:
     """The decreasing grid "steps + 1" of both reference samplers, 0 appended.
 
-    The ends of the grid come from a table that is already shifted, and the grid is shifted again:
-    the last step of SD3.5 starts at 0.008929 whatever the number of steps.
+    `schedule` may be a shift alone; only a dynamic one asks for the image's `tokens`. The ends of
+    the grid come from a table that is already shifted, unless dynamically, and the grid is shifted
+    again: the last step of SD3.5 starts at 0.008929 whatever the number of steps. InputError for a
+    grid that the schedule does not have.
     """
-    ends = shift_sigma(np.array([1.0, 1.0 / TRAIN_STEPS]), shift)
-    grid = shift_sigma(np.linspace(ends[0], ends[1], steps), shift)
-    return np.append(grid, 0.0).astype(np.float32)
+    schedule = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
+    shift = schedule.shift_of(tokens)
+    ends = np.array([1.0, 1.0 / TRAIN_STEPS])
+    first, last = ends if schedule.use_dynamic_shifting else shift_sigma(ends, shift)
+    grid = np.asarray(shift_sigma(np.linspace(first, last, steps), shift))
+    if schedule.shift_terminal:
+        if steps < 2:
+            raise InputError("the scheduler has a shift_terminal: give two steps or more")
+        grid = 1.0 - (1.0 - grid) * (1.0 - schedule.shift_terminal) / (1.0 - grid[-1])
+    return np.append(_spaced(grid, schedule), 0.0).astype(np.float32)
+
+
+def _spaced(grid: np.ndarray, schedule: Schedule) -> np.ndarray:
+    """The grid's ends with other steps between them, where the schedule has a spacing."""
+    first, last, ramp = grid[0], grid[-1], np.linspace(0.0, 1.0, len(grid))
+    if schedule.use_karras_sigmas:
+        return (first ** (1 / RHO) + ramp * (last ** (1 / RHO) - first ** (1 / RHO))) ** RHO
+    if schedule.use_exponential_sigmas:
+        return np.exp(np.linspace(np.log(first), np.log(last), len(grid)))
+    if schedule.use_beta_sigmas:
+        return last + (first - last) * betaincinv(BETA, BETA, 1.0 - ramp)
+    return grid
 
 
 def student_sigmas(steps: int, shift: float) -> np.ndarray:

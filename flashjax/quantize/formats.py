@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from flashjax.convert.configs import mmdit_config_to_diffusers
-from flashjax.convert.reading import open_weights
+from flashjax.convert.reading import open_safetensors
 from flashjax.convert.sai import model_spec
 from flashjax.convert.table import FLOAT32
 from flashjax.convert.tensors import Shape, Tensors
@@ -24,6 +24,7 @@ from flashjax.convert.transformer import (
     transformer_from,
     translated,
 )
+from flashjax.convert.weights import open_weights
 from flashjax.convert.writing import replacing, write_safetensors
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.quantize.codecs.tensors import decibels
@@ -149,7 +150,7 @@ def open_format(path: Path, config: MMDiTConfig) -> Tensors:
         return translated(stored, config, given="diffusers", wanted="sai")
     if path.suffix == ".gguf":
         return open_gguf(path)
-    return dequantised(open_weights(path.parent, path.stem))
+    return dequantised(open_safetensors(path))
 
 
 def read_format(path: Path, config: MMDiTConfig) -> Params:

@@ -98,12 +98,13 @@ def measure(judges: Sequence[Judge], images: np.ndarray, prompts: list[str]) -> 
 
 def contenders(config: ConfigDict, workdir: Path, pipeline: Pipeline) -> Iterator[Contender]:
     """The teacher in full and cut short, and the student after every stage and precision."""
-    scale, shift, steps = config.evaluate.guidance_scale, pipeline.shift, config.student.steps
+    scale, steps = config.evaluate.guidance_scale, config.student.steps
+    schedule, shift, tokens = pipeline.schedule, pipeline.shift, pipeline.tokens
     full = config.evaluate.teacher_steps
     teacher = pipeline.transformer
 
     def cut(steps: int) -> Sampler:
-        return Sampler(tuple(sampler_sigmas(steps, shift).tolist()), scale)
+        return Sampler(tuple(sampler_sigmas(steps, schedule, tokens).tolist()), scale)
 
     def student(steps: int) -> Sampler:
         return Sampler(tuple(student_sigmas(steps, shift).tolist()))

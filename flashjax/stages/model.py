@@ -20,6 +20,7 @@ from flashjax.convert.text import abstract_text
 from flashjax.convert.writing import write_json
 from flashjax.data.config import DataConfig
 from flashjax.data.tokenizers import Tokenizer, load_tokenizers
+from flashjax.flow.schedule import Schedule
 from flashjax.models.clip import CLIPConfig
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.t5 import T5Config
@@ -73,7 +74,7 @@ def keep_model(folder: Path, pipeline: Pipeline, *, tokenizers: Path) -> None:
         shutil.copytree(source, folder / TOKENIZERS / source.name, dirs_exist_ok=True)
     sizes = {name: _sizes(config) for name, (_, config) in pipeline.parts.items()}
     absent = {"t5": _sizes(pipeline.text_config.t5)}
-    settings = {"shift": pipeline.shift, "sample_size": pipeline.sample_size}
+    settings = {"sample_size": pipeline.sample_size} | dataclasses.asdict(pipeline.schedule)
     digests = digests_of(pipeline, folder / TOKENIZERS)
     write_json(folder / MODEL, {"sizes": absent | sizes, "digests": digests, **settings})
 
@@ -143,7 +144,8 @@ def open_model(
     }
     pipeline = Pipeline(
         **{name: {} for name in PARTS} | networks,
-        **model,
+        sample_size=model.pop("sample_size"),
+        schedule=Schedule(**model),
         transformer_config=_config(MMDiTConfig, sizes["transformer"]),
         vae_config=_config(VAEConfig, sizes["vae"]),
         text_config=TextConfig(

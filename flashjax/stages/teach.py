@@ -23,6 +23,7 @@ from flashjax.data.config import DataConfig
 from flashjax.data.pipeline import batches, to_mesh
 from flashjax.data.samples import Samples, images_of
 from flashjax.data.tokenizers import Tokenizer, build_tokenizers, load_tokenizers
+from flashjax.flow.schedule import Schedule
 from flashjax.models import variants
 from flashjax.models.clip import CLIPText
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
@@ -215,7 +216,7 @@ def write_teacher(
         vae_config=vae_config(stage_results(workdir / "vae")),
         text=params["text"],
         text_config=variants.nano_text(*vocabulary_sizes(load_tokenizers(tokenizers))),
-        shift=config.teacher.shift,
+        schedule=Schedule(config.teacher.shift),
         sample_size=task_named(config).side // variants.NANO_VAE.factor,
     )
     write_pipeline(folder / "pipeline", pipeline, tokenizers_from=tokenizers)

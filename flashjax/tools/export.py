@@ -15,7 +15,8 @@ from flashjax.convert.reading import open_safetensors
 from flashjax.convert.sai import model_spec, write_sai
 from flashjax.convert.table import AS_STORED
 from flashjax.convert.writing import MAX_SHARD_BYTES, replacing
-from flashjax.sources import kind_of, read_parts
+from flashjax.models.variants import SD3_VAE
+from flashjax.sources import kind_of, read_parts, sample_size_of
 from flashjax.types import InputError
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
@@ -66,24 +67,26 @@ def convert(
     known = folders.read_configs(base) if base else {}
     parts = read_parts(source, known=known, place=lambda _: AS_STORED)
     log.info("read %s", ", ".join(parts))
+    size = sample_size_of(source, parts["transformer"][1], base=base)
     for name in formats:
         path = out / FORMATS[name]
         if name == "sai":
-            write_sai(path, parts, metadata=metadata_of(source, parts, title), dtype=dtype)
+            write_sai(path, parts, metadata=metadata_of(source, parts, title, size), dtype=dtype)
         else:
-            write_folder(path, parts, source, dtype=dtype, max_shard_bytes=max_shard_bytes)
+            write_folder(path, parts, source, size, dtype=dtype, max_shard_bytes=max_shard_bytes)
     return [out / FORMATS[name] for name in formats]
 
 
-def metadata_of(source: Path, parts: Parts, title: str) -> Mapping[str, str]:
+def metadata_of(source: Path, parts: Parts, title: str, sample_size: int) -> Mapping[str, str]:
     """The source's own where it is a single file, else the model's kind and title."""
     if kind_of(source) == "single":
         return open_safetensors(source).metadata
-    return model_spec(parts["transformer"][1], title=title, side=1024)
+    vae = parts["vae"][1] if "vae" in parts else SD3_VAE
+    return model_spec(parts["transformer"][1], title=title, side=sample_size * vae.factor)
 
 
 def write_folder(
-    path: Path, parts: Parts, source: Path, *, dtype: Any, max_shard_bytes: int
+    path: Path, parts: Parts, source: Path, size: int, *, dtype: Any, max_shard_bytes: int
 ) -> None:
     """A whole pipeline's folder where the source is one, else the folders of its networks."""
     if kind_of(source) == "pipeline":
@@ -95,4 +98,6 @@ def write_folder(
         return
     with replacing(path) as new:
         new.mkdir()
-        folders.write_parts(new, parts, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        folders.write_parts(
+            new, parts, sample_size=size, dtype=dtype, max_shard_bytes=max_shard_bytes
+        )

@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> None:
     """Draws every prompt with the same seed and prints the path of the grid of all pictures."""
     prompts = read_prompts(options.prompts) if options.prompts else options.prompt
     pipeline, tokenizer = open_source(options)
-    sampler = sampler_of(options, pipeline)
     size = latent_size(options.size, pipeline)
+    sampler = sampler_of(options, pipeline, size)
     shape = (*size, pipeline.transformer_config.channels)
     drawn = draw(
         make_sample(pipeline, sampler),
@@ -92,11 +92,17 @@ def open_source(options: argparse.Namespace) -> tuple[Pipeline, Tokenizer]:
     return in_dtype(pipeline, dtype), load_tokenizers(home_of(source, base))
 
 
-def sampler_of(options: argparse.Namespace, pipeline: Pipeline) -> Sampler:
-    """The grid, solver and guidance that the flags ask for."""
+def sampler_of(options: argparse.Namespace, pipeline: Pipeline, size: tuple[int, int]) -> Sampler:
+    """The grid, solver and guidance that the flags ask for, for latents of this size."""
     if options.steps < 1:
         raise InputError(f"--steps {options.steps}: give one or more")
-    make_sigmas = sampler_sigmas if options.grid == "sampler" else student_sigmas
+    schedule, patch = pipeline.schedule, pipeline.transformer_config.patch
+    tokens = (size[0] // patch) * (size[1] // patch)
+    sigmas = (
+        sampler_sigmas(options.steps, schedule, tokens)
+        if options.grid == "sampler"
+        else student_sigmas(options.steps, schedule.shift_of(tokens))
+    )
     skip = None
     if options.skip_layers:
         try:
@@ -107,7 +113,7 @@ def sampler_of(options: argparse.Namespace, pipeline: Pipeline) -> Sampler:
             ) from error
         skip = SkipLayers(blocks=blocks)
     return Sampler(
-        tuple(make_sigmas(options.steps, pipeline.shift).tolist()),
+        tuple(sigmas.tolist()),
         options.guidance_scale,
         solver=options.solver,
         skip=skip,
@@ -117,7 +123,8 @@ def sampler_of(options: argparse.Namespace, pipeline: Pipeline) -> Sampler:
 def latent_size(size: str | None, pipeline: Pipeline) -> tuple[int, int]:
     """Height and width of the latents of a picture of HxW pixels."""
     if size is None:
-        return pipeline.sample_size, pipeline.sample_size
+        side = pipeline.sample_size * pipeline.vae_config.factor
+        size = f"{side}x{side}"
     found = re.fullmatch(r"(\d+)x(\d+)", size)
     unit = pipeline.vae_config.factor * pipeline.transformer_config.patch
     largest = unit * pipeline.transformer_config.position_size

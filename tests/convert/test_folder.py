@@ -12,6 +12,7 @@ from flashjax import trees
 from flashjax.convert.folder import read_pipeline, write_pipeline
 from flashjax.convert.pipeline import Pipeline
 from flashjax.data.tokenizers import load_tokenizers
+from flashjax.flow.schedule import Schedule
 from flashjax.models.text import encode_text
 from flashjax.types import InputError
 
@@ -73,9 +74,9 @@ def test_a_folder_that_diffusers_saved_is_read(folder, pipeline, tmp_path):
 
 
 def test_an_older_pipeline_is_replaced_and_anything_else_is_kept(folder, pipeline, tokenizers):
-    newer = dataclasses.replace(pipeline, shift=1.0)
+    newer = dataclasses.replace(pipeline, schedule=Schedule(1.0))
     write_pipeline(folder, newer, tokenizers_from=folder)
-    assert read_pipeline(folder).shift == 1.0
+    assert read_pipeline(folder).schedule == newer.schedule
     assert list(folder.parent.iterdir()) == [folder]
 
     (folder / "model_index.json").unlink()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from flashjax.convert.reading import open_safetensors, open_weights
+from flashjax.convert.reading import open_safetensors
+from flashjax.convert.weights import open_weights
 from flashjax.types import InputError
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]

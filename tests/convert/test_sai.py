@@ -97,11 +97,11 @@ def test_text_encoders_in_the_file_are_read_with_sizes_from_their_tensors(
 ):
     clip_l = CLIPConfig(50, 9, 64, 2, 1, 32, "quick_gelu")
     clip_g = CLIPConfig(50, 9, 128, 3, 2, 32, "gelu", 128)
-    t5 = T5Config(60, 48, 2, 3, 8, 24)
+    t5 = T5Config(60, 192, 2, 3, 8, 24)
     abstract = {"clip_l": abstract_clip(clip_l), "clip_g": abstract_clip(clip_g)}
     abstract |= {"t5": abstract_t5(t5)} if with_t5 else {}
-    absent = AbsentT5(48, 77)
-    sizes = dataclasses.replace(pipeline.transformer_config, pooled_width=192)
+    absent = AbsentT5(192, 77)
+    sizes = dataclasses.replace(pipeline.transformer_config, text_width=192, pooled_width=192)
     model = dataclasses.replace(
         pipeline,
         transformer=random_params(abstract_transformer(sizes)),

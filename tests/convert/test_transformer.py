@@ -196,9 +196,6 @@ def test_a_config_of_another_model_is_refused(key, value):
     written = mmdit_config_to_diffusers(config_of(torch_model()), sample_size=16)
     with pytest.raises(InputError, match=f"^file.json: {key} is "):
         mmdit_config_from_diffusers(written | {key: value}, "file.json")
-    del written[key]
-    with pytest.raises(InputError, match=f"^file.json lacks {key}"):
-        mmdit_config_from_diffusers(written, "file.json")
 
 
 def test_every_misfit_is_named_in_one_error(medium, tensors_of):

@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from flashjax.convert import writing
-from flashjax.convert.reading import open_weights
 from flashjax.convert.tensors import in_memory
+from flashjax.convert.weights import open_weights
 from flashjax.convert.writing import write_safetensors, write_weights
 from flashjax.types import InputError
 

@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 from scipy import stats
 
 from flashjax.flow.schedule import (
+    Schedule,
     SigmaDensity,
     draw_sigma,
     sampler_sigmas,
@@ -14,6 +16,7 @@ from flashjax.flow.schedule import (
     steps_in_range,
     student_sigmas,
 )
+from flashjax.types import InputError
 
 # First and last levels of the reference samplers with shift 3.
 TABLES = {
@@ -38,6 +41,53 @@ def test_the_samplers_grid_is_that_of_diffusers(steps, shift):
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(steps)
     np.testing.assert_allclose(sampler_sigmas(steps, shift), scheduler.sigmas, atol=1e-6)
+
+
+SETTINGS = [
+    dict(shift=2.5),
+    dict(use_karras_sigmas=True, shift=3.0),
+    dict(use_exponential_sigmas=True, shift=3.0),
+    dict(use_beta_sigmas=True, shift=3.0),
+    dict(shift_terminal=0.1, shift=3.0),
+    dict(shift_terminal=0.02, use_karras_sigmas=True),
+    dict(use_dynamic_shifting=True),
+    dict(use_dynamic_shifting=True, shift=7.0, base_shift=0.3, max_shift=1.9),
+    dict(use_dynamic_shifting=True, base_image_seq_len=64, max_image_seq_len=1024),
+    dict(use_dynamic_shifting=True, time_shift_type="linear"),
+    dict(use_dynamic_shifting=True, shift_terminal=0.05, use_beta_sigmas=True),
+]
+
+
+@pytest.mark.parametrize("steps", [2, 5, 28])
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: " ".join(map(str, setting)))
+def test_every_setting_of_diffusers_scheduler_gives_its_grid(setting, steps):
+    scheduler = FlowMatchEulerDiscreteScheduler(**setting)
+    of = scheduler.config
+    sizes = (of.base_image_seq_len, of.max_image_seq_len, of.base_shift, of.max_shift)
+    for tokens in (16, 1000, 4096, 9216):
+        mu = calculate_shift(tokens, *sizes) if of.use_dynamic_shifting else None
+        scheduler.set_timesteps(steps, mu=mu)
+        sigmas = sampler_sigmas(steps, Schedule(**setting), tokens)
+        np.testing.assert_allclose(sigmas, scheduler.sigmas, atol=1e-6)
+
+
+def test_one_step_has_the_spacings_first_level_and_no_terminal_shift():
+    for spacing in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"):
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, **{spacing: True})
+        scheduler.set_timesteps(1)
+        sigmas = sampler_sigmas(1, Schedule(3.0, **{spacing: True}))
+        np.testing.assert_allclose(sigmas, scheduler.sigmas, atol=1e-6)
+    with pytest.raises(InputError, match="shift_terminal: give two steps or more"):
+        sampler_sigmas(1, Schedule(3.0, shift_terminal=0.1))
+
+
+def test_a_dynamic_shift_that_is_none_is_refused():
+    linear = Schedule(use_dynamic_shifting=True, time_shift_type="linear", base_shift=-1.0)
+    with pytest.raises(InputError, match="linear time_shift_type gives 256 tokens no shift: -1"):
+        linear.shift_of(256)
+    steep = Schedule(use_dynamic_shifting=True, max_shift=1e5)
+    with pytest.raises(InputError, match="exponential time_shift_type gives 4096 tokens no shift"):
+        steep.shift_of(4096)
 
 
 def test_the_students_grid_is_shifted_once():

@@ -15,6 +15,7 @@ from flashjax.convert.pipeline import NETWORKS, Parts
 from flashjax.convert.tensors import Tensors
 from flashjax.convert.text import TWIN
 from flashjax.convert.writing import replacing, write_json
+from flashjax.flow.schedule import Schedule
 from flashjax.quantize.containers.packing import packed
 from flashjax.quantize.containers.packings import ROW_INT8
 from flashjax.quantize.containers.t5 import of_t5_block
@@ -44,7 +45,7 @@ def write_whole(
     companions: Parts,
     out: Path,
     *,
-    shift: float,
+    schedule: Schedule,
     tokenizers_from: Path,
 ) -> Path:
     """Writes a format of PIPELINES under `out`, in the layout of diffusers, Optimum or OpenVINO.
@@ -64,7 +65,9 @@ def write_whole(
             write_json(home / "config.json", config)
             for name, part in companions.items():
                 _write_graph(new, kind, name, *part)
-        folders.write_frame(new, shift=shift, with_t5=with_t5, tokenizers_from=tokenizers_from)
+        folders.write_frame(
+            new, schedule=schedule, with_t5=with_t5, tokenizers_from=tokenizers_from
+        )
         if kind.startswith("openvino"):
             _convert_tokenizers(new)
     return path

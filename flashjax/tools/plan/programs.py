@@ -16,6 +16,7 @@ from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.text import abstract_text
 from flashjax.convert.transformer import abstract_transformer
 from flashjax.data.tokenizers import load_tokenizers
+from flashjax.flow.schedule import Schedule
 from flashjax.models.flops import heads_flops, mmdit_flops, text_flops
 from flashjax.models.heads import HeadsConfig
 from flashjax.models.mmdit import MMDiTConfig
@@ -142,7 +143,7 @@ def abstract_setting(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Sett
         vae_config=SD3_VAE,
         text=encoders,
         text_config=text_sizes,
-        shift=model.shift,
+        schedule=Schedule(model.shift),
         sample_size=model.sample_size,
     )
     apart = compute.encode_apart

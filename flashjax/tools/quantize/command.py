@@ -1,6 +1,7 @@
 """`quantize --source`: any checkpoint's transformer to the formats that runtimes deploy."""
 
 import argparse
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flashjax.convert import folder as folders
-from flashjax.convert.reading import open_safetensors, read_json
+from flashjax.convert.reading import open_safetensors
 from flashjax.convert.sai import split_file
 from flashjax.convert.sizes import mmdit_sizes
 from flashjax.convert.transformer import cropped_position, transformer_to, translated
@@ -31,7 +32,7 @@ from flashjax.quantize.formats import (
 )
 from flashjax.quantize.graphs.exchange import EXCHANGES
 from flashjax.quantize.graphs.pipelines import PIPELINES
-from flashjax.sources import kind_of, open_transformer, read_parts
+from flashjax.sources import kind_of, open_transformer, read_parts, sample_size_of
 from flashjax.tools.quantize.memory import print_table
 from flashjax.tools.quantize.page import Format
 from flashjax.tools.quantize.pipeline import write_pipeline
@@ -103,7 +104,8 @@ def source_model(options: argparse.Namespace) -> Model:
     if not options.position:
         return model
     tensors = cropped_position(model.tensors, options.position)
-    return Model(tensors, mmdit_sizes(tensors), model.title, model.sample_size)
+    sizes = mmdit_sizes(tensors, model.config)
+    return dataclasses.replace(model, tensors=tensors, config=sizes)
 
 
 def write_transformer(options: argparse.Namespace, names: list[str]) -> None:
@@ -179,20 +181,19 @@ def describe(
 
 def open_model(source: Path, *, base: Path | None = None, title: str = "") -> Model:
     """The transformer of any checkpoint, read tensor by tensor where the source is a file."""
-    kind = kind_of(source)
-    size = folders.settings(base)["sample_size"] if base else 128
+    kind, known = kind_of(source), folders.read_configs(base) if base else {}
     if kind in ("single", "gguf"):
         opened = open_gguf(source) if kind == "gguf" else dequantised(open_safetensors(source))
         tensors = split_file(opened)["transformer"]
-        return Model(tensors, mmdit_sizes(tensors), title, size)
+        config = mmdit_sizes(tensors, known.get("transformer"))
+        return Model(tensors, config, title, sample_size_of(source, config, base=base))
     if kind in ("pipeline", "transformer"):
         folder = source / "transformer" if kind == "pipeline" else source
         stored, config = open_transformer(folder)
         tensors = translated(stored, config, given="diffusers", wanted="sai")
-        size = int(read_json(folder / "config.json").get("sample_size") or size)
-        return Model(tensors, config, title, size)
-    known = folders.read_configs(base) if base else {}
+        return Model(tensors, config, title, sample_size_of(source, config))
     params, config = read_parts(source, known=known, names=("transformer",))["transformer"]
+    size = sample_size_of(source, config, base=base)
     return Model(transformer_to(params, config, "sai"), config, title, size)
 
 

@@ -46,8 +46,9 @@ def picture(
     cond = jax.jit(lambda text, tokens: encode_text(text_config, text, tokens))(params, tokens)
     given = dict(zip(INPUTS[1:3], (np.asarray(cond.text), np.asarray(cond.pooled)), strict=True))
     side = settings["sample_size"]
+    shift = settings["schedule"].shift_of((side // transformer.patch) ** 2)
     x = draw_noise(seed, 1, (side, side, transformer.channels)).transpose(0, 3, 1, 2)
-    for sigma, following in itertools.pairwise(student_sigmas(steps, settings["shift"])):
+    for sigma, following in itertools.pairwise(student_sigmas(steps, shift)):
         level = np.full(1, 1000 * sigma, np.float32)
         out = velocity(**{INPUTS[0]: x, **given, INPUTS[3]: level})
         x = x + (following - sigma) * np.asarray(out)

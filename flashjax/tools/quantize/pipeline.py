@@ -20,7 +20,7 @@ def write_pipeline(
         model,
         read_companions(source, home),
         out,
-        shift=folders.settings(home)["shift"],
+        schedule=folders.settings(home)["schedule"],
         tokenizers_from=home,
     )
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from flashjax.convert import folder as folders
-from flashjax.convert.reading import open_safetensors, open_weights
+from flashjax.convert.reading import open_safetensors
 from flashjax.convert.sai import split_file
 from flashjax.convert.sizes import t5_sizes
 from flashjax.convert.tensors import Tensors
+from flashjax.convert.weights import open_weights
 from flashjax.models.t5 import T5Config
 from flashjax.quantize.containers.t5 import write_t5
 from flashjax.quantize.formats import dequantised
