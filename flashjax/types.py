@@ -3,7 +3,7 @@
 Letters: b batch, h w c latent grid and channels, m text tokens, d text width, p pooled width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
 import flax.struct
@@ -18,6 +18,12 @@ Constrain: TypeAlias = Callable[..., jax.Array]
 
 class InputError(ValueError):
     """Something the user can mend: one line that says what, where, and what to do (exit code 2)."""
+
+
+def listed(names: Collection[str], *, most: int = 5, separator: str = ", ") -> str:
+    """The first `most` of these and how many more there are: a message stays one line."""
+    first = separator.join(list(names)[:most])
+    return first if len(names) <= most else f"{first}{separator}and {len(names) - most} more"
 
 
 @flax.struct.dataclass
