@@ -69,13 +69,13 @@ def with_loras(parts: Parts, loras: Sequence[Lora], *, place: Place) -> Parts:
 
     InputError for a product that fits no weight, and for a file without any for these networks.
     """
+    check_used(loras, list(parts))
     made = dict(parts)
     for name, (params, config) in parts.items():
         tensors = tensors_of(name, params, config)
         changed = merged(name, tensors, loras, config=config)
         if changed is not tensors:
             made[name] = params_of(name, changed, place(name), config)
-    check_used(loras, list(parts))
     return made
 
 
@@ -85,7 +85,7 @@ def check_used(loras: Sequence[Lora], networks: Sequence[str]) -> None:
         left = {name: len(found) for name, found in lora.products.items() if name not in networks}
         if len(left) == len(lora.products):
             raise InputError(
-                f"{lora.where} is a LoRA of {', '.join(left)} alone: nothing to add to"
+                f"{lora.where} is a LoRA of {listed(sorted(left))}: nothing to add it to"
             )
         for name, count in left.items():
             log.info("%s: left out %d products for %s", lora.where, count, name)

@@ -51,8 +51,11 @@ def other_file(path: Path) -> str | None:
         return f"{path} is a compressed archive: unpack it, give what is inside"
     if text.startswith(b"{"):
         return f"{path} is a JSON file: give the weights, or the folder that it lies in"
-    if head.isascii() and all(byte >= 32 or byte in b"\t\r\n" for byte in head):
-        return f"{path} is a text that begins {head[:40].decode().strip()!r}: fetch the file anew"
+    words = head.decode(errors="ignore")
+    whole = len(words.encode()) > len(head) - 4  # but for a character that the end cuts
+    if whole and all(letter.isprintable() or letter in "\t\r\n" for letter in words):
+        first = words.strip().splitlines()[0][:40]
+        return f"{path} is a text that begins {first!r}: fetch the file anew"
     return None
 
 

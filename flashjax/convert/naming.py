@@ -56,7 +56,7 @@ _OTHERS = (  # what shares none
     (re.compile(r"(?:^|\.)(?:adaln_single|caption_projection)\."), "PixArt"),
     (
         re.compile(r"^(?:token_embd|enc\.blk\.\d+|blk\.\d+)\."),
-        "a text model under llama.cpp's names",
+        "a text model named by llama.cpp",
     ),
     (re.compile(r"(?:^|\.)resblocks\.\d+\."), "a CLIP under OpenCLIP's names"),
 )

@@ -3,6 +3,7 @@
 Source: keys of Stability-AI/sd3.5 `sd3_impls.py` (`SDVAE`) and diffusers `AutoencoderKL`.
 """
 
+import dataclasses
 import itertools
 import re
 
@@ -78,6 +79,7 @@ def under_sai_names(tensors: Tensors) -> Tensors:
     """
     sized = {name: re.sub(*_SIZED, name) for name in tensors}
     config = vae_sizes(tensors.renamed(sized, where=tensors.where))
+    config = dataclasses.replace(config, groups=1)  # which no shape tells, and no name needs
     return translated_rows(tensors, *(vae_rows(config, name) for name in ("diffusers", "sai")))
 
 

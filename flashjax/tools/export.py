@@ -13,7 +13,7 @@ from flashjax.convert import folder as folders
 from flashjax.convert.adapters import Lora, open_loras
 from flashjax.convert.pipeline import Parts, assemble
 from flashjax.convert.sai import model_spec, write_sai
-from flashjax.convert.table import AS_STORED
+from flashjax.convert.table import AS_STORED, Placement
 from flashjax.convert.writing import MAX_SHARD_BYTES, replacing
 from flashjax.sources import LORA_FLAG, kind_of, open_file, read_parts
 from flashjax.types import InputError
@@ -70,7 +70,9 @@ def convert(
     if unknown:
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(FORMATS)}")
     known = folders.read_configs(base) if base else {}
-    parts = read_parts(source, known=known, place=lambda _: AS_STORED, loras=loras)
+    # Products are added in float32, and rounded to the wanted dtype alone.
+    placement = Placement(np.dtype(dtype)) if loras and dtype else AS_STORED
+    parts = read_parts(source, known=known, place=lambda _: placement, loras=loras)
     log.info("read %s", ", ".join(parts))
     for name in formats:
         path = out / FORMATS[name]
