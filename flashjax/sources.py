@@ -8,9 +8,11 @@ from typing import Any
 
 from flashjax.checkpoint import load_params
 from flashjax.convert import folder as folders
-from flashjax.convert import sai
+from flashjax.convert import mistaken, sai
+from flashjax.convert.adapters import Lora, with_loras
 from flashjax.convert.configs import TRANSFORMER, mmdit_config_from_diffusers
 from flashjax.convert.fields import say
+from flashjax.convert.naming import network
 from flashjax.convert.pipeline import (
     ABSENT_T5_TOKENS,
     NETWORKS,
@@ -21,14 +23,22 @@ from flashjax.convert.pipeline import (
     in_float32,
 )
 from flashjax.convert.reading import open_safetensors, read_json
+from flashjax.convert.scales import dequantised
 from flashjax.convert.sizes import mmdit_sizes
+from flashjax.convert.table import check_shapes
 from flashjax.convert.tensors import Tensors
-from flashjax.convert.transformer import abstract_transformer, transformer_from
+from flashjax.convert.transformer import (
+    abstract_transformer,
+    transformer_from,
+    transformer_rows,
+    transformer_to,
+    translated,
+)
 from flashjax.convert.weights import open_weights
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.variants import SD3_VAE
 from flashjax.quantize.containers.gguf import MAGIC, open_gguf
-from flashjax.quantize.formats import DIFFUSERS_STEM, dequantised
+from flashjax.quantize.formats import DIFFUSERS_STEM
 from flashjax.trees import check_same
 from flashjax.types import InputError
 
@@ -39,6 +49,28 @@ KINDS = {
     "gguf": "a GGUF file",
     "orbax": "parameters that a flashjax stage wrote",
 }
+LORA_FLAG: dict[str, Any] = {  # of every verb that takes a source
+    "action": "append",
+    "default": [],
+    "metavar": "FILE:SCALE",
+    "help": "a LoRA to add, may be repeated",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A transformer that nothing is read of yet: its tensors are exactly those of `config`.
+
+    They have the names that `naming` says, "sai" or "diffusers".
+    """
+
+    tensors: Tensors
+    config: MMDiTConfig
+    naming: str
+
+    def under_sai_names(self) -> Tensors:
+        """The tensors under SAI's names."""
+        return translated(self.tensors, self.config, given=self.naming, wanted="sai")
 
 
 def kind_of(path: Path) -> str:
@@ -52,6 +84,10 @@ def kind_of(path: Path) -> str:
         return "transformer"
     if (path / "params").is_dir() or (path / "_METADATA").is_file():
         return "orbax"
+    if path.is_dir() and (told := mistaken.other_folder(path)):
+        raise InputError(told)
+    if not path.exists() and (told := mistaken.other_place(path)):
+        raise InputError(told)
     raise InputError(f"{path} is no model: give {', or '.join(KINDS.values())}")
 
 
@@ -61,31 +97,53 @@ def read_parts(
     known: Mapping[str, Any] | None = None,
     place: Place = in_float32,
     names: Sequence[str] = NETWORKS,
+    loras: Sequence[Lora] = (),
 ) -> Parts:
-    """Those of the networks `names` that are there; `known` has configs that files do not say."""
+    """Those of the networks `names` that are there, with the products of `loras` added.
+
+    `known` has configs that files do not say.
+    """
     kind, known = kind_of(path), known or {}
     if kind == "pipeline":
-        return folders.read_parts(path, place=place, names=names)
-    if kind == "transformer":
-        tensors, config = open_transformer(path)
-        params = transformer_from(tensors, config, "diffusers", place("transformer"))
-        return {"transformer": (params, config)}
-    if kind == "single":
-        tensors = dequantised(open_safetensors(path))
-        return sai.parts_of(tensors, place=place, known=known, names=names)
-    if kind == "gguf":
-        tensors = sai.split_file(open_gguf(path))["transformer"]
-        config = mmdit_sizes(tensors, known.get("transformer"))
-        params = transformer_from(tensors, config, "sai", place("transformer"))
-        return {"transformer": (params, config)}
-    return _read_orbax(path, known)
+        parts = folders.read_parts(path, place=place, names=names)
+    elif kind in ("single", "gguf"):
+        parts = sai.parts_of(open_file(path), place=place, known=known, names=names)
+    elif kind == "transformer":
+        found = open_transformer(path)
+        given = found.tensors, found.config, found.naming
+        parts = {"transformer": (transformer_from(*given, place("transformer")), found.config)}
+    else:
+        parts = _read_orbax(path, known)
+    return with_loras(parts, loras, place=place) if loras else parts
 
 
-def open_transformer(folder: Path) -> tuple[Tensors, MMDiTConfig]:
-    """A transformer's folder: its tensors, unpacked, under diffusers' names, and its sizes."""
-    path = folder / "config.json"
-    config = mmdit_config_from_diffusers(read_json(path), str(path))
-    return dequantised(open_weights(folder, DIFFUSERS_STEM)), config
+def open_file(path: Path) -> Tensors:
+    """The tensors of a safetensors file or a GGUF, what is kept as codes being undone."""
+    return open_gguf(path) if kind_of(path) == "gguf" else dequantised(open_safetensors(path))
+
+
+def open_transformer(path: Path, *, known: Mapping[str, Any] | None = None) -> Opened:
+    """The transformer of any checkpoint, before it is read.
+
+    InputError unless names and shapes are exactly a transformer's.
+    """
+    kind = kind_of(path)
+    if kind in ("single", "gguf"):
+        networks = sai.split_file(open_file(path))
+        if "transformer" not in networks:
+            raise InputError(f"{path} holds {', '.join(networks)} and no transformer")
+        tensors, naming = networks["transformer"], "sai"
+        config = mmdit_sizes(tensors, (known or {}).get("transformer"))
+    elif kind in ("pipeline", "transformer"):
+        folder = path / "transformer" if kind == "pipeline" else path
+        config_path, naming = folder / "config.json", "diffusers"
+        config = mmdit_config_from_diffusers(read_json(config_path), str(config_path))
+        tensors = network(open_weights(folder, DIFFUSERS_STEM), "transformer", naming)
+    else:
+        params, config = _read_orbax(path, known or {})["transformer"]
+        tensors, naming = transformer_to(params, config, "sai"), "sai"
+    check_shapes(transformer_rows(config, naming), tensors)
+    return Opened(tensors, config, naming)
 
 
 def open_pipeline(
@@ -94,21 +152,28 @@ def open_pipeline(
     base: Path | None = None,
     place: Place = in_float32,
     absent_t5: int = ABSENT_T5_TOKENS,
+    loras: Sequence[Lora] = (),
 ) -> Pipeline:
     """The model of `source`; networks that it lacks, and its settings, are those of `base`.
 
-    `base` is a pipeline's folder; it may be left out where `source` is one.
+    `base` is a pipeline's folder; it may be left out where `source` is one. The products of `loras`
+    are added to whichever network they are of.
     """
     home = home_of(source, base)
     if home == source:
-        return folders.read_pipeline(source, place=place, absent_t5=absent_t5)
-    known = folders.read_configs(home)
-    parts = read_parts(source, known=known, place=place)
-    missing = [name for name in NETWORKS if name not in parts]
-    parts = folders.read_parts(home, place=place, names=missing) | parts
-    size = sample_size_of(source, parts["transformer"][1], base=home)
+        parts, where = folders.read_parts(source, place=place), str(source)
+        size = folders.sample_size(source / "transformer")
+    else:
+        known = folders.read_configs(home)
+        parts = read_parts(source, known=known, place=place)
+        missing = [name for name in NETWORKS if name not in parts]
+        parts = folders.read_parts(home, place=place, names=missing) | parts
+        where = f"{source} with {home}"
+        size = sample_size_of(source, parts["transformer"][1], base=home)
+    if loras:
+        parts = with_loras(parts, loras, place=place)
     settings = folders.settings(home) | {"sample_size": size}
-    return assemble(parts, where=f"{source} with {home}", absent_t5=absent_t5, **settings)
+    return assemble(parts, where=where, absent_t5=absent_t5, **settings)
 
 
 def sample_size_of(source: Path, config: MMDiTConfig, *, base: Path | None = None) -> int:
@@ -140,15 +205,9 @@ def _resolution(metadata: Mapping[str, str]) -> int:
 
 def transformer_sizes(source: Path, base: Path | None = None) -> MMDiTConfig:
     """The sizes of a source's transformer, from names and shapes alone; no weight is read."""
-    kind = kind_of(source)
-    if kind == "single":
-        return mmdit_sizes(sai.split_file(dequantised(open_safetensors(source)))["transformer"])
-    if kind == "gguf":
-        return mmdit_sizes(sai.split_file(open_gguf(source))["transformer"])
-    if kind == "orbax":
+    if kind_of(source) == "orbax":
         return folders.read_configs(home_of(source, base))["transformer"]
-    path = (source / "transformer" if kind == "pipeline" else source) / "config.json"
-    return mmdit_config_from_diffusers(read_json(path), str(path))
+    return open_transformer(source).config
 
 
 def home_of(source: Path, base: Path | None) -> Path:

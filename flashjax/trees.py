@@ -3,14 +3,14 @@
 import functools
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flashjax.types import InputError
+from flashjax.types import InputError, listed
 
 Sizes = TypeVar("Sizes")
 
@@ -62,15 +62,27 @@ def check_same(want: Any, got: Any, *, where: str) -> None:
     """Raise InputError unless `got` (from `where`) has the paths and shapes of `want`."""
     wanted = {path: tuple(leaf.shape) for path, leaf in flatten(want).items()}
     given = {path: tuple(leaf.shape) for path, leaf in flatten(got).items()}
-    problems = [f"missing {path} {wanted[path]}" for path in wanted.keys() - given.keys()]
-    problems += [f"unexpected {path}" for path in given.keys() - wanted.keys()]
-    problems += [
-        f"{path} has shape {given[path]}, not {wanted[path]}"
-        for path in wanted.keys() & given.keys()
-        if given[path] != wanted[path]
+    check_shapes(wanted, given, where=where)
+
+
+def check_shapes(
+    wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], *, where: str
+) -> None:
+    """Raise InputError unless `given` (from `where`) has the names and shapes of `wanted`.
+
+    Of names that are missing, unexpected or mis-shaped it says the first five and how many more.
+    """
+    missing = [f"{name} {wanted[name]}" for name in sorted(wanted.keys() - given.keys())]
+    more = sorted(given.keys() - wanted.keys())
+    shapes = [
+        f"{name} has shape {given[name]}, not {wanted[name]}"
+        for name in sorted(wanted.keys() & given.keys())
+        if given[name] != wanted[name]
     ]
-    if problems:
-        raise InputError(f"{where} does not fit the model: {'; '.join(sorted(problems))}")
+    problems = {"missing ": missing, "unexpected ": more, "": shapes}
+    told = [what + listed(names) for what, names in problems.items() if names]
+    if told:
+        raise InputError(f"{where} does not fit the model: {'; '.join(told)}")
 
 
 def digest(tree: Any) -> str:

@@ -42,11 +42,14 @@ def test_check_same_names_every_problem_in_one_line():
     assert "a/kernel has shape (3, 2), not (2, 3)" in message
 
 
-def test_check_same_lists_all_however_many():
+def test_check_same_stays_one_short_line_however_many_are_wrong():
     many = {f"w{i:03d}": np.ones(1) for i in range(100)}
     with pytest.raises(InputError) as caught:
-        trees.check_same(many, {}, where="file")
-    assert all(f"missing {name} (1,)" in str(caught.value) for name in many)
+        trees.check_same(many, {f"v{i:03d}": np.ones(1) for i in range(70)}, where="file")
+    message = str(caught.value)
+    assert "missing w000 (1,), w001 (1,), w002 (1,), w003 (1,), w004 (1,), and 95 more" in message
+    assert "unexpected v000, v001, v002, v003, v004, and 65 more" in message
+    assert len(message) < 300
 
 
 def test_digest_sees_names_values_and_dtypes():

@@ -1,7 +1,7 @@
 """All networks of one model, whatever files they come from."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from flashjax.convert.table import FLOAT32, Placement
@@ -58,6 +58,12 @@ class Pipeline:
     text_config: TextConfig
     schedule: Schedule = SD3_SCHEDULE
     sample_size: int = 128
+
+    def with_parts(self, parts: Parts) -> "Pipeline":
+        """The same model with other weights, of the same sizes."""
+        networks = {name: params for name, (params, _) in parts.items()}
+        text = {name: networks[name] for name in self.text}
+        return replace(self, transformer=networks["transformer"], vae=networks["vae"], text=text)
 
     @property
     def tokens(self) -> int:

@@ -9,12 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flashjax.convert import transformer, vae
+from flashjax.convert.naming import networks
 from flashjax.convert.pipeline import NETWORKS, Parts, Place, in_float32, read_all
 from flashjax.convert.reading import open_safetensors
+from flashjax.convert.scales import dequantised
 from flashjax.convert.sizes import clip_sizes, mmdit_sizes, t5_sizes, vae_sizes
 from flashjax.convert.table import Placement
 from flashjax.convert.tensors import Tensors, joined
-from flashjax.convert.text import clip_from, clip_is_projected, clip_to, t5_from, t5_to
+from flashjax.convert.text import clip_from, clip_is_projected, clip_to, one_table, t5_from, t5_to
 from flashjax.convert.transformer import transformer_from, transformer_to
 from flashjax.convert.vae import vae_from, vae_to
 from flashjax.convert.writing import write_safetensors
@@ -28,24 +31,26 @@ PREFIXES = {
     "clip_g": "text_encoders.clip_g.transformer.",
     "t5": "text_encoders.t5xxl.transformer.",
 }
+_TO_SAI = {"transformer": transformer.under_sai_names, "vae": vae.under_sai_names}
 ACTIVATIONS = {"clip_l": "quick_gelu", "clip_g": "gelu"}
 
 
 def split_file(tensors: Tensors) -> dict[str, Tensors]:
-    """The tensors of each network of a file, without prefix; a bare file is all transformer.
+    """The tensors of each network of a file, without prefix, under SAI's or transformers' names.
 
-    InputError lists tensors that belong to no network.
+    What belongs to none is left out, and said. InputError where there is no network, or one that is
+    named as diffusers does and not whole.
     """
-    if "x_embedder.proj.weight" in tensors:
-        return {"transformer": tensors}
-    parts = {name: tensors.under(prefix) for name, prefix in PREFIXES.items()}
-    strange = [key for key in tensors if not key.startswith(tuple(PREFIXES.values()))]
-    if strange or not parts["transformer"]:
-        raise InputError(
-            f"{tensors.where} is no SD3 model: "
-            + (f"{', '.join(strange)}: of no network of it" if strange else "no transformer in it")
-        )
-    return {name: part for name, part in parts.items() if part}
+    found: dict[str, Tensors] = {}
+    for name, (part, naming) in networks(tensors).items():
+        if naming == "diffusers":
+            part = _TO_SAI[name](part)
+        if name == "t5":
+            part = one_table(part)
+        if name == "transformer" and len(part.shapes.get("pos_embed", ())) == 2:
+            part = part.shaped({"pos_embed": (1, *part.shapes["pos_embed"])})  # ggml drops the 1
+        found[name] = part
+    return found
 
 
 def read_parts(
@@ -60,7 +65,7 @@ def read_parts(
     Their sizes are read off the tensors; what these do not say is as `known` (network -> config)
     has it where it is of the same sizes, else as released models have it.
     """
-    return parts_of(open_safetensors(path), place=place, known=known, names=names)
+    return parts_of(dequantised(open_safetensors(path)), place=place, known=known, names=names)
 
 
 def parts_of(
@@ -71,13 +76,15 @@ def parts_of(
     names: Sequence[str] = NETWORKS,
 ) -> Parts:
     """`read_parts` of tensors that are open already."""
-    networks = split_file(tensors)
+    found = split_file(tensors)
+    if "transformer" in names and "transformer" not in found:
+        raise InputError(f"{tensors.where} holds {', '.join(found)} and no transformer")
     known = known or {}
     return read_all(
         {
-            name: partial(_network, name, networks[name], place(name), known.get(name))
+            name: partial(params_of, name, found[name], place(name), known.get(name))
             for name in names
-            if name in networks
+            if name in found
         }
     )
 
@@ -89,7 +96,7 @@ def write_sai(
 
     `dtype` None keeps each tensor's own. The released files hold transformer and autoencoder.
     """
-    named = (_named(name, *part).prefixed(PREFIXES[name]) for name, part in parts.items())
+    named = (tensors_of(name, *part).prefixed(PREFIXES[name]) for name, part in parts.items())
     write_safetensors(path, joined(*named), dtype=dtype, metadata=metadata)
 
 
@@ -105,9 +112,10 @@ def model_spec(config: MMDiTConfig, *, title: str, side: int) -> dict[str, str]:
     }
 
 
-def _network(
+def params_of(
     name: str, tensors: Tensors, placement: Placement, known: Any | None
 ) -> tuple[Params, Any]:
+    """The parameters and sizes of a network; the sizes are `known`, or read off its tensors."""
     config: Any
     if name == "transformer":
         config = mmdit_sizes(tensors, known)
@@ -123,7 +131,8 @@ def _network(
     return clip_from(tensors, config, placement), config
 
 
-def _named(name: str, params: Params, config: Any) -> Tensors:
+def tensors_of(name: str, params: Params, config: Any) -> Tensors:
+    """The tensors of a network under SAI's or transformers' names, without prefix."""
     if name == "transformer":
         return transformer_to(params, config, "sai")
     if name == "vae":

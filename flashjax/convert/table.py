@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 
 from flashjax import trees
 from flashjax.convert.tensors import Info, Shape, Tensors
-from flashjax.types import InputError, Params
+from flashjax.types import InputError, Params, listed
 
 _SUFFIXES = {"kernel": ".weight", "scale": ".weight", "bias": ".bias"}
 
@@ -187,14 +187,52 @@ def from_tensors(rows: Iterable[Row], tensors: Tensors, placement: Placement = A
         leaves[path], found = _load(group, tensors, placement.dtype, sharding)
         broken += found
     if broken:
-        raise InputError(f"{tensors.where} is not finite in: {'; '.join(broken)}")
+        raise InputError(f"{tensors.where} is not finite in: {listed(broken, separator='; ')}")
     return trees.unflatten(leaves)
 
 
+def translated_rows(tensors: Tensors, given: list[Row], wanted: list[Row]) -> Tensors:
+    """Tensors that lie as `given` says, as `wanted` says: row for row the same leaves.
+
+    Each is read when it is asked for, without a tree. InputError if they are not exactly `given`'s.
+    """
+    check_shapes(given, tensors)
+    infos, places = {}, {}
+    for source, target in zip(given, wanted, strict=True):
+        dtypes = {tensors.infos[key].dtype for key in source.keys}
+        dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+        for part, key in enumerate(target.keys):
+            infos[key], places[key] = Info(target.shape, dtype), (source, target, part)
+
+    @functools.lru_cache(maxsize=1)
+    def whole(source: Row, target: Row) -> np.ndarray:
+        dtype = infos[target.keys[0]].dtype
+        flat = np.concatenate([tensors[key].reshape(-1).astype(dtype) for key in source.keys])
+        swapped = source.layout.swap != target.layout.swap
+        return np.roll(flat, flat.size // 2) if swapped else flat
+
+    def piece(name: str, start: int, stop: int) -> np.ndarray:
+        source, target, part = places[name]
+        offset = part * infos[name].size
+        return whole(source, target)[offset + start : offset + stop]
+
+    return Tensors(tensors.where, infos, piece, tensors.metadata)
+
+
 def check_shapes(rows: Iterable[Row], tensors: Tensors) -> None:
-    """One InputError for every tensor of the rows that is missing, extra or mis-shaped."""
+    """InputError unless the tensors are exactly the rows': every name, every shape, all numbers.
+
+    What is missing, extra or mis-shaped is in one line.
+    """
     expected = {key: row.shape for row in rows for key in row.keys}
-    trees.check_same(_shapes(expected), _shapes(tensors.shapes), where=tensors.where)
+    trees.check_shapes(expected, tensors.shapes, where=tensors.where)
+    codes = [
+        f"{key} is {info.dtype.name}"
+        for key, info in tensors.infos.items()
+        if not jnp.issubdtype(info.dtype, jnp.floating)
+    ]
+    if codes:
+        raise InputError(f"{tensors.where}: {listed(codes)}: codes without scales, no weights")
 
 
 def _load(
@@ -279,7 +317,9 @@ def _common_dtype(rows: list[Row], tensors: Tensors) -> np.dtype:
     found = {tensors.infos[key].dtype.name: key for row in rows for key in row.keys}
     if len(found) > 1:
         examples = ", ".join(f"{key} is {name}" for name, key in found.items())
-        raise InputError(f"{tensors.where} mixes dtypes in one leaf ({examples}): choose a dtype")
+        raise InputError(
+            f"{tensors.where} mixes dtypes in one leaf ({examples}): choose a dtype (--dtype)"
+        )
     return tensors.infos[rows[0].keys[0]].dtype
 
 
@@ -289,7 +329,3 @@ def _abstract(rows: Iterable[Row]) -> Params:
         lead = () if row.layer is None else (row.layer + 1,)  # the last layer's row stays
         leaves[row.path] = jax.ShapeDtypeStruct((*lead, *row.layout.leaf), np.float32)
     return trees.unflatten(leaves)
-
-
-def _shapes(shapes: Mapping[str, Shape]) -> dict[str, jax.ShapeDtypeStruct]:
-    return {key: jax.ShapeDtypeStruct(shape, np.float32) for key, shape in shapes.items()}

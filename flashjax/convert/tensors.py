@@ -5,12 +5,12 @@ Both ends of a conversion are such tensors, so that neither ever holds a whole m
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from flashjax.types import InputError
+from flashjax.types import InputError, listed
 
 Shape = tuple[int, ...]
 
@@ -75,6 +75,27 @@ class Tensors(Mapping[str, np.ndarray]):
         """All, each name with `prefix` before it."""
         return self.renamed({name: prefix + name for name in self}, where=self.where)
 
+    def overlaid(
+        self,
+        made: Mapping[str, Info],
+        read: Callable[[str], np.ndarray],
+        *,
+        without: Collection[str] = (),
+    ) -> "Tensors":
+        """All but `without`, and `made`, which `read` gives whole: the last one read is kept."""
+        infos = {name: info for name, info in self.infos.items() if name not in without}
+        last = functools.lru_cache(maxsize=1)(lambda name: read(name).reshape(-1))
+
+        def piece(name: str, start: int, stop: int) -> np.ndarray:
+            return last(name)[start:stop] if name in made else self.piece(name, start, stop)
+
+        return Tensors(self.where, {**infos, **made}, piece, self.metadata)
+
+    def shaped(self, shapes: Mapping[str, Shape]) -> "Tensors":
+        """The same elements in the same order, those of `shapes` under another shape."""
+        new = {name: Info(shape, self.infos[name].dtype) for name, shape in shapes.items()}
+        return Tensors(self.where, {**self.infos, **new}, self.piece, self.metadata)
+
     def renamed(self, names: Mapping[str, str], *, where: str) -> "Tensors":
         """Those that `names` lists, old name to new."""
         old = {new: name for name, new in names.items()}
@@ -110,7 +131,7 @@ def joined(*parts: Tensors) -> Tensors:
         twice = [name for name in part if name in owners]
         if twice:
             others = ", ".join(dict.fromkeys(owners[name].where for name in twice))
-            raise InputError(f"{part.where}: {', '.join(twice)} is in {others} too")
+            raise InputError(f"{part.where}: {listed(twice)} is in {others} too")
         owners |= dict.fromkeys(part, part)
     infos = {name: owner.infos[name] for name, owner in owners.items()}
     metadata = {key: value for part in parts for key, value in part.metadata.items()}

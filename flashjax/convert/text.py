@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashjax import trees
+from flashjax.convert.naming import network
 from flashjax.convert.table import (
     AS_STORED,
     Layout,
@@ -58,7 +59,7 @@ T5 = {
 }
 _PROJECTION = "text_projection.weight"
 TWIN = "encoder.embed_tokens.weight"  # the token table of T5 once more
-_IDS = "text_model.embeddings.position_ids"  # 0, 1, 2, ...: older files carry them
+_COMPARED = 2**24  # elements of both tables at a time
 
 
 def clip_is_projected(tensors: Tensors) -> bool:
@@ -71,16 +72,17 @@ def clip_is_projected(tensors: Tensors) -> bool:
 
 def clip_from(tensors: Tensors, config: CLIPConfig, placement: Placement = AS_STORED) -> Params:
     """The parameter tree of `CLIPTextModelWithProjection`. InputError if not exactly `config`'s."""
+    tensors = network(tensors, "clip", "transformers")
     if not config.projection:
         if clip_is_projected(tensors):
             raise InputError(f"{tensors.where}: {_PROJECTION} is no identity, but projection is 0")
         tensors = tensors.without(_PROJECTION)
-    return from_tensors(_rows(CLIP, CLIPText(config)), tensors.without(_IDS), placement)
+    return from_tensors(clip_rows(config), tensors, placement)
 
 
 def clip_to(params: Params, config: CLIPConfig) -> Tensors:
     """The tensors of `CLIPTextModelWithProjection`; no projection is written as the identity."""
-    tensors = to_tensors(_rows(CLIP, CLIPText(config)), params)
+    tensors = to_tensors(clip_rows(config), params)
     if config.projection:
         return tensors
     dtype = tensors.infos[CLIP["tokens"]].dtype
@@ -89,20 +91,57 @@ def clip_to(params: Params, config: CLIPConfig) -> Tensors:
 
 def t5_from(tensors: Tensors, config: T5Config, placement: Placement = AS_STORED) -> Params:
     """The parameter tree of `T5EncoderModel`. InputError if its tensors are not `config`'s."""
-    return from_tensors(_rows(T5, T5Encoder(config)), tensors.without(TWIN), placement)
+    return from_tensors(
+        t5_rows(config), one_table(network(tensors, "t5", "transformers")), placement
+    )
+
+
+def one_table(tensors: Tensors) -> Tensors:
+    """T5's tensors with one table of tokens, under whichever name it is: files have it twice.
+
+    InputError where the two differ.
+    """
+    name = T5["tokens"]
+    if TWIN not in tensors:
+        return tensors
+    if name not in tensors:
+        names = {old: name if old == TWIN else old for old in tensors}
+        return tensors.renamed(names, where=tensors.where)
+    if tensors.infos[name] != tensors.infos[TWIN] or not _equal(tensors, name, TWIN):
+        raise InputError(f"{tensors.where}: {name} and {TWIN} differ, and are one table in T5")
+    return tensors.without(TWIN)
+
+
+def _equal(tensors: Tensors, first: str, second: str) -> bool:
+    """Whether two tensors of one size and dtype are the same to the bit."""
+    size = tensors.infos[first].size
+    pieces = ((start, min(start + _COMPARED, size)) for start in range(0, size, _COMPARED))
+    return all(
+        tensors.piece(first, *ends).tobytes() == tensors.piece(second, *ends).tobytes()
+        for ends in pieces
+    )
 
 
 def t5_to(params: Params, config: T5Config) -> Tensors:
     """The tensors of `T5EncoderModel`, its token table under both names."""
-    tensors = to_tensors(_rows(T5, T5Encoder(config)), params)
+    tensors = to_tensors(t5_rows(config), params)
     twin = tensors.renamed({T5["tokens"]: TWIN}, where=tensors.where)
     return joined(tensors, twin)
 
 
 def t5_infos(config: T5Config, dtype: np.dtype) -> dict[str, Info]:
     """Names and shapes of the tensors of `t5_to`, the token table once."""
-    rows = _rows(T5, T5Encoder(config))
-    return {key: Info(row.shape, dtype) for row in rows for key in row.keys}
+    return {key: Info(row.shape, dtype) for row in t5_rows(config) for key in row.keys}
+
+
+def clip_rows(config: CLIPConfig) -> list[Row]:
+    """Where every leaf of a CLIP lies in a file."""
+    return _rows(CLIP, CLIPText(config))
+
+
+def t5_rows(config: T5Config) -> list[Row]:
+    """Where every leaf of a T5 lies in a file."""
+    return _rows(T5, T5Encoder(config))
 
 
 def abstract_clip(config: CLIPConfig) -> Params:

@@ -3,14 +3,16 @@
 Source: keys of Stability-AI/sd3.5 `mmditx.py` and diffusers `SD3Transformer2DModel`.
 """
 
-import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flashjax import trees
+from flashjax.convert.naming import network
+from flashjax.convert.sizes import mmdit_sizes
 from flashjax.convert.table import (
     AS_STORED,
     Layout,
@@ -24,6 +26,7 @@ from flashjax.convert.table import (
     row,
     split_path,
     to_tensors,
+    translated_rows,
     vector,
 )
 from flashjax.convert.tensors import Info, Shape, Tensors
@@ -80,6 +83,7 @@ def transformer_from(
 
     InputError if they are not exactly `config`'s.
     """
+    tensors = network(tensors, "transformer", naming)
     return from_tensors(transformer_rows(config, naming), tensors, placement)
 
 
@@ -94,30 +98,33 @@ def translated(tensors: Tensors, config: MMDiTConfig, *, given: str, wanted: str
     Each is read when it is asked for: projections fused or cut, halves swapped. InputError if the
     tensors are not exactly `config`'s.
     """
+    rows = transformer_rows(config, given)
     if given == wanted:
+        check_shapes(rows, tensors)
         return tensors
-    pairs = list(
-        zip(transformer_rows(config, given), transformer_rows(config, wanted), strict=True)
-    )
-    check_shapes([row for row, _ in pairs], tensors)
-    infos, places = {}, {}
-    for source, target in pairs:
-        dtype = tensors.infos[source.keys[0]].dtype
-        for part, key in enumerate(target.keys):
-            infos[key], places[key] = Info(target.shape, dtype), (source, target, part)
+    return translated_rows(tensors, rows, transformer_rows(config, wanted))
 
-    @functools.lru_cache(maxsize=1)
-    def whole(source: Row, target: Row) -> np.ndarray:
-        flat = np.concatenate([tensors[key].reshape(-1) for key in source.keys])
-        swapped = source.layout.swap != target.layout.swap
-        return np.roll(flat, flat.size // 2) if swapped else flat
 
-    def piece(name: str, start: int, stop: int) -> np.ndarray:
-        source, target, part = places[name]
-        offset = part * infos[name].size
-        return whole(source, target)[offset + start : offset + stop]
+def under_sai_names(tensors: Tensors) -> Tensors:
+    """Tensors named as diffusers does under SAI's names, their sizes being those of the tensors.
 
-    return Tensors(tensors.where, infos, piece, tensors.metadata)
+    InputError if they are not exactly a transformer's.
+    """
+    first = {
+        diffusers.split()[0] + suffix: sai + suffix
+        for _, sai, diffusers in EDGES + BLOCK
+        for suffix in ("", ".weight", ".bias")
+    }
+    block = re.compile(re.escape(BLOCK_PREFIX["diffusers"]).replace(r"\{\}", r"(\d+)"))
+    sized = {}  # of a projection that SAI fuses the first part: enough to see the sizes
+    for name in tensors:
+        found = block.match(name)
+        prefix = BLOCK_PREFIX["sai"].format(found[1]) if found else ""
+        inner = name[found.end() :] if found else name
+        if inner in first:
+            sized[name] = prefix + first[inner]
+    config = mmdit_sizes(tensors.renamed(sized, where=tensors.where))
+    return translated(tensors, config, given="diffusers", wanted="sai")
 
 
 def cropped_position(tensors: Tensors, side: int) -> Tensors:

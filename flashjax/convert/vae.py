@@ -3,12 +3,16 @@
 Source: keys of Stability-AI/sd3.5 `sd3_impls.py` (`SDVAE`) and diffusers `AutoencoderKL`.
 """
 
+import dataclasses
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
 
 from flashjax import trees
+from flashjax.convert.naming import network
+from flashjax.convert.sizes import vae_sizes
 from flashjax.convert.table import (
     AS_STORED,
     Layout,
@@ -20,6 +24,7 @@ from flashjax.convert.table import (
     row,
     split_path,
     to_tensors,
+    translated_rows,
     vector,
 )
 from flashjax.convert.tensors import Shape, Tensors
@@ -48,6 +53,9 @@ PARTS = (
     ("norm_out", "norm_out", "conv_norm_out"),
 )
 
+# diffusers' names of the encoder's resnets, which tell all sizes, and SAI's
+_SIZED = r"encoder\.down_blocks\.(\d+)\.resnets\.", r"encoder.down.\1.block."
+
 
 def vae_from(
     tensors: Tensors, config: VAEConfig, naming: str, placement: Placement = AS_STORED
@@ -56,12 +64,23 @@ def vae_from(
 
     InputError if they are not exactly `config`'s.
     """
-    return from_tensors(vae_rows(config, naming), tensors, placement)
+    return from_tensors(vae_rows(config, naming), network(tensors, "vae", naming), placement)
 
 
 def vae_to(params: Params, config: VAEConfig, naming: str) -> Tensors:
     """The tensors of a parameter tree, named "sai" (without prefix) or "diffusers"."""
     return to_tensors(vae_rows(config, naming), params)
+
+
+def under_sai_names(tensors: Tensors) -> Tensors:
+    """Tensors named as diffusers does under SAI's names, their sizes being those of the tensors.
+
+    InputError if they are not exactly an autoencoder's.
+    """
+    sized = {name: re.sub(*_SIZED, name) for name in tensors}
+    config = vae_sizes(tensors.renamed(sized, where=tensors.where))
+    config = dataclasses.replace(config, groups=1)  # which no shape tells, and no name needs
+    return translated_rows(tensors, *(vae_rows(config, name) for name in ("diffusers", "sai")))
 
 
 def vae_rows(config: VAEConfig, naming: str) -> list[Row]:

@@ -7,8 +7,10 @@ Source: diffusers `ModelMixin.from_pretrained`, transformers `PreTrainedModel.fr
 import re
 from pathlib import Path
 
+from flashjax.convert import mistaken
 from flashjax.convert.fields import say
 from flashjax.convert.reading import open_safetensors, read_json
+from flashjax.convert.scales import dequantised
 from flashjax.convert.tensors import Tensors, joined
 from flashjax.types import InputError, listed
 
@@ -21,8 +23,8 @@ _SHARD = re.compile(r"[^/\\\0]{1,240}\.safetensors")
 def open_weights(folder: Path | str, stem: str) -> Tensors:
     """The tensors of `stem`.safetensors in `folder`, or of the shards that its index.json lists.
 
-    Of several variants (`stem`.fp16.safetensors) the first that is complete. InputError if none is,
-    or for an index that leaves its folder.
+    Codes with scales are what they stand for. Of several variants (`stem`.fp16.safetensors) the
+    first that is complete. InputError if none is, or for an index that leaves its folder.
     """
     folder = Path(folder)
     problems, found = [], _sets(folder, stem)
@@ -35,7 +37,7 @@ def open_weights(folder: Path | str, stem: str) -> Tensors:
         others = sorted(other.name for paths in found.values() for other in paths if other != path)
         if others or variant:
             say(f"{folder}: {path.name} is read" + (f", not {listed(others)}" if others else ""))
-        return _joined(folder, path, shards) if shards else open_safetensors(path)
+        return dequantised(_joined(folder, path, shards) if shards else open_safetensors(path))
     raise problems[0] if problems else _absent(folder, stem)
 
 
@@ -102,4 +104,6 @@ def _joined(folder: Path, index: Path, places: dict[str, str]) -> Tensors:
 
 
 def _absent(folder: Path, stem: str) -> InputError:
+    if told := mistaken.pickles_instead(folder, stem):
+        return InputError(told)
     return InputError(f"{folder / stem}.safetensors does not exist: give a network's whole folder")

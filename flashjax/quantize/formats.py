@@ -4,7 +4,6 @@ Writers take SAI's names (without prefix), tensor by tensor; what they write app
 at all, and is proved by reading it back.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from flashjax.convert.configs import mmdit_config_to_diffusers
 from flashjax.convert.reading import open_safetensors
 from flashjax.convert.sai import model_spec
+from flashjax.convert.scales import dequantised
 from flashjax.convert.table import FLOAT32
 from flashjax.convert.tensors import Shape, Tensors
 from flashjax.convert.transformer import (
@@ -30,7 +30,7 @@ from flashjax.models.mmdit import MMDiTConfig
 from flashjax.quantize.codecs.tensors import decibels
 from flashjax.quantize.containers.gguf import open_gguf
 from flashjax.quantize.containers.gguf_export import UNCALIBRATED, Calibration, quantize_transformer
-from flashjax.quantize.containers.packing import WEIGHT, Packing, packed, unpacked
+from flashjax.quantize.containers.packing import Packing, packed
 from flashjax.quantize.containers.packings import (
     COMFY_FP8,
     COMFY_INT8,
@@ -135,18 +135,12 @@ def _metadata(model: Model, packing: Packing) -> Mapping[str, str]:
     return model_spec(model.config, title=model.title, side=8 * model.sample_size)
 
 
-def dequantised(tensors: Tensors) -> Tensors:
-    """The tensors of a safetensors file of any packing, its weights in float32; others as is."""
-    found = _packing_of(tensors)
-    return unpacked(tensors, found) if found else tensors
-
-
 def open_format(path: Path, config: MMDiTConfig) -> Tensors:
     """What a file or folder that `write_format` wrote stands for, under SAI's names."""
     if (exchange := open_exchange(path, config)) is not None:
         return exchange
     if path.is_dir():
-        stored = dequantised(open_weights(path, DIFFUSERS_STEM))
+        stored = open_weights(path, DIFFUSERS_STEM)
         return translated(stored, config, given="diffusers", wanted="sai")
     if path.suffix == ".gguf":
         return open_gguf(path)
@@ -174,20 +168,3 @@ def _snr(clean: np.ndarray, stored: np.ndarray) -> float:
     clean, stored = (array.reshape(-1).astype(np.float32) for array in (clean, stored))
     error = stored - clean
     return decibels(float(clean @ clean), float(error @ error))
-
-
-def _packing_of(tensors: Tensors) -> Packing | None:
-    """The packing of the first packed layer of a file."""
-    for name, info in tensors.infos.items():
-        if name.endswith(".comfy_quant"):
-            if json.loads(tensors[name].tobytes())["format"] == "float8_e4m3fn":
-                return COMFY_FP8
-            return (
-                COMFY_INT8_ROTATED if b'"convrot": true' in tensors[name].tobytes() else COMFY_INT8
-            )
-        if name.endswith("._weight_qdata"):
-            return TORCHAO_INT8
-        if name.endswith(".scales"):
-            words = tensors.shapes[name.removesuffix(".scales") + WEIGHT][1]
-            return mlx_affine(words * 32 // (info.shape[1] * 64))
-    return None

@@ -10,13 +10,13 @@ import ml_dtypes
 import numpy as np
 
 from flashjax.convert import folder as folders
+from flashjax.convert.adapters import Lora, open_loras
 from flashjax.convert.pipeline import Parts, assemble
-from flashjax.convert.reading import open_safetensors
 from flashjax.convert.sai import model_spec, write_sai
-from flashjax.convert.table import AS_STORED
+from flashjax.convert.table import AS_STORED, Placement
 from flashjax.convert.writing import MAX_SHARD_BYTES, replacing
 from flashjax.models.variants import SD3_VAE
-from flashjax.sources import kind_of, read_parts, sample_size_of
+from flashjax.sources import LORA_FLAG, kind_of, open_file, read_parts, sample_size_of
 from flashjax.types import InputError
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
@@ -29,6 +29,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The flags of the verb where it works without a config."""
     verb.add_argument("--source", required=True, metavar="PATH", help="any checkpoint")
     verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
+    verb.add_argument("--lora", **LORA_FLAG)
     verb.add_argument("--out", required=True, metavar="DIR", help="where the formats go")
     verb.add_argument("--format", default="diffusers,sai", metavar="NAME[,NAME]")
     verb.add_argument("--dtype", choices=tuple(DTYPES), help="as stored by default")
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> None:
         base=Path(options.base) if options.base else None,
         dtype=DTYPES[options.dtype] if options.dtype else None,
         title=options.title,
+        loras=open_loras(options.lora),
         max_shard_bytes=int(options.shard_gb * 1e9),
     )
     print("\n".join(map(str, paths)))
@@ -58,14 +60,20 @@ def convert(
     base: Path | None = None,
     dtype: Any = None,
     title: str = "",
+    loras: Sequence[Lora] = (),
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[Path]:
-    """Writes every network of `source` under `out` in every format. Returns their paths."""
+    """Writes every network of `source`, with LoRAs added, under `out` in every format.
+
+    Returns the formats' paths.
+    """
     unknown = sorted(set(formats) - FORMATS.keys())
     if unknown:
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(FORMATS)}")
     known = folders.read_configs(base) if base else {}
-    parts = read_parts(source, known=known, place=lambda _: AS_STORED)
+    # Products are added in float32, and rounded to the wanted dtype alone.
+    placement = Placement(np.dtype(dtype)) if loras and dtype else AS_STORED
+    parts = read_parts(source, known=known, place=lambda _: placement, loras=loras)
     log.info("read %s", ", ".join(parts))
     size = sample_size_of(source, parts["transformer"][1], base=base)
     for name in formats:
@@ -80,7 +88,7 @@ def convert(
 def metadata_of(source: Path, parts: Parts, title: str, sample_size: int) -> Mapping[str, str]:
     """The source's own where it is a single file, else the model's kind and title."""
     if kind_of(source) == "single":
-        return open_safetensors(source).metadata
+        return open_file(source).metadata
     vae = parts["vae"][1] if "vae" in parts else SD3_VAE
     return model_spec(parts["transformer"][1], title=title, side=sample_size * vae.factor)
 

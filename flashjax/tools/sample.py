@@ -12,15 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flashjax.convert.adapters import open_loras, with_loras
 from flashjax.convert.pipeline import Pipeline
-from flashjax.convert.table import Placement
+from flashjax.convert.table import AS_STORED, Placement
 from flashjax.data.prompts import read_prompts
 from flashjax.data.tokenizers import Tokenizer, load_tokenizers
 from flashjax.evaluate.grids import grid, save_png
 from flashjax.evaluate.sample import SOLVERS, Sampler, draw, draw_noise, make_sample
 from flashjax.flow.guidance import SkipLayers
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
-from flashjax.sources import home_of, in_dtype, kind_of, open_pipeline
+from flashjax.sources import LORA_FLAG, home_of, in_dtype, kind_of, open_pipeline
 from flashjax.stages.model import PACKAGED, open_model, packaged, student_of
 from flashjax.types import InputError
 
@@ -42,6 +43,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         help="pipeline or transformer folder, single file, GGUF, a stage's folder, or nano",
     )
     verb.add_argument("--base", metavar="DIR", help="a pipeline with whatever the source lacks")
+    verb.add_argument("--lora", **LORA_FLAG)
     verb.add_argument("--out", required=True, metavar="DIR", help="where pictures go")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--steps", type=int, default=28)
@@ -80,14 +82,18 @@ def open_source(options: argparse.Namespace) -> tuple[Pipeline, Tokenizer]:
     """The model and the tokenizers that the flags name; a stage's folder has them in its run."""
     source = packaged(options.source) if options.source in PACKAGED else Path(options.source)
     base, dtype = Path(options.base) if options.base else None, DTYPES[options.dtype]
+    placement, loras = Placement(np.dtype(dtype)), open_loras(options.lora)
     if base is None and kind_of(source) == "orbax" and (source.parent / "import").is_dir():
         pipeline, tokenizer = open_model(source.parent)
         params = student_of(source.parent, source.name)
         student = params.get("transformer", params)
-        return in_dtype(dataclasses.replace(pipeline, transformer=student), dtype), tokenizer
-    placement = Placement(np.dtype(dtype))
+        pipeline = dataclasses.replace(pipeline, transformer=student)
+        if loras:
+            parts = with_loras(pipeline.parts, loras, place=lambda _: AS_STORED)
+            pipeline = pipeline.with_parts(parts)
+        return in_dtype(pipeline, dtype), tokenizer
     pipeline = open_pipeline(
-        source, base=base, place=lambda _: placement, absent_t5=options.absent_t5
+        source, base=base, place=lambda _: placement, absent_t5=options.absent_t5, loras=loras
     )
     return in_dtype(pipeline, dtype), load_tokenizers(home_of(source, base))
 
@@ -139,7 +145,17 @@ def latent_size(size: str | None, pipeline: Pipeline) -> tuple[int, int]:
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """All that makes the pictures what they are, but for the prompts."""
-    names = ("source", "base", "seed", "steps", "grid", "solver", "guidance_scale", "skip_layers")
+    names = (
+        "source",
+        "base",
+        "lora",
+        "seed",
+        "steps",
+        "grid",
+        "solver",
+        "guidance_scale",
+        "skip_layers",
+    )
     return {name: getattr(options, name) for name in (*names, "size", "dtype", "absent_t5")}
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from flashjax.quantize.codecs.blocks import as_bytes, as_float16, as_int8, divide, float16_bytes
+from flashjax.quantize.codecs.decoders import DECODERS
 from flashjax.quantize.codecs.kquants import (
     Q4_BYTES,
     Q5_BYTES,
@@ -25,6 +25,7 @@ from flashjax.quantize.codecs.kquants import (
     encode_q5_k,
     encode_q6_k,
 )
+from flashjax.types import InputError
 
 Q8_BLOCK, Q8_BYTES = 32, 34
 
@@ -42,7 +43,7 @@ class Codec:
     block: int
     block_bytes: int
     encode: Callable[..., jax.Array]
-    decode: Callable[[jax.Array | np.ndarray], jax.Array]
+    decode: Callable[..., jax.Array]
 
     def encoded_bytes(self, weights: int) -> int:
         """Bytes that `weights` consecutive weights take."""
@@ -90,4 +91,20 @@ Q8_0 = Codec("Q8_0", 8, Q8_BLOCK, Q8_BYTES, encode_q8_0, decode_q8_0)
 Q6_K = Codec("Q6_K", 14, SUPER_BLOCK, Q6_BYTES, encode_q6_k, decode_q6_k)
 Q5_K = Codec("Q5_K", 13, SUPER_BLOCK, Q5_BYTES, encode_q5_k, decode_q5_k)
 Q4_K = Codec("Q4_K", 12, SUPER_BLOCK, Q4_BYTES, encode_q4_k, decode_q4_k)
-CODECS = (F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K)
+CODECS = (F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K)  # that are written, too
+
+
+def _unwritten(x: jax.Array) -> jax.Array:
+    raise InputError("this type of GGUF is read and never written: choose another")
+
+
+READ_ONLY = tuple(
+    Codec(name, number, block, block_bytes, _unwritten, decode)
+    for name, (number, block, block_bytes, decode) in DECODERS.items()
+)
+# Names of the types that neither is: ggml's numbers, for messages.
+UNREAD = {
+    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S",
+    22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
+    35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""The GGUF v3 container, written and read: header, keys, tensor table, aligned tensor bytes.
+"""The GGUF container, v3 written and v2 read too: header, keys, tensor table, aligned bytes.
 
 Little endian. A shape is stored reversed and with every dimension kept: readers of SD3 files need
 the leading 1 of `pos_embed`. Source: ggml's docs/gguf.md.
@@ -17,14 +17,18 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from flashjax.convert.tensors import Info, Tensors, computed
-from flashjax.quantize.codecs.codec import CODECS, Codec
+from flashjax.quantize.codecs.codec import CODECS, READ_ONLY, UNREAD, Codec
 from flashjax.quantize.codecs.tensors import decode_tensor
 from flashjax.types import InputError
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
+READ_VERSIONS = (2, 3)  # they differ in byte order only, where that is big
+ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # before a tensor's name: the shape that it had
+PARTS = "split.count"
 UINT32, FLOAT32, STRING, ARRAY = 4, 6, 8, 9  # value types that have a name here
 SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 MAX_DIMS = 4
+READ = CODECS + READ_ONLY
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ def write_gguf(
 def read_gguf(path: Path) -> GgufFile:
     """Read header, keys and tensor table of a GGUF file, and check that all tensor bytes are there.
 
-    Raises InputError naming the file when it is missing, truncated, no GGUF v3, or holds a tensor
-    type other than F32, F16, Q8_0, Q6_K.
+    Raises InputError naming the file when it is missing, truncated, one part of several, of another
+    version, has a name twice or tensors that overlap, or a tensor of a type that is not read.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the path of a .gguf file")
@@ -102,23 +106,42 @@ def read_gguf(path: Path) -> GgufFile:
         if header.take(4) != MAGIC:
             raise InputError(f"{path}: does not start with 'GGUF'; give a GGUF file")
         version, tensor_count, key_count = header.unpack("<IQQ")
-        if version != VERSION:
-            raise InputError(f"{path}: GGUF version {version}, need {VERSION}; convert it again")
-        keys = dict(header.pair() for _ in range(key_count))
-        table = [header.table_row() for _ in range(tensor_count)]
-        data = _aligned(file.tell(), keys.get("general.alignment", ALIGNMENT))
-    tensors = {name: TensorEntry(shape, codec, data + at) for name, shape, codec, at in table}
-    for name, entry in tensors.items():
-        if entry.start + entry.nbytes > header.size:
-            raise header.damaged(f"tensor {name}")
+        if version not in READ_VERSIONS:
+            big = ", of the other byte order" if version % 65536 == 0 else ""
+            raise InputError(
+                f"{path}: GGUF version {version}{big}, need {VERSION}; convert it again"
+            )
+        keys = header.distinct("key", (header.pair() for _ in range(key_count)))
+        rows = (header.table_row() for _ in range(tensor_count))
+        table = header.distinct("tensor", ((name, row) for name, *row in rows))
+        alignment = keys.get("general.alignment", ALIGNMENT)
+        if type(alignment) is not int or alignment < 1:
+            raise header.damaged(f"general.alignment {alignment!r}")
+        data = _aligned(file.tell(), alignment)
+    if keys.get(PARTS, 1) != 1:
+        raise InputError(f"{path} is one of {keys[PARTS]} parts: join them with llama-gguf-split")
+    tensors = {
+        name: TensorEntry(shape, codec, data + offset)
+        for name, (shape, codec, offset) in table.items()
+    }
+    header.check_places(tensors, data, alignment)
     return GgufFile(path, keys, tensors)
 
 
 def open_gguf(path: Path) -> Tensors:
-    """The tensors of a file, each dequantised to float32 when it is read."""
+    """The tensors of a file, each dequantised to float32 when it is read.
+
+    Each has the shape that it had before ComfyUI-GGUF's converter gave it another.
+    """
     file = read_gguf(path)
     float32 = np.dtype(np.float32)
-    infos = {name: Info(entry.shape, float32) for name, entry in file.tensors.items()}
+    infos = {}
+    for name, entry in file.tensors.items():
+        shape = file.keys.get(ORIGINAL_SHAPE + name, entry.shape)
+        whole = isinstance(shape, list | tuple) and all(type(size) is int for size in shape)
+        if not whole or math.prod(shape) != math.prod(entry.shape):
+            raise InputError(f"{path}: tensor {name} {entry.shape} cannot have been {shape!r}")
+        infos[name] = Info(tuple(shape), float32)
     return computed(str(path), infos, file.array)
 
 
@@ -143,6 +166,26 @@ class _Header:
     def unpack(self, layout: str) -> tuple:
         return struct.unpack(layout, self.take(struct.calcsize(layout)))
 
+    def distinct(self, what: str, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        """A dict of pairs whose names differ."""
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise InputError(f"{self.path}: the {what} {name} is there twice; write it anew")
+            found[name] = value
+        return found
+
+    def check_places(self, tensors: Mapping[str, TensorEntry], data: int, alignment: int) -> None:
+        """Raises InputError for a tensor that is not whole, lies astray, or on another one."""
+        end, before = data, "the header"
+        for name, entry in sorted(tensors.items(), key=lambda item: item[1].start):
+            if entry.start + entry.nbytes > self.size:
+                raise self.damaged(f"tensor {name}")
+            if entry.start < end or (entry.start - data) % alignment:
+                where = f"byte {entry.start}, where {before} ends at {end}"
+                raise InputError(f"{self.path}: tensor {name} begins at {where}; write it anew")
+            end, before = entry.start + entry.nbytes, name
+
     def text(self) -> str:
         (length,) = self.unpack("<Q")
         return self.take(length).decode("utf-8", errors="replace")
@@ -164,13 +207,15 @@ class _Header:
     def table_row(self) -> tuple[str, tuple[int, ...], Codec, int]:
         """-> name, numpy shape, codec, offset inside the data section."""
         name, (n_dims,) = self.text(), self.unpack("<I")
+        if n_dims > MAX_DIMS:
+            raise self.damaged(f"tensor {name} of {n_dims} dims")
         shape = self.unpack(f"<{n_dims}Q")[::-1]
         ggml_type, offset = self.unpack("<IQ")
-        codec = next((codec for codec in CODECS if codec.ggml_type == ggml_type), None)
+        codec = next((codec for codec in READ if codec.ggml_type == ggml_type), None)
         if codec is None:
-            known = ", ".join(codec.name for codec in CODECS)
+            kind, known = UNREAD.get(ggml_type, ggml_type), ", ".join(codec.name for codec in READ)
             raise InputError(
-                f"{self.path}: tensor {name} has ggml type {ggml_type}, need one of {known}; "
+                f"{self.path}: tensor {name} has ggml type {kind}, need one of {known}; "
                 "quantize the model again"
             )
         if shape and shape[-1] % codec.block:

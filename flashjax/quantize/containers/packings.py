@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from flashjax.convert.scales import hadamard
 from flashjax.quantize.codecs.blocks import divide
 from flashjax.quantize.containers.packing import Packing, int8_codes
 
@@ -20,7 +21,6 @@ LARGEST_ROTATION = 256  # columns that ComfyUI rotates together: a power of 4
 MLX_GROUP, MLX_SMALLEST = 64, 1e-7
 SMALLEST = 1e-30  # comfy-kitchen's smallest scale
 TORCHAO_SMALLEST = float(np.finfo(np.float32).eps)
-_MIX = np.array([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], np.float32)
 
 
 def _marker(**content: object) -> Array:
@@ -37,15 +37,9 @@ def _scaled(parts: Mapping[str, Array]) -> Array:
 
 
 def rotation(columns: int) -> np.ndarray:
-    """The regular Hadamard matrix "k k" of the largest power of 4 that divides `columns`.
-
-    Its rows sum to a constant; symmetric and orthonormal, it is its own inverse.
-    """
-    size = next(k for k in (256, 64, 16, 4, 1) if k <= LARGEST_ROTATION and columns % k == 0)
-    matrix = np.ones((1, 1), np.float32)
-    while len(matrix) < size:
-        matrix = np.kron(matrix, _MIX)
-    return matrix / np.sqrt(np.float32(size))
+    """The matrix "k k" that mixes columns: of the largest power of 4 that divides `columns`."""
+    sizes = (256, 64, 16, 4, 1)
+    return hadamard(next(k for k in sizes if k <= LARGEST_ROTATION and columns % k == 0))
 
 
 def rotated(weight: Array) -> Array:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from flashjax.convert.reading import open_safetensors
+from flashjax.convert.scales import dequantised
 from flashjax.convert.sizes import mmdit_sizes
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.quantize.containers.packings import MLX_GROUP
-from flashjax.quantize.formats import dequantised
 from flashjax.quantize.graphs.graph import EPSILON, INPUTS, MAX_PERIOD, TIME_WIDTH, velocity
 from flashjax.quantize.graphs.packages import package
 

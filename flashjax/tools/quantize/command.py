@@ -4,19 +4,18 @@ import argparse
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flashjax.convert import folder as folders
-from flashjax.convert.reading import open_safetensors
-from flashjax.convert.sai import split_file
+from flashjax.convert.adapters import Lora, check_used, merged, open_loras
 from flashjax.convert.sizes import mmdit_sizes
-from flashjax.convert.transformer import cropped_position, transformer_to, translated
+from flashjax.convert.transformer import cropped_position
 from flashjax.convert.writing import write_json
 from flashjax.data.prompts import read_prompts
 from flashjax.quantize.calibrate import mean_decibels, velocity_errors
-from flashjax.quantize.containers.gguf import open_gguf, read_gguf
+from flashjax.quantize.containers.gguf import read_gguf
 from flashjax.quantize.containers.t5 import T5_FORMATS
 from flashjax.quantize.formats import (
     FORMATS,
@@ -24,15 +23,14 @@ from flashjax.quantize.formats import (
     MIXED,
     TUNED,
     Model,
-    dequantised,
     fidelity,
     open_format,
     read_format,
     write_format,
 )
 from flashjax.quantize.graphs.exchange import EXCHANGES
-from flashjax.quantize.graphs.pipelines import PIPELINES
-from flashjax.sources import kind_of, open_transformer, read_parts, sample_size_of
+from flashjax.quantize.graphs.pipelines import COMPANIONS, PIPELINES
+from flashjax.sources import LORA_FLAG, open_transformer, sample_size_of
 from flashjax.tools.quantize.memory import print_table
 from flashjax.tools.quantize.page import Format
 from flashjax.tools.quantize.pipeline import write_pipeline
@@ -54,6 +52,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The flags of the verb where it works without a config."""
     verb.add_argument("--source", "--in", dest="source", metavar="PATH", help="any checkpoint")
     verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
+    verb.add_argument("--lora", **LORA_FLAG)
     verb.add_argument("--out", metavar="DIR", help="where the formats go")
     verb.add_argument("--format", metavar="NAME[,NAME]", help=", ".join(NAMES))
     verb.add_argument("--memory", metavar="MODEL[,MODEL]", help="only say what models need")
@@ -74,9 +73,10 @@ def run(options: argparse.Namespace) -> None:
     if options.memory:
         return print_table(options.memory)
     names = check_options(options)
+    check_used(loras_of(options), sorted({network for name in names for network in of(name)}))
     for name in names:
         if name in T5_FORMATS:
-            print(write_text(name, Path(options.source), Path(options.out)))
+            print(write_text(name, Path(options.source), Path(options.out), loras_of(options)))
     if whole := [name for name in names if name in PIPELINES]:
         write_pipelines(options, whole)
     if single := [name for name in names if name in FORMATS]:
@@ -87,7 +87,8 @@ def write_pipelines(options: argparse.Namespace, names: list[str]) -> None:
     """Writes the whole pipelines `names`, and says how near their transformers are."""
     model, out = source_model(options), Path(options.out)
     for name in names:
-        path = write_pipeline(name, model, Path(options.source), out, base=base_of(options))
+        loras, base = loras_of(options), base_of(options)
+        path = write_pipeline(name, model, Path(options.source), out, base=base, loras=loras)
         table = check(path / "transformer", model, beside=path)
         log.info("%s: %s", name, summary(path, table))
         print(path)
@@ -98,9 +99,26 @@ def base_of(options: argparse.Namespace) -> Path | None:
     return Path(options.base) if options.base else None
 
 
+def of(format_name: str) -> tuple[str, ...]:
+    """The networks that a format is made of."""
+    if format_name in T5_FORMATS:
+        return ("t5",)
+    return ("transformer", *COMPANIONS) if format_name in PIPELINES else ("transformer",)
+
+
+def loras_of(options: argparse.Namespace) -> list[Lora]:
+    """The LoRA files of --lora."""
+    return open_loras(options.lora)
+
+
 def source_model(options: argparse.Namespace) -> Model:
     """The transformer of --source, its position table cropped where that is asked for."""
-    model = open_model(Path(options.source), base=base_of(options), title=options.title)
+    model = open_model(
+        Path(options.source),
+        base=base_of(options),
+        title=options.title,
+        loras=loras_of(options),
+    )
     if not options.position:
         return model
     tensors = cropped_position(model.tensors, options.position)
@@ -113,7 +131,8 @@ def write_transformer(options: argparse.Namespace, names: list[str]) -> None:
     model, base = source_model(options), base_of(options)
     student, judging, errors = None, None, None
     if options.calibrate or options.measure or options.report:
-        student = open_student(Path(options.source), base=base, steps=options.steps)
+        source, loras = Path(options.source), loras_of(options)
+        student = open_student(source, base=base, steps=options.steps, loras=loras)
         captions = read_prompts(options.measure) if options.measure else []
         if options.report:
             file, samples = options.measure, options.samples
@@ -179,22 +198,17 @@ def describe(
     return Format(name, size_of(path), output, ratios, inexact)
 
 
-def open_model(source: Path, *, base: Path | None = None, title: str = "") -> Model:
-    """The transformer of any checkpoint, read tensor by tensor where the source is a file."""
-    kind, known = kind_of(source), folders.read_configs(base) if base else {}
-    if kind in ("single", "gguf"):
-        opened = open_gguf(source) if kind == "gguf" else dequantised(open_safetensors(source))
-        tensors = split_file(opened)["transformer"]
-        config = mmdit_sizes(tensors, known.get("transformer"))
-        return Model(tensors, config, title, sample_size_of(source, config, base=base))
-    if kind in ("pipeline", "transformer"):
-        folder = source / "transformer" if kind == "pipeline" else source
-        stored, config = open_transformer(folder)
-        tensors = translated(stored, config, given="diffusers", wanted="sai")
-        return Model(tensors, config, title, sample_size_of(source, config))
-    params, config = read_parts(source, known=known, names=("transformer",))["transformer"]
-    size = sample_size_of(source, config, base=base)
-    return Model(transformer_to(params, config, "sai"), config, title, size)
+def open_model(
+    source: Path, *, base: Path | None = None, title: str = "", loras: Sequence[Lora] = ()
+) -> Model:
+    """The transformer of any checkpoint with LoRAs added, read tensor by tensor where it is a file.
+
+    InputError unless names and shapes are exactly a transformer's: nothing is written of another.
+    """
+    found = open_transformer(source, known=folders.read_configs(base) if base else {})
+    tensors = merged("transformer", found.under_sai_names(), loras, config=found.config)
+    size = sample_size_of(source, found.config, base=base)
+    return Model(tensors, found.config, title, size)
 
 
 def check(path: Path, model: Model, *, beside: Path | None = None) -> Mapping[str, float]:

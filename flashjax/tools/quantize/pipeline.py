@@ -1,8 +1,10 @@
 """`quantize --source` for whole pipelines: what a runtime needs beside the transformer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flashjax.convert import folder as folders
+from flashjax.convert.adapters import Lora, with_loras
 from flashjax.convert.pipeline import Parts
 from flashjax.convert.table import AS_STORED
 from flashjax.quantize.formats import Model
@@ -11,25 +13,35 @@ from flashjax.sources import home_of, kind_of, read_parts
 
 
 def write_pipeline(
-    format_name: str, model: Model, source: Path, out: Path, *, base: Path | None
+    format_name: str,
+    model: Model,
+    source: Path,
+    out: Path,
+    *,
+    base: Path | None,
+    loras: Sequence[Lora] = (),
 ) -> Path:
-    """Writes a format of PIPELINES; what `source` lacks is that of `base`. Returns the folder."""
+    """Writes a format of PIPELINES; what `source` lacks is that of `base`. Returns the folder.
+
+    The products of `loras` are added to text encoders; `model` has them already.
+    """
     home = home_of(source, base)
     return write_whole(
         format_name,
         model,
-        read_companions(source, home),
+        read_companions(source, home, loras),
         out,
         schedule=folders.settings(home)["schedule"],
         tokenizers_from=home,
     )
 
 
-def read_companions(source: Path, home: Path) -> Parts:
+def read_companions(source: Path, home: Path, loras: Sequence[Lora] = ()) -> Parts:
     """Text encoders and autoencoder, as stored: the source's own, else those of `home`."""
     own: Parts = {}
-    if kind_of(source) == "single":
+    if kind_of(source) in ("single", "gguf"):
         known = folders.read_configs(home)
         own = read_parts(source, known=known, place=lambda _: AS_STORED, names=COMPANIONS)
     missing = [name for name in COMPANIONS if name not in own]
-    return folders.read_parts(home, place=lambda _: AS_STORED, names=missing) | own
+    parts = folders.read_parts(home, place=lambda _: AS_STORED, names=missing) | own
+    return with_loras(parts, loras, place=lambda _: AS_STORED)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flashjax.convert.adapters import Lora
 from flashjax.convert.pipeline import Pipeline
 from flashjax.data.prompts import read_prompts
 from flashjax.data.tokenizers import Tokenizer, load_tokenizers
@@ -49,9 +50,11 @@ class Student:
         return sizes, pipeline.transformer, cond, noise, list(self.sigmas)
 
 
-def open_student(source: Path, *, base: Path | None, steps: int) -> Student:
-    """The model of a source, with what it lacks from `base`."""
-    pipeline = open_pipeline(source, base=base)
+def open_student(
+    source: Path, *, base: Path | None, steps: int, loras: Sequence[Lora] = ()
+) -> Student:
+    """The model of a source, with what it lacks from `base`, and with LoRAs added."""
+    pipeline = open_pipeline(source, base=base, loras=loras)
     tokenizer = load_tokenizers(home_of(source, base))
     return Student(pipeline, tokenizer, tuple(student_sigmas(steps, pipeline.shift).tolist()))
 

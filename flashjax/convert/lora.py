@@ -1,0 +1,222 @@
+"""LoRA: small products that are added to weights, of a file of their own or inside a checkpoint.
+
+Names are those of kohya's sd-scripts and OneTrainer, of diffusers, and of PEFT. A product is added
+in float32: W + scale * alpha / rank * up @ down. Source: Hu et al. 2021, arXiv:2106.09685, section
+4.1; PEFT's `LoraConfig` for alpha, rank and their patterns.
+"""
+
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flashjax.convert.reading import open_safetensors, read_json
+from flashjax.convert.tensors import Info, Tensors
+from flashjax.types import InputError, listed
+
+# What every tensor of an adapter has in its name.
+LORA = re.compile(r"^lora_|[._]lora[._]|[._](?:hada|lokr|oft)_")
+_BASE, _MODULE = ".base_layer.", re.compile(r"\.modules_to_save\.[^.]+\.")
+_WRAPPED = re.compile(r"\.base_layer\.|\.modules_to_save\.|\.original_module\.")  # by PEFT
+_WEIGHT = ".weight"
+_DOWN = r"lora_A|lora_down|lora\.down|lora_linear_layer\.down"
+_UP = r"lora_B|lora_up|lora\.up|lora_linear_layer\.up"
+_PART = re.compile(rf"(.+)[._](?:({_DOWN})|({_UP}))(?:\.(?!weight$|bias$)([^.]+))?(?:\.weight)?")
+_METADATA = "lora_adapter_metadata"  # diffusers' key of the config
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """One product: `down` "rank in" and `up` "out rank" of a file, and what it is multiplied by."""
+
+    tensors: Tensors
+    down: str
+    up: str
+    scale: float
+
+    def fits(self, info: Info) -> bool:
+        """Whether it can be added to a weight."""
+        down, up = (self.tensors.shapes[name] for name in (self.down, self.up))
+        if len(down) < 2 or len(up) < 2 or not info.shape:
+            return False
+        (rank, *inner), (rows, *inside) = down, up
+        size = rows * math.prod(inner)
+        return math.prod(inside) == rank and (rows, size) == (info.shape[0], info.size)
+
+    def read(self) -> np.ndarray:
+        """The product in float32, "out in"."""
+        down, up = (self.tensors[name].astype(np.float32) for name in (self.down, self.up))
+        product = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
+        return np.float32(self.scale) * product
+
+
+def added(tensors: Tensors, deltas: Mapping[str, Sequence[Delta]]) -> Tensors:
+    """The tensors with the products that `deltas` lists for them; 8-bit ones become float32.
+
+    InputError for a product of another shape.
+    """
+    made = {}
+    for name, products in deltas.items():
+        info = tensors.infos[name]
+        for delta in products:
+            if not delta.fits(info):
+                down, up = (delta.tensors.shapes[part] for part in (delta.down, delta.up))
+                raise InputError(
+                    f"{delta.tensors.where}: {delta.down} {down} and {delta.up} {up} do not fit "
+                    f"{name} {info.shape}: it is a LoRA of another model"
+                )
+        made[name] = info if info.dtype.itemsize > 1 else Info(info.shape, np.dtype(np.float32))
+
+    def read(name: str) -> np.ndarray:
+        weight = tensors[name].astype(np.float32)
+        for delta in deltas[name]:
+            weight = weight + delta.read().reshape(weight.shape)
+        return weight.astype(made[name].dtype)
+
+    return tensors.overlaid(made, read)
+
+
+def absorbed(tensors: Tensors) -> Tensors:
+    """A checkpoint of PEFT's whose adapter lies inside, as `merge_and_unload` leaves it.
+
+    Its alpha is not in it: the rank stands for it, as it does in diffusers. InputError for more
+    than one adapter, for none, and for one of a layer that is not there.
+    """
+    wrapped = [name for name in tensors if _WRAPPED.search(name)]
+    if not wrapped:
+        return tensors
+    inside = [name for name in tensors if LORA.search(name) and name not in wrapped]
+    products = products_of(tensors.renamed({name: name for name in inside}, where=tensors.where))
+    names = {
+        name: _MODULE.sub(".", name.replace(_BASE, "."))
+        for name in tensors
+        if name not in inside and ".original_module." not in name
+    }
+    whole = tensors.renamed(names, where=tensors.where)
+    layers = {name.partition(_BASE)[0] for name in wrapped if _BASE in name}
+    if wrong := sorted(products.keys() - layers) or sorted(layers if not products else ()):
+        raise InputError(f"{tensors.where}: {listed(wrong)}: of layer and LoRA one is not there")
+    said = "" if any(name.endswith(".alpha") for name in inside) else ", alpha being the rank"
+    log.info("%s: merged %d products of the LoRA inside%s", tensors.where, len(products), said)
+    return added(whole, {module + _WEIGHT: [delta] for module, delta in products.items()})
+
+
+def open_lora(text: str) -> tuple[str, dict[str, Delta]]:
+    """The name and the products of FILE:SCALE, or of FILE alone, whose scale is 1.
+
+    FILE may be a folder as diffusers or PEFT writes it. Products are by the module's name in the
+    file. InputError where there is no such file, or it is no plain LoRA.
+    """
+    path, scale = _path_and_scale(text)
+    if path.is_dir():
+        names = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+        path = next((path / name for name in names if (path / name).is_file()), path / names[0])
+    tensors = open_safetensors(path)
+    if not any(LORA.search(name) for name in tensors):
+        raise InputError(f"{path} is no LoRA: {len(tensors)} tensors, {listed(list(tensors))}")
+    products = products_of(tensors, config=_config_of(path, tensors), scale=scale)
+    return str(path), products
+
+
+def products_of(
+    tensors: Tensors, *, config: Mapping[str, Any] | None = None, scale: float = 1.0
+) -> dict[str, Delta]:
+    """The product of every module that a LoRA's tensors name; `config` is PEFT's, by prefix.
+
+    InputError for tensors that are no part of a product: other kinds of adapters, too.
+    """
+    halves: dict[str, dict[str, str]] = {}
+    adapters: set[str] = set()
+    alphas, strange = {}, []
+    for name in tensors:
+        if name.endswith(".alpha"):
+            alphas[name.removesuffix(".alpha")] = float(tensors[name].item())
+        elif (found := _PART.fullmatch(name)) and not name.endswith(".bias"):
+            halves.setdefault(found[1], {})["down" if found[2] else "up"] = name
+            adapters |= {found[4]} if found[4] else set()
+        else:
+            strange.append(name)
+    if strange:
+        raise InputError(
+            f"{tensors.where}: {listed(strange)}: no part of a plain LoRA (DoRA, LoHa, LoKr and "
+            "biases are none): merge it with the tool that made it"
+        )
+    if len(adapters) > 1:
+        raise InputError(f"{tensors.where} holds the adapters {listed(sorted(adapters))}: keep one")
+    half = [name for parts in halves.values() if len(parts) == 1 for name in parts.values()]
+    half += [f"{module}.alpha" for module in alphas.keys() - halves.keys()]
+    if half:
+        raise InputError(f"{tensors.where}: {listed(half)}: the other half of it is not there")
+
+    def delta(module: str, parts: Mapping[str, str]) -> Delta:
+        rank = tensors.shapes[parts["down"]][0]
+        told = _told(config or {}, module, tensors.where)
+        alpha = alphas.get(module, told.alpha)
+        share = 1.0 if alpha is None else alpha / (math.sqrt(rank) if told.root else rank)
+        return Delta(tensors, parts["down"], parts["up"], scale * share)
+
+    return {module: delta(module, parts) for module, parts in halves.items()}
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a config says of a module: alpha, and whether the rank's root divides it."""
+
+    alpha: float | None = None
+    root: bool = False
+
+
+def _told(config: Mapping[str, Any], module: str, where: str) -> _Told:
+    """PEFT's rules: the first pattern that ends the module's name, else the alpha of all."""
+    prefix = max((p for p in config if module.startswith(p)), key=len, default=None)
+    if prefix is None:
+        return _Told()
+    says, alpha = config[prefix], config[prefix].get("lora_alpha")
+    name = module.removeprefix(prefix)
+    try:
+        for pattern, other in (says.get("alpha_pattern") or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", name):
+                alpha = other
+    except re.error as error:
+        raise InputError(f"{where}: alpha_pattern {error.pattern!r} is no pattern") from error
+    return _Told(None if alpha is None else float(alpha), bool(says.get("use_rslora")))
+
+
+def _config_of(path: Path, tensors: Tensors) -> dict[str, Any]:
+    """By prefix, PEFT's config: beside the file, or as diffusers keeps it in the file."""
+    beside = path.with_name("adapter_config.json")
+    if path.name == "adapter_model.safetensors" and beside.is_file():
+        return {"": read_json(beside)}
+    if _METADATA not in tensors.metadata:
+        return {}
+    try:
+        told = json.loads(tensors.metadata[_METADATA])
+    except ValueError as error:
+        raise InputError(f"{path}: {_METADATA} is not JSON: {error}") from error
+    found: dict[str, Any] = {}
+    for key, value in told.items():
+        prefix, _, name = key.rpartition(".")
+        found.setdefault(f"{prefix}." if prefix else "", {})[name] = value
+    return found
+
+
+def _path_and_scale(text: str) -> tuple[Path, float]:
+    """The two parts of FILE:SCALE."""
+    name, colon, number = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        scale = float(number)
+    except ValueError as error:
+        raise InputError(f"--lora {text}: give FILE:SCALE, as in style.safetensors:0.8") from error
+    if not math.isfinite(scale):
+        raise InputError(f"--lora {text}: the scale is no finite number")
+    return Path(name), scale

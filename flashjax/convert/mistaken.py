@@ -1,0 +1,95 @@
+"""What a path is where a model was expected: its name, and the command that makes a model of it.
+
+Sources: what git-lfs leaves instead of a file, torch's two ways to pickle, the hub's error pages.
+"""
+
+import re
+import zipfile
+from pathlib import Path
+
+_HEAD = 512  # bytes that tell a file's kind
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*")
+_CONVERT = (
+    'python -c "import torch, safetensors.torch as s; d = torch.load({old!r}, weights_only=True); '
+    "s.save_file({{k: v.clone() for k, v in d.get('state_dict', d).items() "
+    'if isinstance(v, torch.Tensor)}}, {new!r})"'
+)
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+
+
+def other_place(path: Path) -> str | None:
+    """What a path is where nothing is, and what to do; None where it is just a path."""
+    text = str(path)
+    if re.match(r"https?:/", text):
+        return f"{text} is an address, no path: fetch the file with `curl -L -O ADDRESS`, give that"
+    if _HUB_NAME.fullmatch(text) and not path.parent.exists():
+        fetch = f"`hf download {text} --local-dir {path.name}`"
+        return f"{text} is a name on the Hugging Face hub, no path: {fetch}, then give {path.name}"
+    return None
+
+
+def other_file(path: Path) -> str | None:
+    """What a file is that is no safetensors file, and what to do; None where none can tell."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    text = head.lstrip().lower()
+    if not head:
+        return f"{path} is empty: fetch it anew"
+    if head.startswith(b"version https://git-lfs"):
+        return f"{path} is a pointer of git-lfs, not the file: `git lfs pull` in its folder"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return (
+            f"{path} is a web page, not the file: fetch the file itself, `hf download` or curl -L"
+        )
+    if head.startswith(b"PK\x03\x04"):
+        return _archive(path)
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+        return pickle(path)
+    if head.startswith(b"GGUF"):
+        return f"{path} is a GGUF file: it cannot stand here"
+    if head.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        return f"{path} is a compressed archive: unpack it, give what is inside"
+    if text.startswith(b"{"):
+        return f"{path} is a JSON file: give the weights, or the folder that it lies in"
+    words = head.decode(errors="ignore")
+    whole = len(words.encode()) > len(head) - 4  # but for a character that the end cuts
+    if whole and all(letter.isprintable() or letter in "\t\r\n" for letter in words):
+        first = words.strip().splitlines()[0][:40]
+        return f"{path} is a text that begins {first!r}: fetch the file anew"
+    return None
+
+
+def pickle(path: Path) -> str:
+    """That a file is a pickle, which can run code when it is read, and the way to convert it."""
+    convert = _CONVERT.format(old=str(path), new=str(path.with_suffix(".safetensors")))
+    return f"{path} is a pickle, which flashjax never reads: convert it first, {convert}"
+
+
+def pickles_instead(folder: Path, stem: str) -> str | None:
+    """What to say where a folder holds `stem` as a pickle only."""
+    found = [path for suffix in PICKLES for path in sorted(folder.glob(f"{stem}*{suffix}"))]
+    return pickle(found[0]) if found else None
+
+
+def other_folder(folder: Path) -> str | None:
+    """What a folder is that is no model, and what to give; None where that cannot be told."""
+    if (folder / "snapshots").is_dir():
+        found = sorted((folder / "snapshots").iterdir())
+        return f"{folder} is the hub's cache: give {found[0]}" if found else None
+    files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.gguf"))
+    if files:
+        return f"{folder} has no model_index.json or config.json: give {files[0]} itself"
+    pickled = [path for suffix in PICKLES for path in sorted(folder.glob(f"*{suffix}"))]
+    return pickle(pickled[0]) if pickled else None
+
+
+def _archive(path: Path) -> str:
+    """Of a zip: torch's way to pickle has data.pkl inside."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return f"{path} is a zip file that is cut short: fetch it anew"
+    if any(name.endswith("data.pkl") for name in names):
+        return pickle(path)
+    return f"{path} is a zip file: unpack it, give what is inside"
