@@ -89,11 +89,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path for a new file or folder; it takes the place of `path` when the block ends well."""
+    """A path for a new file or folder; it takes the place of `path` when the block ends well.
+
+    InputError where a folder would take the place of a file, or a file that of a folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}.", dir=path.parent) as scratch:
         new = Path(scratch) / path.name
         yield new
+        if path.exists() and path.is_dir() != new.is_dir():
+            kind = "folder" if path.is_dir() else "file"
+            raise InputError(f"{path} is a {kind}: move it away, or choose another name")
         if path.is_dir():  # a folder that is not empty cannot be replaced in one step
             os.replace(path, Path(scratch) / "old")
         os.replace(new, path)

@@ -106,10 +106,15 @@ def draw_noise(seed: int, count: int, shape: tuple[int, ...]) -> np.ndarray:
 
 def noise_key(seed: int) -> Array:
     """The key of a seed of 0 .. 2^63 - 1; `jax.random.key` takes those of 32 bits apart only."""
-    if not 0 <= seed < SEEDS:
-        raise InputError(f"seed {seed}: give a number from 0 to {SEEDS - 1}")
+    check_seed(seed)
     words = jnp.array([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32)
     return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
+def check_seed(seed: int) -> None:
+    """InputError for a seed that has no noise of its own."""
+    if not 0 <= seed < SEEDS:
+        raise InputError(f"seed {seed}: give a number from 0 to {SEEDS - 1}")
 
 
 @dataclasses.dataclass(frozen=True)

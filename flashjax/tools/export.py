@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from flashjax.convert import folder as folders
+from flashjax.convert.outputs import check_free, is_file_name, keep_record, places
 from flashjax.convert.pipeline import Parts, assemble
 from flashjax.convert.reading import open_safetensors
 from flashjax.convert.sai import model_spec, write_sai
@@ -28,8 +29,13 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The flags of the verb where it works without a config."""
     verb.add_argument("--source", required=True, metavar="PATH", help="any checkpoint")
     verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
-    verb.add_argument("--out", required=True, metavar="DIR", help="where the formats go")
-    verb.add_argument("--format", default="diffusers,sai", metavar="NAME[,NAME]")
+    verb.add_argument(
+        "--out", required=True, metavar="PATH", help="a folder, or the one file X.safetensors"
+    )
+    verb.add_argument("--force", action="store_true", help="write over files of others")
+    verb.add_argument(
+        "--format", metavar="NAME[,NAME]", help=f"{','.join(FORMATS)} by default; sai for a file"
+    )
     verb.add_argument("--dtype", choices=tuple(DTYPES), help="as stored by default")
     verb.add_argument("--title", default="converted by flashjax", help="in the single file")
     verb.add_argument("--shard_gb", type=float, default=MAX_SHARD_BYTES / 1e9, metavar="GB")
@@ -37,10 +43,15 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Writes every network of the source in every format, and prints where."""
+    out = Path(options.out)
+    default = ["sai"] if is_file_name(out) else list(FORMATS)
+    if not options.shard_gb > 0:
+        raise InputError(f"--shard_gb {options.shard_gb}: give more than 0")
     paths = convert(
         Path(options.source),
-        Path(options.out),
-        formats=options.format.split(","),
+        out,
+        formats=options.format.split(",") if options.format else default,
+        force=options.force,
         base=Path(options.base) if options.base else None,
         dtype=DTYPES[options.dtype] if options.dtype else None,
         title=options.title,
@@ -54,25 +65,31 @@ def convert(
     out: Path,
     *,
     formats: Sequence[str],
+    force: bool = False,
     base: Path | None = None,
     dtype: Any = None,
     title: str = "",
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[Path]:
-    """Writes every network of `source` under `out` in every format. Returns their paths."""
+    """Writes every network of `source` in every format, as `out` says. Returns their paths.
+
+    InputError for a path that holds what is not ours; `force` gives files away.
+    """
     unknown = sorted(set(formats) - FORMATS.keys())
     if unknown:
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(FORMATS)}")
+    paths = places(out, [FORMATS[name] for name in formats])
+    check_free(paths, force=force, read=[source, base or source])
     known = folders.read_configs(base) if base else {}
     parts = read_parts(source, known=known, place=lambda _: AS_STORED)
     log.info("read %s", ", ".join(parts))
-    for name in formats:
-        path = out / FORMATS[name]
+    for name, path in zip(formats, paths, strict=True):
         if name == "sai":
             write_sai(path, parts, metadata=metadata_of(source, parts, title), dtype=dtype)
         else:
             write_folder(path, parts, source, dtype=dtype, max_shard_bytes=max_shard_bytes)
-    return [out / FORMATS[name] for name in formats]
+        keep_record(path)
+    return paths
 
 
 def metadata_of(source: Path, parts: Parts, title: str) -> Mapping[str, str]:

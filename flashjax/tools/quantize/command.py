@@ -1,6 +1,7 @@
 """`quantize --source`: any checkpoint's transformer to the formats that runtimes deploy."""
 
 import argparse
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -8,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from flashjax.convert import folder as folders
+from flashjax.convert.outputs import check_free, is_file_name, keep_record, places, write_as
 from flashjax.convert.reading import open_safetensors, read_json
 from flashjax.convert.sai import split_file
 from flashjax.convert.sizes import mmdit_sizes
 from flashjax.convert.transformer import cropped_position, transformer_to, translated
 from flashjax.convert.writing import write_json
 from flashjax.data.prompts import read_prompts
+from flashjax.evaluate.sample import check_seed
 from flashjax.quantize.calibrate import mean_decibels, velocity_errors
 from flashjax.quantize.containers.gguf import open_gguf, read_gguf
 from flashjax.quantize.containers.t5 import T5_FORMATS
@@ -25,6 +28,7 @@ from flashjax.quantize.formats import (
     Model,
     dequantised,
     fidelity,
+    file_of,
     open_format,
     read_format,
     write_format,
@@ -42,9 +46,12 @@ from flashjax.tools.quantize.variants import variants
 from flashjax.types import InputError, Params
 
 NAMES = (*FORMATS, *T5_FORMATS, *PIPELINES)
+REPORT = "report.html"
 MEASURED = 64  # of a report's captions: those whose velocities are compared
 
 NEEDED = {"calibrate": INFORMED, "size_mb": (MIXED,), "tune": (TUNED,)}  # flag: formats
+
+LEAST = {"steps": 1, "position": 1, "tune": 1, "size_mb": 0}
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +60,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The flags of the verb where it works without a config."""
     verb.add_argument("--source", "--in", dest="source", metavar="PATH", help="any checkpoint")
     verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
-    verb.add_argument("--out", metavar="DIR", help="where the formats go")
+    verb.add_argument("--out", metavar="PATH", help="a folder, or the file of one format")
+    verb.add_argument("--force", action="store_true", help="write over files of others")
     verb.add_argument("--format", metavar="NAME[,NAME]", help=", ".join(NAMES))
     verb.add_argument("--memory", metavar="MODEL[,MODEL]", help="only say what models need")
     verb.add_argument("--position", type=int, metavar="N", help="keep N x N patches of the table")
@@ -74,21 +82,49 @@ def run(options: argparse.Namespace) -> None:
     """Writes every format with a table of its fidelity, and prints where."""
     if options.memory:
         return print_table(options.memory)
-    names = check_options(options)
-    for name in names:
+    paths = check_places(options, check_options(options))
+    for name, path in paths.items():
         if name in T5_FORMATS:
-            print(write_text(name, Path(options.source), Path(options.out)))
-    if whole := [name for name in names if name in PIPELINES]:
+            write_as(path, functools.partial(write_text, name, Path(options.source)))
+            print(path)
+    if whole := {name: path for name, path in paths.items() if name in PIPELINES}:
         write_pipelines(options, whole)
-    if single := [name for name in names if name in FORMATS]:
+    if single := {name: path for name, path in paths.items() if name in FORMATS}:
         write_transformer(options, single)
 
 
-def write_pipelines(options: argparse.Namespace, names: list[str]) -> None:
-    """Writes the whole pipelines `names`, and says how near their transformers are."""
-    model, out = source_model(options), Path(options.out)
-    for name in names:
-        path = write_pipeline(name, model, Path(options.source), out, base=base_of(options))
+def check_places(options: argparse.Namespace, names: list[str]) -> dict[str, Path]:
+    """Where each format goes. InputError where something is that is not ours to write over."""
+    out = Path(options.out)
+    if is_file_name(out) and (options.report or TUNED in names):
+        kind = "--report" if options.report else f"--format {TUNED}"
+        raise InputError(f"--out {out}: {kind} writes more than a file, name a folder")
+    paths = dict(zip(names, places(out, [file_name(name) for name in names]), strict=True))
+    written = [*paths.values(), *(table_of(path) for path in paths.values())]
+    if options.report:
+        written.append(out / REPORT)
+    read = [Path(options.source), Path(options.base or options.source)]
+    check_free(written, force=options.force, read=read)
+    return paths
+
+
+def file_name(name: str) -> str:
+    """How the file or folder of a format is called where nobody says it."""
+    if name in T5_FORMATS:
+        return T5_FORMATS[name][0]
+    return name if name in PIPELINES else file_of(name)
+
+
+def table_of(path: Path) -> Path:
+    """The table of what became of every tensor, beside a file or folder."""
+    return path.with_name(path.name + ".json")
+
+
+def write_pipelines(options: argparse.Namespace, paths: Mapping[str, Path]) -> None:
+    """Writes whole pipelines, and says how near their transformers are."""
+    model, source, base = source_model(options), Path(options.source), base_of(options)
+    for name, path in paths.items():
+        write_as(path, functools.partial(write_pipeline, name, model, source, base=base))
         table = check(path / "transformer", model, beside=path)
         log.info("%s: %s", name, summary(path, table))
         print(path)
@@ -108,8 +144,8 @@ def source_model(options: argparse.Namespace) -> Model:
     return Model(tensors, mmdit_sizes(tensors), model.title, model.sample_size)
 
 
-def write_transformer(options: argparse.Namespace, names: list[str]) -> None:
-    """Writes the formats `names` of the transformer, and what is asked to be said of them."""
+def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) -> None:
+    """Writes formats of the transformer, and what is asked to be said of them."""
     model, base = source_model(options), base_of(options)
     student, errors, captions = None, None, []
     if options.calibrate or options.measure or options.report:
@@ -119,12 +155,13 @@ def write_transformer(options: argparse.Namespace, names: list[str]) -> None:
         compared = captions[:MEASURED] if options.report else captions
         errors = velocity_errors(*student.way(compared, seed=options.seed + 1))
     written = []
-    for name, weights, known in variants(options, names, model, student):
-        path = write_format(name, weights, Path(options.out), known)
+    for name, weights, known in variants(options, list(paths), model, student):
+        path = paths[name]
+        write_as(path, functools.partial(write_format, name, weights, calibration=known))
         written.append(Written(path, describe(name, path, model, errors)))
         print(path)
     if options.report and student:
-        path = Path(options.out) / "report.html"
+        path = Path(options.out) / REPORT
         write_report(
             path,
             student,
@@ -135,6 +172,7 @@ def write_transformer(options: argparse.Namespace, names: list[str]) -> None:
             measured=len(compared),
             seed=options.seed,
         )
+        keep_record(path)
         print(path)
 
 
@@ -142,7 +180,7 @@ def check_options(options: argparse.Namespace) -> list[str]:
     """The formats that are asked for. InputError for flags that do not go together."""
     if not (options.source and options.out and options.format):
         raise InputError("give --source, --out and --format, or --memory alone")
-    names = options.format.split(",")
+    names = list(dict.fromkeys(options.format.split(",")))
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(NAMES)}")
@@ -159,6 +197,10 @@ def check_options(options: argparse.Namespace) -> list[str]:
             raise InputError(f"--{flag} is for --format {' or '.join(users)}")
     if options.report and options.samples < 2:
         raise InputError(f"--samples {options.samples}: give two or more")
+    for flag, least in LEAST.items():
+        if (value := getattr(options, flag)) is not None and not value >= least:
+            raise InputError(f"--{flag} {value}: give {least} or more")
+    check_seed(options.seed)
     return names
 
 
@@ -215,8 +257,8 @@ def check(path: Path, model: Model, *, beside: Path | None = None) -> Mapping[st
     if path.suffix == ".gguf":
         for name, entry in read_gguf(path).tensors.items():
             rows[name]["type"] = entry.codec.name
-    beside = beside or path
-    write_json(beside.with_name(beside.name + ".json"), rows)
+    write_json(table_of(beside or path), rows)
+    keep_record(table_of(beside or path))
     return table
 
 
