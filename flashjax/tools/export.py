@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -15,11 +17,12 @@ from flashjax.convert.pipeline import Parts, assemble
 from flashjax.convert.reading import open_safetensors
 from flashjax.convert.sai import model_spec, write_sai
 from flashjax.convert.table import AS_STORED
-from flashjax.convert.writing import MAX_SHARD_BYTES, replacing
+from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, stored_as
 from flashjax.sources import kind_of, read_parts
 from flashjax.types import InputError
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
+LARGEST_HALF = 65504.0  # of float16
 FORMATS = {"diffusers": "diffusers", "sai": "model.safetensors"}  # format: name under --out
 
 log = logging.getLogger(__name__)
@@ -83,6 +86,7 @@ def convert(
     known = folders.read_configs(base) if base else {}
     parts = read_parts(source, known=known, place=lambda _: AS_STORED)
     log.info("read %s", ", ".join(parts))
+    check_range(parts, dtype)
     for name, path in zip(formats, paths, strict=True):
         if name == "sai":
             write_sai(path, parts, metadata=metadata_of(source, parts, title), dtype=dtype)
@@ -90,6 +94,22 @@ def convert(
             write_folder(path, parts, source, dtype=dtype, max_shard_bytes=max_shard_bytes)
         keep_record(path)
     return paths
+
+
+def check_range(parts: Parts, dtype: Any) -> None:
+    """InputError for a weight that is none in `dtype`, before a gigabyte is written."""
+    if dtype is None or np.dtype(dtype) != np.float16:
+        return
+    for name, (params, config) in parts.items():
+        if max(float(_largest(leaf)) for leaf in jax.tree.leaves(params)) > LARGEST_HALF:
+            _, _, tensors = folders.network(name, params, config)
+            for key in tensors:
+                stored_as(dtype, tensors[key], f"{name}: tensor {key} {tensors.shapes[key]}")
+
+
+@jax.jit
+def _largest(leaf: jax.Array) -> jax.Array:
+    return jnp.abs(leaf).max().astype(jnp.float32)
 
 
 def metadata_of(source: Path, parts: Parts, title: str) -> Mapping[str, str]:

@@ -19,6 +19,7 @@ from flashjax.quantize.codecs.palettes import INDICES, LUT
 from flashjax.quantize.containers.packing import SCALE, WEIGHT
 from flashjax.quantize.graphs.graph import EPSILON, MAX_PERIOD, TIME_WIDTH, velocity
 from flashjax.quantize.graphs.packages import package
+from flashjax.quantize.policy import as_half
 
 INPUTS = (
     "latent_image_embeddings",
@@ -110,7 +111,7 @@ class CoreMLOps:
                 axis=np.int32(0),
                 name=known,
             )
-        return self.build.const(val=array.astype(np.float16).reshape(shape), name=known)
+        return self.build.const(val=as_half(array, name).reshape(shape), name=known)
 
     def linear(self, x: Any, name: str) -> Any:
         (outputs,) = self.tensors.shapes[f"{name}.bias"]
@@ -194,7 +195,7 @@ class CoreMLOps:
         bias = self.weight(f"{stem}.bias", (config.width,))
         grid = self.build.conv(x=latents, weight=weight, bias=bias, strides=sides)
         tokens = self.build.reshape(x=grid, shape=(grid.shape[0], config.width, 1, -1))
-        table = self.tensors["pos_embed"][0].T.astype(np.float16)
+        table = as_half(self.tensors["pos_embed"][0].T, "pos_embed")
         place = self.build.const(val=table[None, :, None], name=mil_name("pos_embed"))
         return self.build.add(x=tokens, y=place)
 

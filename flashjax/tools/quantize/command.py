@@ -35,6 +35,7 @@ from flashjax.quantize.formats import (
 )
 from flashjax.quantize.graphs.exchange import EXCHANGES
 from flashjax.quantize.graphs.pipelines import PIPELINES
+from flashjax.quantize.ranges import check_ranges
 from flashjax.sources import kind_of, open_transformer, read_parts
 from flashjax.tools.quantize.memory import print_table
 from flashjax.tools.quantize.page import Format
@@ -47,6 +48,7 @@ from flashjax.types import InputError, Params
 
 NAMES = (*FORMATS, *T5_FORMATS, *PIPELINES)
 REPORT = "report.html"
+POOR = 12.0  # dB, below which a tensor is hardly what it was; four bits have about 20
 MEASURED = 64  # of a report's captions: those whose velocities are compared
 
 NEEDED = {"calibrate": INFORMED, "size_mb": (MIXED,), "tune": (TUNED,)}  # flag: formats
@@ -123,6 +125,7 @@ def table_of(path: Path) -> Path:
 def write_pipelines(options: argparse.Namespace, paths: Mapping[str, Path]) -> None:
     """Writes whole pipelines, and says how near their transformers are."""
     model, source, base = source_model(options), Path(options.source), base_of(options)
+    check_ranges(model.tensors, (PIPELINES[name] for name in paths))
     for name, path in paths.items():
         write_as(path, functools.partial(write_pipeline, name, model, source, base=base))
         table = check(path / "transformer", model, beside=path)
@@ -147,6 +150,7 @@ def source_model(options: argparse.Namespace) -> Model:
 def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) -> None:
     """Writes formats of the transformer, and what is asked to be said of them."""
     model, base = source_model(options), base_of(options)
+    check_ranges(model.tensors, paths)
     student, errors, captions = None, None, []
     if options.calibrate or options.measure or options.report:
         student = open_student(Path(options.source), base=base, steps=options.steps)
@@ -251,6 +255,10 @@ def check(path: Path, model: Model, *, beside: Path | None = None) -> Mapping[st
     `beside` is what the table lies next to where that is not `path`.
     """
     table = fidelity(model.tensors, open_format(path, model.config))
+    poor = [name for name, ratio in table.items() if not ratio >= POOR]
+    if poor:
+        names = f"{poor[0]}" + (f" and {len(poor) - 1} more" if poor[1:] else "")
+        log.warning("%s keeps little of %s: %.1f dB", path, names, table[poor[0]])
     rows: dict[str, Any] = {
         name: {"snr_db": ratio if math.isfinite(ratio) else None} for name, ratio in table.items()
     }
