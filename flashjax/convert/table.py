@@ -124,11 +124,13 @@ def row(
 class Placement:
     """How an imported tree is kept: in `dtype` (None: as stored), laid out by `shardings`.
 
-    `shardings` turns the abstract tree into a tree of shardings; None is the first device.
+    `shardings` turns the abstract tree into a tree of shardings; None is the first device. A leaf
+    as stored has `widest` where its tensors are of several dtypes, or of one that is wider.
     """
 
     dtype: Any = None
     shardings: Callable[[Params], Params] | None = None
+    widest: Any = None
 
 
 AS_STORED, FLOAT32 = Placement(), Placement(np.dtype(np.float32))
@@ -184,7 +186,10 @@ def from_tensors(rows: Iterable[Row], tensors: Tensors, placement: Placement = A
     for group in sorted(groups, key=lambda group: -math.prod(group[0].shape)):
         path = group[0].path
         sharding = shardings.get(path, SingleDeviceSharding(jax.local_devices()[0]))
-        leaves[path], found = _load(group, tensors, placement.dtype, sharding)
+        dtype = placement.dtype
+        if dtype is None:
+            dtype = _common_dtype(group, tensors, placement.widest)
+        leaves[path], found = _load(group, tensors, dtype, sharding)
         broken += found
     if broken:
         raise InputError(f"{tensors.where} is not finite in: {listed(broken, separator='; ')}")
@@ -239,7 +244,6 @@ def _load(
     rows: list[Row], tensors: Tensors, dtype: Any, sharding: Sharding
 ) -> tuple[Array, list[str]]:
     """One leaf, its layers one after the other, and the tensors of it that are not finite."""
-    dtype = _common_dtype(rows, tensors) if dtype is None else dtype
     layout, stacked = rows[0].layout, rows[0].layer is not None
     leaf: Any = jnp.zeros((len(rows), *layout.leaf), dtype, device=sharding) if stacked else None
     broken: list[str] = []
@@ -312,9 +316,13 @@ def _cutter(length: int, sharding: Sharding) -> Callable:
     return jax.jit(cut, out_shardings=_replicated(sharding))
 
 
-def _common_dtype(rows: list[Row], tensors: Tensors) -> np.dtype:
-    """The one dtype that all tensors of a leaf are stored in."""
-    found = {tensors.infos[key].dtype.name: key for row in rows for key in row.keys}
+def _common_dtype(rows: list[Row], tensors: Tensors, widest: Any) -> np.dtype:
+    """The one dtype that all tensors of a leaf are stored in, or `widest`."""
+    stored = {tensors.infos[key].dtype: key for row in rows for key in row.keys}
+    if widest is not None:
+        wide = len(stored) > 1 or next(iter(stored)).itemsize > widest.itemsize
+        return widest if wide else next(iter(stored))
+    found = {dtype.name: key for dtype, key in stored.items()}
     if len(found) > 1:
         examples = ", ".join(f"{key} is {name}" for name, key in found.items())
         raise InputError(

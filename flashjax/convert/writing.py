@@ -6,6 +6,7 @@ transformers write them.
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,8 +22,11 @@ from flashjax.types import InputError
 
 MAX_SHARD_BYTES = 10_000_000_000  # diffusers' own limit
 PIECE_ELEMENTS = 2**24  # that are checked, hashed and written at once
+WIDER = "write it with --dtype bfloat16 or float32 (export.dtype of a config)"
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ORDER = {dtype: order for order, dtype in enumerate(DTYPES.values())}
+
+log = logging.getLogger(__name__)
 
 
 def write_safetensors(
@@ -40,18 +44,25 @@ def write_safetensors(
     """
     infos = _stored(path, tensors, dtype)
     header = _header(infos, {"format": "pt"} if metadata is None else metadata)
-    digests = {}
+    digests, vanished = {}, []
     with replacing(Path(path)) as new:
         with new.open("wb") as file:
             file.write(header)
             for name, info in infos.items():
-                digest = hashlib.sha256()
+                digest, before, after = hashlib.sha256(), 0, 0
                 for piece in _pieces(tensors, name):
-                    stored = _as(info.dtype, piece, f"{path}: tensor {name}").view(np.uint8)
-                    digest.update(stored)
-                    file.write(stored)
+                    stored = stored_as(info.dtype, piece, f"{path}: tensor {name}")
+                    before += int(np.count_nonzero(piece))
+                    after += int(np.count_nonzero(stored))
+                    digest.update(stored.view(np.uint8))
+                    file.write(stored.view(np.uint8))
                 digests[name] = digest.digest()
+                vanished += [name] if 2 * after < before else []
         _prove(new, digests)
+    if vanished:
+        names = vanished[0] + (f" and {len(vanished) - 1} more" if vanished[1:] else "")
+        kind = infos[vanished[0]].dtype.name
+        log.warning("%s: most of %s is too small for %s, and 0: %s", path, names, kind, WIDER)
 
 
 def write_weights(
@@ -87,13 +98,32 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def stored_as(dtype: Any, array: np.ndarray, what: str, *, advice: str = WIDER) -> np.ndarray:
+    """The array in `dtype`. InputError where a number of it is none there; `what` names it."""
+    dtype = np.dtype(dtype)
+    with np.errstate(over="ignore"):  # an overflow is what the next lines report
+        stored = np.asarray(array).astype(dtype, copy=False)
+    if np.isfinite(stored).all():
+        return stored
+    if not np.isfinite(array).all():
+        raise InputError(f"{what} holds NaN or infinity: mend the checkpoint")
+    largest = float(np.abs(array).max())
+    raise InputError(f"{what} is not finite in {dtype.name}, it holds {largest:.4g}: {advice}")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path for a new file or folder; it takes the place of `path` when the block ends well."""
+    """A path for a new file or folder; it takes the place of `path` when the block ends well.
+
+    InputError where a folder would take the place of a file, or a file that of a folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}.", dir=path.parent) as scratch:
         new = Path(scratch) / path.name
         yield new
+        if path.exists() and path.is_dir() != new.is_dir():
+            kind = "folder" if path.is_dir() else "file"
+            raise InputError(f"{path} is a {kind}: move it away, or choose another name")
         if path.is_dir():  # a folder that is not empty cannot be replaced in one step
             os.replace(path, Path(scratch) / "old")
         os.replace(new, path)
@@ -145,16 +175,6 @@ def _pieces(tensors: Tensors, name: str) -> Iterator[np.ndarray]:
     for start in range(0, size, PIECE_ELEMENTS):
         piece = tensors.piece(name, start, min(start + PIECE_ELEMENTS, size))
         yield np.ascontiguousarray(piece)
-
-
-def _as(dtype: np.dtype, array: np.ndarray, what: str) -> np.ndarray:
-    with np.errstate(over="ignore"):  # an overflow is what the next line reports
-        stored = np.asarray(array).astype(dtype, copy=False)
-    if not np.isfinite(stored).all():
-        raise InputError(
-            f"{what} is not finite in {dtype.name}: mend the weights, or write bfloat16 or float32"
-        )
-    return stored
 
 
 def _prove(path: Path, digests: Mapping[str, bytes]) -> None:

@@ -1,15 +1,17 @@
 """Picture grids, and PNG bytes that carry the prompt, seed and settings of what they show."""
 
 import io
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 GAP = 2  # pixels between pictures
 GAP_SHADE = 255  # white, brighter than every background of the scenes
+TEXT_SHARE, TEXT_LEAST, TEXT_PAD = 24, 11, 4  # of a picture's height; pixels
 
 
 def grid(images: np.ndarray) -> np.ndarray:
@@ -24,6 +26,39 @@ def grid(images: np.ndarray) -> np.ndarray:
     tiles = np.pad(images, gaps, constant_values=GAP_SHADE)
     picture = tiles.swapaxes(1, 2).reshape(rows * (height + GAP), columns * (width + GAP), 3)
     return picture[:-GAP, :-GAP]
+
+
+def labelled(images: np.ndarray, *, rows: Sequence[str], columns: Sequence[str]) -> np.ndarray:
+    """`grid` with a label at each row and over each column; pictures are "r c h w 3" in uint8."""
+    height, width = images.shape[2:4]
+    font = ImageFont.load_default(max(TEXT_LEAST, height // TEXT_SHARE))
+    boxes = {text: font.getbbox(text) for text in (*rows, *columns)}
+    line = TEXT_PAD + max(int(box[3]) for box in boxes.values()) + TEXT_PAD
+    left = TEXT_PAD + max(int(boxes[text][2]) for text in rows) + TEXT_PAD if any(rows) else 0
+    wide = max(width, *(int(boxes[text][2]) + TEXT_PAD for text in columns))
+    sides = ((0, 0), (0, 0), (0, 0), ((wide - width) // 2, -(-(wide - width) // 2)), (0, 0))
+    pictures = grid(np.pad(images, sides, constant_values=GAP_SHADE))
+    page = np.pad(pictures, ((line, 0), (left, 0), (0, 0)), constant_values=GAP_SHADE)
+    sheet = Image.fromarray(page)
+    pen = ImageDraw.Draw(sheet)
+    for column, text in enumerate(columns):
+        centre = left + column * (wide + GAP) + wide // 2
+        pen.text((centre, line // 2), text, fill=0, font=font, anchor="mm")
+    for row, text in enumerate(rows):
+        centre = line + row * (height + GAP) + height // 2
+        pen.text((TEXT_PAD, centre), text, fill=0, font=font, anchor="lm")
+    return np.asarray(sheet)
+
+
+def parameters(prompt: str, negative: str, settings: Mapping[str, object]) -> str:
+    """The text chunk "parameters" as AUTOMATIC1111's web UI writes it, and others read it.
+
+    ComfyUI looks for the negative prompt's line even where it is empty. A value that its readers
+    would cut at a comma or colon is quoted.
+    """
+    pairs = ((name, str(value)) for name, value in settings.items())
+    told = [f"{name}: {json.dumps(v) if set(v) & set(',:') else v}" for name, v in pairs]
+    return f"{prompt}\nNegative prompt: {negative}\n{', '.join(told)}"
 
 
 def png_bytes(picture: np.ndarray, *, text: Mapping[str, str]) -> bytes:

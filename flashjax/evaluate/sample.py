@@ -5,7 +5,7 @@ Letters: b batch, h w c latents, H W pixels.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
+from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
 from flashjax.flow.guidance import Guided, SkipLayers, guided, skip_guided
 from flashjax.flow.solvers import dpmpp_2m, euler
@@ -89,9 +90,10 @@ def make_sample(pipeline: Pipeline, sampler: Sampler, *, tile: int = LARGEST_TIL
             teach = guide()
             field = lambda x, sigma: teach(transformer, x, sigma, cond, uncond)
         latents = solve(field, noise, sigmas)
+        decoder = trees.cast(params["vae"], jnp.float32)  # the one network of a single dtype
         if max(latents.shape[1:3]) > tile:
-            return tiled_decode(pipeline.vae_config, params["vae"], latents, tile=tile)
-        return vae.decode(pipeline.vae_config, params["vae"], latents)
+            return tiled_decode(pipeline.vae_config, decoder, latents, tile=tile)
+        return vae.decode(pipeline.vae_config, decoder, latents)
 
     return jax.jit(sample)
 
@@ -106,10 +108,15 @@ def draw_noise(seed: int, count: int, shape: tuple[int, ...]) -> np.ndarray:
 
 def noise_key(seed: int) -> Array:
     """The key of a seed of 0 .. 2^63 - 1; `jax.random.key` takes those of 32 bits apart only."""
-    if not 0 <= seed < SEEDS:
-        raise InputError(f"seed {seed}: give a number from 0 to {SEEDS - 1}")
+    check_seed(seed)
     words = jnp.array([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32)
     return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
+def check_seed(seed: int) -> None:
+    """InputError for a seed that has no noise of its own."""
+    if not 0 <= seed < SEEDS:
+        raise InputError(f"seed {seed}: give a number from 0 to {SEEDS - 1}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,35 +132,83 @@ def draw(
 ) -> Drawn:
     """Pictures of all prompts, `chunk` at a time; the first chunk is drawn twice, to compile.
 
-    Each device draws its share of a chunk; one that they cannot share evenly is made larger. The
-    time counts everything from token ids to decoded pictures on the host; that of the median chunk
-    is kept, so that a hiccup of the machine during a short row is no speed.
+    The time counts everything from token ids to decoded pictures on the host; that of the median
+    chunk is kept, so that a hiccup of the machine during a short row is no speed.
+    """
+    part, rows = _parts(sample, params, tokens, empty, noise.__getitem__, len(noise), chunk)
+    jax.block_until_ready(part(rows[0]))
+    fetched, ended = [], [time.perf_counter()]
+    for pictures in _one_ahead(part, rows):
+        fetched.append(pictures)
+        ended.append(time.perf_counter())
+    seconds = float(np.median(np.diff(ended))) / len(rows[0])
+    images = to_bytes(np.concatenate(fetched)[: len(noise)])
+    return Drawn(images=images, seconds_per_image=seconds)
+
+
+def draw_seeds(
+    sample: Sample,
+    params: Params,
+    tokens: Tokens,
+    empty: Tokens,
+    *,
+    seed: int,
+    shape: tuple[int, ...],
+    chunk: int,
+) -> Iterator[np.ndarray]:
+    """The pictures uint8 "H W 3" of all prompts, as they are done; noise is "h w c" of `shape`.
+
+    That of picture i is the first one of `seed` + i, whatever is drawn with it.
+    """
+    count = len(tokens.clip_l)
+    check_seed(seed + count - 1)
+
+    def noise(row: np.ndarray) -> np.ndarray:
+        return np.concatenate([draw_noise(seed + int(index), 1, shape) for index in row])
+
+    part, rows = _parts(sample, params, tokens, empty, noise, count, min(chunk, count))
+    for row, pictures in zip(rows, _one_ahead(part, rows), strict=True):
+        yield from to_bytes(pictures[: min(count - row[0], len(row))])
+
+
+def to_bytes(pictures: np.ndarray) -> np.ndarray:
+    """Pictures of [-1, 1] as uint8. InputError where a number is none: no weights of a model."""
+    if not np.isfinite(pictures).all():
+        raise InputError("the model draws NaN: its weights are broken, or try --dtype float32")
+    return ((pictures + 1.0) * 127.5 + 0.5).astype(np.uint8)
+
+
+def _parts(
+    sample: Sample,
+    params: Params,
+    tokens: Tokens,
+    empty: Tokens,
+    noise: Callable[[np.ndarray], np.ndarray],
+    count: int,
+    chunk: int,
+) -> tuple[Callable[[np.ndarray], Array], list[np.ndarray]]:
+    """What draws some rows of the prompts, and rows of equal number that are all of them.
+
+    Each device draws its share of a chunk; one that they cannot share evenly is made larger.
     """
     mesh = make_mesh({"data": -1})
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    params, empty = jax.device_put((params, empty), everywhere)
-    count, chunk = len(noise), -(-chunk // mesh.size) * mesh.size
-    rows = [np.arange(start, start + chunk) % count for start in range(0, count, chunk)]
+    params, empty = jax.device_put((params, empty), NamedSharding(mesh, PartitionSpec()))
+    chunk = -(-chunk // mesh.size) * mesh.size
 
     def part(row: np.ndarray) -> Array:
-        chosen = jax.tree.map(lambda array: array[row], (tokens, noise))
+        chosen = jax.tree.map(lambda array: array[row], tokens), noise(row)
         tokens_part, noise_part = jax.device_put(chosen, NamedSharding(mesh, PartitionSpec("data")))
         return sample(params, tokens_part, empty, noise_part)
 
-    jax.block_until_ready(part(rows[0]))
-    fetched, ended = [], [time.perf_counter()]
+    return part, [np.arange(start, start + chunk) % count for start in range(0, count, chunk)]
 
-    def fetch(drawn: Array) -> None:
-        fetched.append(np.asarray(drawn))
-        ended.append(time.perf_counter())
 
-    # A chunk is under way while the one before it is fetched: no device waits for the host.
+def _one_ahead(
+    part: Callable[[np.ndarray], Array], rows: Sequence[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """The pictures of all rows, each fetched while the next is drawn: no device waits."""
     ahead = part(rows[0])
     for row in rows[1:]:
         done, ahead = ahead, part(row)
-        fetch(done)
-    fetch(ahead)
-    seconds = float(np.median(np.diff(ended))) / chunk
-    pictures = np.concatenate(fetched)[:count]
-    images = ((pictures + 1.0) * 127.5 + 0.5).astype(np.uint8)
-    return Drawn(images=images, seconds_per_image=seconds)
+        yield np.asarray(done)
+    yield np.asarray(ahead)

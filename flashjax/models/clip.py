@@ -79,7 +79,8 @@ class CLIPText(nn.Module):
         normal = nn.initializers.normal(0.02)
         table = self.param("tokens", normal, (config.vocabulary, config.width))
         positions = self.param("positions", normal, (config.length, config.width))
-        x = (table[ids] + positions[None, : ids.shape[1]]).astype(config.dtype)
+        places = positions[None, : ids.shape[1]].astype(config.dtype)
+        x = table[ids].astype(config.dtype) + places
         if config.depth > 1:
             x, _ = scanned(CLIPBlock, config.depth - 1)(config, name="blocks")(x)
         end, _ = CLIPBlock(config, name="last")(x, jnp.argmax(ids, axis=1))

@@ -6,6 +6,9 @@ layer stay F16.
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from flashjax.convert.writing import stored_as
 from flashjax.quantize.codecs.codec import BF16, F16, F32, Q4_K, Q5_K, Q6_K, Q8_0, Codec
 from flashjax.types import InputError
 
@@ -21,9 +24,12 @@ BLOCKS = "joint_blocks."
 EMBEDDERS = ("x_embedder.", "t_embedder.", "y_embedder.", "context_embedder.")
 EDGES = ("pos_embed", *EMBEDDERS, "final_layer.")
 
-# Block steps are float16: below these root-mean-square weights a type loses its usual fidelity
-# (Q6_K has 32 dB left at 5e-4 and 19 at 1e-4, Q8_0 39 dB at 1e-4).
-SMALLEST_RMS = {Q4_K: 5e-4, Q5_K: 5e-4, Q6_K: 5e-4, Q8_0: 1e-4}
+# Steps, and float16 itself, end somewhere: below these root-mean-square weights a type loses its
+# usual fidelity (Q6_K has 32 dB left at 5e-4 and 19 at 1e-4, Q8_0 39 dB at 1e-4, F16 55 at 1e-5).
+SMALLEST_RMS = {Q4_K: 5e-4, Q5_K: 5e-4, Q6_K: 5e-4, Q8_0: 1e-4, F16: 1e-5}
+FINER = {Q4_K: Q8_0, Q5_K: Q8_0, Q6_K: Q8_0, Q8_0: F16, F16: F32}
+LARGEST = 65504.0  # of float16
+WIDER = "write it with --format gguf-bf16 or comfy-int8"  # which hold it
 
 
 @dataclass(frozen=True)
@@ -41,24 +47,46 @@ def check_scheme(scheme: str) -> Codec:
     return SCHEMES[scheme]
 
 
-def choose(name: str, shape: tuple[int, ...], *, scheme: str, rms: float) -> Choice:
-    """The type of tensor `name` (SAI key without prefix) whose root-mean-square weight is `rms`."""
+def choose(
+    name: str, shape: tuple[int, ...], *, scheme: str, rms: float, peak: float = 0.0
+) -> Choice:
+    """The type of tensor `name` (SAI key without prefix).
+
+    `rms` is its root-mean-square weight, `peak` its largest. InputError for another name, or a
+    weight beyond float16 where the scheme keeps it so.
+    """
     codec = check_scheme(scheme)
     if not name.startswith((BLOCKS, *EDGES)):
         raise InputError(f"tensor {name}: not an SAI key of an SD3.5 transformer; give SAI names")
+    choice = _in_range(_usual(name, shape, codec), rms)
+    if choice.codec is F16 and peak > LARGEST:
+        if codec is not BF16:
+            raise InputError(f"tensor {name} holds {peak:.4g}, beyond float16's 65504: {WIDER}")
+        return Choice(F32, "weights beyond float16")
+    return choice
+
+
+def _usual(name: str, shape: tuple[int, ...], codec: Codec) -> Choice:
+    """The type for what a tensor is."""
     if len(shape) < 2:
         return Choice(F32, "bias or norm")
     if not name.startswith(BLOCKS):
         return Choice(F16, "position table, embedder or final layer")
     if shape[-1] % codec.block:
         return Choice(F16, f"{shape[-1]} columns are not a multiple of {codec.block}")
-    return _with_enough_range(codec, rms)
+    return Choice(codec, "block weight")
 
 
-def _with_enough_range(codec: Codec, rms: float) -> Choice:
-    """`codec`, or the next finer type when weights are too small for its float16 steps."""
-    wide_enough = (c for c in (codec, Q8_0) if rms == 0 or rms >= SMALLEST_RMS.get(c, 0.0))
-    finer = next(wide_enough, F16)
-    if finer is codec:
-        return Choice(codec, "block weight")
-    return Choice(finer, f"weights too small for {codec.name} (rms {rms:.1e})")
+def _in_range(choice: Choice, rms: float) -> Choice:
+    """The choice, or the next finer type when weights are too small for its steps."""
+    codec = choice.codec
+    while 0 < rms < SMALLEST_RMS.get(codec, 0.0):
+        codec = FINER[codec]
+    if codec is choice.codec:
+        return choice
+    return Choice(codec, f"weights too small for {choice.codec.name} (rms {rms:.1e})")
+
+
+def as_half(array: np.ndarray, name: str) -> np.ndarray:
+    """A tensor in float16. InputError where it does not fit."""
+    return stored_as(np.float16, array, f"tensor {name}", advice=WIDER)

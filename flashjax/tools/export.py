@@ -6,20 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
 from flashjax.convert import folder as folders
 from flashjax.convert.adapters import Lora, open_loras
+from flashjax.convert.outputs import check_free, is_file_name, keep_record, places
 from flashjax.convert.pipeline import Parts, assemble
 from flashjax.convert.sai import model_spec, write_sai
 from flashjax.convert.table import AS_STORED, Placement
-from flashjax.convert.writing import MAX_SHARD_BYTES, replacing
+from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, stored_as
 from flashjax.models.variants import SD3_VAE
 from flashjax.sources import LORA_FLAG, kind_of, open_file, read_parts, sample_size_of
 from flashjax.types import InputError
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
+LARGEST_HALF = 65504.0  # of float16
 FORMATS = {"diffusers": "diffusers", "sai": "model.safetensors"}  # format: name under --out
 
 log = logging.getLogger(__name__)
@@ -30,8 +34,13 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--source", required=True, metavar="PATH", help="any checkpoint")
     verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
     verb.add_argument("--lora", **LORA_FLAG)
-    verb.add_argument("--out", required=True, metavar="DIR", help="where the formats go")
-    verb.add_argument("--format", default="diffusers,sai", metavar="NAME[,NAME]")
+    verb.add_argument(
+        "--out", required=True, metavar="PATH", help="a folder, or the one file X.safetensors"
+    )
+    verb.add_argument("--force", action="store_true", help="write over files of others")
+    verb.add_argument(
+        "--format", metavar="NAME[,NAME]", help=f"{','.join(FORMATS)} by default; sai for a file"
+    )
     verb.add_argument("--dtype", choices=tuple(DTYPES), help="as stored by default")
     verb.add_argument("--title", default="converted by flashjax", help="in the single file")
     verb.add_argument("--shard_gb", type=float, default=MAX_SHARD_BYTES / 1e9, metavar="GB")
@@ -39,10 +48,15 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Writes every network of the source in every format, and prints where."""
+    out = Path(options.out)
+    default = ["sai"] if is_file_name(out) else list(FORMATS)
+    if not options.shard_gb > 0:
+        raise InputError(f"--shard_gb {options.shard_gb}: give more than 0")
     paths = convert(
         Path(options.source),
-        Path(options.out),
-        formats=options.format.split(","),
+        out,
+        formats=options.format.split(",") if options.format else default,
+        force=options.force,
         base=Path(options.base) if options.base else None,
         dtype=DTYPES[options.dtype] if options.dtype else None,
         title=options.title,
@@ -57,32 +71,53 @@ def convert(
     out: Path,
     *,
     formats: Sequence[str],
+    force: bool = False,
     base: Path | None = None,
     dtype: Any = None,
     title: str = "",
     loras: Sequence[Lora] = (),
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[Path]:
-    """Writes every network of `source`, with LoRAs added, under `out` in every format.
+    """Writes every network of `source`, with LoRAs added, in every format, as `out` says.
 
-    Returns the formats' paths.
+    Returns their paths. InputError for a path that holds what is not ours; `force` gives files
+    away.
     """
     unknown = sorted(set(formats) - FORMATS.keys())
     if unknown:
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(FORMATS)}")
+    paths = places(out, [FORMATS[name] for name in formats])
+    check_free(paths, force=force, read=[source, base or source])
     known = folders.read_configs(base) if base else {}
     # Products are added in float32, and rounded to the wanted dtype alone.
     placement = Placement(np.dtype(dtype)) if loras and dtype else AS_STORED
     parts = read_parts(source, known=known, place=lambda _: placement, loras=loras)
     log.info("read %s", ", ".join(parts))
     size = sample_size_of(source, parts["transformer"][1], base=base)
-    for name in formats:
-        path = out / FORMATS[name]
+    check_range(parts, dtype)
+    for name, path in zip(formats, paths, strict=True):
         if name == "sai":
             write_sai(path, parts, metadata=metadata_of(source, parts, title, size), dtype=dtype)
         else:
             write_folder(path, parts, source, size, dtype=dtype, max_shard_bytes=max_shard_bytes)
-    return [out / FORMATS[name] for name in formats]
+        keep_record(path)
+    return paths
+
+
+def check_range(parts: Parts, dtype: Any) -> None:
+    """InputError for a weight that is none in `dtype`, before a gigabyte is written."""
+    if dtype is None or np.dtype(dtype) != np.float16:
+        return
+    for name, (params, config) in parts.items():
+        if max(float(_largest(leaf)) for leaf in jax.tree.leaves(params)) > LARGEST_HALF:
+            _, _, tensors = folders.network(name, params, config)
+            for key in tensors:
+                stored_as(dtype, tensors[key], f"{name}: tensor {key} {tensors.shapes[key]}")
+
+
+@jax.jit
+def _largest(leaf: jax.Array) -> jax.Array:
+    return jnp.abs(leaf).max().astype(jnp.float32)
 
 
 def metadata_of(source: Path, parts: Parts, title: str, sample_size: int) -> Mapping[str, str]:

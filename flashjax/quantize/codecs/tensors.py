@@ -48,7 +48,7 @@ def encode_tensor(array: np.ndarray, codec: Codec, *, name: str) -> tuple[np.nda
     if not math.isfinite(noise):
         raise InputError(
             f"tensor {name}: holds a weight that is not finite in {codec.name}; "
-            "mend the checkpoint, or keep this tensor in F32"
+            "mend the checkpoint, or write it with --format gguf-bf16"
         )
     return codes, decibels(float(signal), float(noise))
 
@@ -122,6 +122,11 @@ def rms(array: np.ndarray) -> float:
     """The root of the mean square."""
     flat = array.reshape(-1).astype(np.float32, copy=False)
     return math.sqrt(float(flat @ flat) / flat.size)
+
+
+def peak(array: np.ndarray) -> float:
+    """The largest magnitude."""
+    return float(max(array.max(), -array.min())) if array.size else 0.0
 
 
 @functools.partial(jax.jit, static_argnums=2)

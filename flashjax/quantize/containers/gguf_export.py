@@ -8,7 +8,7 @@ import numpy as np
 
 from flashjax.quantize.codecs.codec import BF16, F16, Q4_K, Q5_K, Q6_K, Q8_0, Codec
 from flashjax.quantize.codecs.feedback import encode_q6_k_for
-from flashjax.quantize.codecs.tensors import decibels, encode_tensor, rms
+from flashjax.quantize.codecs.tensors import decibels, encode_tensor, peak, rms
 from flashjax.quantize.containers.gguf import EncodedTensor, write_gguf
 from flashjax.quantize.policy import check_scheme, choose
 from flashjax.types import InputError
@@ -79,11 +79,16 @@ def _encoded(
     table: dict[str, Written],
     calibration: Calibration,
 ) -> Iterator[EncodedTensor]:
-    """Encode each tensor as `choose` says, and enter it into `table`."""
+    """Encode each tensor as `choose` says, and enter it into `table`.
+
+    The position table is "1 n width" for diffusers and ComfyUI; stable-diffusion.cpp takes both.
+    """
     for name, array in tensors:
         if name in table:
             raise InputError(f"tensor {name}: given twice; give every tensor once")
-        choice = choose(name, array.shape, scheme=scheme, rms=rms(array))
+        if name == "pos_embed" and array.ndim == 2:  # ggml's own writer drops the leading 1
+            array = array[None]
+        choice = choose(name, array.shape, scheme=scheme, rms=rms(array), peak=peak(array))
         if choice.codec is check_scheme(scheme) and name in calibration.codecs:
             choice = replace(choice, codec=calibration.codecs[name])
         if choice.codec is Q6_K and name in calibration.moments:

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from flashjax.convert.tensors import Info, Shape, Tensors
+from flashjax.quantize.policy import WIDER
 from flashjax.types import InputError
 
 WEIGHT, SCALE = ".weight", ".weight_scale"
@@ -56,7 +57,12 @@ def packed(tensors: Tensors, packing: Packing, *, chosen: Chosen) -> Tensors:
         weight = tensors[name].astype(np.float32)
         if not np.isfinite(weight).all():
             raise InputError(f"{tensors.where}: tensor {name} is not finite; mend the checkpoint")
-        return np.asarray(make(jnp.asarray(weight))).reshape(-1)
+        made = np.asarray(make(jnp.asarray(weight))).reshape(-1)
+        if not np.isfinite(made).all():
+            raise InputError(
+                f"{tensors.where}: tensor {name} is too large for {packing.name}: {WIDER}"
+            )
+        return made
 
     def piece(key: str, start: int, stop: int) -> np.ndarray:
         return read(key)[start:stop] if key in makers else tensors.piece(key, start, stop)

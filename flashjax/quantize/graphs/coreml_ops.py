@@ -15,6 +15,7 @@ from flashjax.models.mmdit import MMDiTConfig
 from flashjax.quantize.codecs.palettes import INDICES, LUT
 from flashjax.quantize.containers.packing import SCALE, WEIGHT
 from flashjax.quantize.graphs.graph import EPSILON, MAX_PERIOD, TIME_WIDTH
+from flashjax.quantize.policy import as_half
 
 
 class CoreMLWeights:
@@ -42,7 +43,7 @@ class CoreMLWeights:
                 axis=np.int32(0),
                 name=known,
             )
-        return self.build.const(val=array.astype(np.float16).reshape(shape), name=known)
+        return self.build.const(val=as_half(array, name).reshape(shape), name=known)
 
 
 class CoreMLOps(CoreMLWeights):
@@ -136,7 +137,7 @@ class CoreMLOps(CoreMLWeights):
         bias = self.weight(f"{stem}.bias", (config.width,))
         grid = self.build.conv(x=latents, weight=weight, bias=bias, strides=sides)
         tokens = self.build.reshape(x=grid, shape=(grid.shape[0], config.width, 1, -1))
-        table = self.tensors["pos_embed"][0].T.astype(np.float16)
+        table = as_half(self.tensors["pos_embed"][0].T, "pos_embed")
         place = self.build.const(val=table[None, :, None], name=mil_name("pos_embed"))
         return self.build.add(x=tokens, y=place)
 

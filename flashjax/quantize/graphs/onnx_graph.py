@@ -14,6 +14,7 @@ import numpy as np
 from flashjax.convert.tensors import Tensors
 from flashjax.quantize.containers.packing import SCALE, WEIGHT
 from flashjax.quantize.graphs.packages import package
+from flashjax.quantize.policy import as_half
 
 MODEL, DATA = "model.onnx", "model.onnx_data"
 OPSET, IR_VERSION = 21, 10
@@ -121,7 +122,7 @@ class OnnxGraph:
             return self.node("DequantizeLinear", codes, scales, axis=1 if transposed else 0)
         if array.ndim == 1:
             return self.stored(name, array.astype(np.float32))
-        half = self.stored(name, array.astype(np.float16))
+        half = self.stored(name, as_half(array, name))
         return self.node("Cast", half, to=self.onnx.TensorProto.FLOAT)
 
     def reshape(self, x: str, shape: list[int]) -> str:

@@ -6,6 +6,7 @@ Tokens are "b n d", heads "b h n k". Source: ONNX operators, opset 21.
 import numpy as np
 
 from flashjax.quantize.graphs.onnx_graph import OnnxGraph
+from flashjax.quantize.policy import as_half
 
 
 class OnnxLayers(OnnxGraph):
@@ -48,5 +49,5 @@ class OnnxLayers(OnnxGraph):
 
     def embedded(self, ids: str, name: str) -> str:
         """Rows of the table `name`, which stays in 16 bits."""
-        table = self.stored(name, self.tensors[name].astype(np.float16))
+        table = self.stored(name, as_half(self.tensors[name], name))
         return self.node("Cast", self.node("Gather", table, ids), to=self.onnx.TensorProto.FLOAT)

@@ -17,6 +17,7 @@ from flashjax.models.mmdit import MMDiTConfig
 from flashjax.quantize.containers.packing import SCALE, WEIGHT
 from flashjax.quantize.graphs.graph import EPSILON, INPUTS, MAX_PERIOD, OUTPUT, TIME_WIDTH, velocity
 from flashjax.quantize.graphs.packages import package
+from flashjax.quantize.policy import as_half
 
 XML = "openvino_model.xml"  # where Hugging Face's loaders look for it
 
@@ -62,7 +63,7 @@ class OpenVINOOps:
             codes = nodes.convert(nodes.constant(array, name=name), "f32")
             scales = nodes.constant(self.tensors[scale].astype(np.float32), name=scale)
             return nodes.multiply(codes, scales)
-        return nodes.convert(nodes.constant(array.astype(np.float16), name=name), "f32")
+        return nodes.convert(nodes.constant(as_half(array, name), name=name), "f32")
 
     def number(self, value: float) -> Any:
         return self.nodes.constant(value, np.float32)

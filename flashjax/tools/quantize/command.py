@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +11,12 @@ from typing import Any
 
 from flashjax.convert import folder as folders
 from flashjax.convert.adapters import Lora, check_used, merged, open_loras
+from flashjax.convert.outputs import check_free, is_file_name, keep_record, places, write_as
 from flashjax.convert.sizes import mmdit_sizes
 from flashjax.convert.transformer import cropped_position
 from flashjax.convert.writing import write_json
 from flashjax.data.prompts import read_prompts
+from flashjax.evaluate.sample import check_seed
 from flashjax.quantize.calibrate import mean_decibels, velocity_errors
 from flashjax.quantize.containers.gguf import read_gguf
 from flashjax.quantize.containers.t5 import T5_FORMATS
@@ -24,12 +27,14 @@ from flashjax.quantize.formats import (
     TUNED,
     Model,
     fidelity,
+    file_of,
     open_format,
     read_format,
     write_format,
 )
 from flashjax.quantize.graphs.exchange import EXCHANGES
 from flashjax.quantize.graphs.pipelines import COMPANIONS, PIPELINES
+from flashjax.quantize.ranges import check_ranges
 from flashjax.sources import LORA_FLAG, open_transformer, sample_size_of
 from flashjax.tools.quantize.memory import print_table
 from flashjax.tools.quantize.page import Format
@@ -41,9 +46,13 @@ from flashjax.tools.quantize.variants import variants
 from flashjax.types import InputError, Params
 
 NAMES = (*FORMATS, *T5_FORMATS, *PIPELINES)
+REPORT = "report.html"
+POOR = 12.0  # dB, below which a tensor is hardly what it was; four bits have about 20
 MEASURED = 64  # of a report's captions: those whose velocities are compared
 
 NEEDED = {"calibrate": INFORMED, "size_mb": (MIXED,), "tune": (TUNED,)}  # flag: formats
+
+LEAST = {"steps": 1, "position": 1, "tune": 1, "size_mb": 0}
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +62,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--source", "--in", dest="source", metavar="PATH", help="any checkpoint")
     verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
     verb.add_argument("--lora", **LORA_FLAG)
-    verb.add_argument("--out", metavar="DIR", help="where the formats go")
+    verb.add_argument("--out", metavar="PATH", help="a folder, or the file of one format")
+    verb.add_argument("--force", action="store_true", help="write over files of others")
     verb.add_argument("--format", metavar="NAME[,NAME]", help=", ".join(NAMES))
     verb.add_argument("--memory", metavar="MODEL[,MODEL]", help="only say what models need")
     verb.add_argument("--position", type=int, metavar="N", help="keep N x N patches of the table")
@@ -72,23 +82,54 @@ def run(options: argparse.Namespace) -> None:
     """Writes every format with a table of its fidelity, and prints where."""
     if options.memory:
         return print_table(options.memory)
-    names = check_options(options)
-    check_used(loras_of(options), sorted({network for name in names for network in of(name)}))
-    for name in names:
+    paths = check_places(options, check_options(options))
+    loras = loras_of(options)
+    check_used(loras, sorted({network for name in paths for network in of(name)}))
+    for name, path in paths.items():
         if name in T5_FORMATS:
-            print(write_text(name, Path(options.source), Path(options.out), loras_of(options)))
-    if whole := [name for name in names if name in PIPELINES]:
+            source = Path(options.source)
+            write_as(path, functools.partial(write_text, name, source, loras=loras))
+            print(path)
+    if whole := {name: path for name, path in paths.items() if name in PIPELINES}:
         write_pipelines(options, whole)
-    if single := [name for name in names if name in FORMATS]:
+    if single := {name: path for name, path in paths.items() if name in FORMATS}:
         write_transformer(options, single)
 
 
-def write_pipelines(options: argparse.Namespace, names: list[str]) -> None:
-    """Writes the whole pipelines `names`, and says how near their transformers are."""
-    model, out = source_model(options), Path(options.out)
-    for name in names:
-        loras, base = loras_of(options), base_of(options)
-        path = write_pipeline(name, model, Path(options.source), out, base=base, loras=loras)
+def check_places(options: argparse.Namespace, names: list[str]) -> dict[str, Path]:
+    """Where each format goes. InputError where something is that is not ours to write over."""
+    out = Path(options.out)
+    if is_file_name(out) and (options.report or TUNED in names):
+        kind = "--report" if options.report else f"--format {TUNED}"
+        raise InputError(f"--out {out}: {kind} writes more than a file, name a folder")
+    paths = dict(zip(names, places(out, [file_name(name) for name in names]), strict=True))
+    written = [*paths.values(), *(table_of(path) for path in paths.values())]
+    if options.report:
+        written.append(out / REPORT)
+    read = [Path(options.source), Path(options.base or options.source)]
+    check_free(written, force=options.force, read=read)
+    return paths
+
+
+def file_name(name: str) -> str:
+    """How the file or folder of a format is called where nobody says it."""
+    if name in T5_FORMATS:
+        return T5_FORMATS[name][0]
+    return name if name in PIPELINES else file_of(name)
+
+
+def table_of(path: Path) -> Path:
+    """The table of what became of every tensor, beside a file or folder."""
+    return path.with_name(path.name + ".json")
+
+
+def write_pipelines(options: argparse.Namespace, paths: Mapping[str, Path]) -> None:
+    """Writes whole pipelines, and says how near their transformers are."""
+    model, source, loras = source_model(options), Path(options.source), loras_of(options)
+    check_ranges(model.tensors, (PIPELINES[name] for name in paths))
+    for name, path in paths.items():
+        write = functools.partial(write_pipeline, name, model, source, loras=loras)
+        write_as(path, functools.partial(write, base=base_of(options)))
         table = check(path / "transformer", model, beside=path)
         log.info("%s: %s", name, summary(path, table))
         print(path)
@@ -126,9 +167,10 @@ def source_model(options: argparse.Namespace) -> Model:
     return dataclasses.replace(model, tensors=tensors, config=sizes)
 
 
-def write_transformer(options: argparse.Namespace, names: list[str]) -> None:
-    """Writes the formats `names` of the transformer, and what is asked to be said of them."""
+def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) -> None:
+    """Writes formats of the transformer, and what is asked to be said of them."""
     model, base = source_model(options), base_of(options)
+    check_ranges(model.tensors, paths)
     student, judging, errors = None, None, None
     if options.calibrate or options.measure or options.report:
         source, loras = Path(options.source), loras_of(options)
@@ -141,12 +183,13 @@ def write_transformer(options: argparse.Namespace, names: list[str]) -> None:
         if captions:
             errors = velocity_errors(*student.way(captions, seed=options.seed + 1))
     written = []
-    for name, weights, known in variants(options, names, model, student):
-        path = write_format(name, weights, Path(options.out), known)
+    for name, weights, known in variants(options, list(paths), model, student):
+        path = paths[name]
+        write_as(path, functools.partial(write_format, name, weights, calibration=known))
         written.append(Written(path, describe(name, path, model, errors)))
         print(path)
     if judging and student:
-        path = Path(options.out) / "report.html"
+        path = Path(options.out) / REPORT
         write_report(
             path,
             student,
@@ -156,6 +199,7 @@ def write_transformer(options: argparse.Namespace, names: list[str]) -> None:
             measured=len(captions),
             seed=options.seed,
         )
+        keep_record(path)
         print(path)
 
 
@@ -163,7 +207,7 @@ def check_options(options: argparse.Namespace) -> list[str]:
     """The formats that are asked for. InputError for flags that do not go together."""
     if not (options.source and options.out and options.format):
         raise InputError("give --source, --out and --format, or --memory alone")
-    names = options.format.split(",")
+    names = list(dict.fromkeys(options.format.split(",")))
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(NAMES)}")
@@ -180,6 +224,10 @@ def check_options(options: argparse.Namespace) -> list[str]:
             raise InputError(f"--{flag} is for --format {' or '.join(users)}")
     if options.report and options.samples < 2:
         raise InputError(f"--samples {options.samples}: give two or more")
+    for flag, least in LEAST.items():
+        if (value := getattr(options, flag)) is not None and not value >= least:
+            raise InputError(f"--{flag} {value}: give {least} or more")
+    check_seed(options.seed)
     return names
 
 
@@ -217,14 +265,18 @@ def check(path: Path, model: Model, *, beside: Path | None = None) -> Mapping[st
     `beside` is what the table lies next to where that is not `path`.
     """
     table = fidelity(model.tensors, open_format(path, model.config))
+    poor = [name for name, ratio in table.items() if not ratio >= POOR]
+    if poor:
+        names = f"{poor[0]}" + (f" and {len(poor) - 1} more" if poor[1:] else "")
+        log.warning("%s keeps little of %s: %.1f dB", path, names, table[poor[0]])
     rows: dict[str, Any] = {
         name: {"snr_db": ratio if math.isfinite(ratio) else None} for name, ratio in table.items()
     }
     if path.suffix == ".gguf":
         for name, entry in read_gguf(path).tensors.items():
             rows[name]["type"] = entry.codec.name
-    beside = beside or path
-    write_json(beside.with_name(beside.name + ".json"), rows)
+    write_json(table_of(beside or path), rows)
+    keep_record(table_of(beside or path))
     return table
 
 

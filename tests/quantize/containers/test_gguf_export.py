@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
@@ -122,3 +123,21 @@ def test_diffusers_loads_the_file_and_sees_our_weights(tmp_path: Path, scheme: s
     ours = read_gguf(path).array("joint_blocks.0.x_block.attn2.qkv.weight")[WIDTH : 2 * WIDTH]
     np.testing.assert_allclose(theirs.float().numpy(), ours, rtol=2e-3)  # theirs is float16
     assert tuple(loaded.pos_embed.pos_embed.shape) == (1, GRID**2, WIDTH)
+
+
+def test_a_table_without_its_leading_one_is_written_with_it(tmp_path: Path) -> None:
+    """stable-diffusion.cpp's own files have "n width"; diffusers and ComfyUI want "1 n width"."""
+    tensors = tiny_transformer()
+    whole, path = tensors["pos_embed"], tmp_path / "model.gguf"
+    tensors["pos_embed"] = whole[0]
+    quantize_transformer(tensors.items(), scheme="q8_0", path=path)
+    found = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    # ComfyUI-GGUF: the sizes as they are stored, in numpy's order.
+    shapes = {name: tuple(int(n) for n in tensor.shape[::-1]) for name, tensor in found.items()}
+    assert shapes == {name: array.shape for name, array in tiny_transformer().items()}
+    # stable-diffusion.cpp: four sizes, ones where there are fewer, equal to those of its layers.
+    for name, array in tiny_transformer().items():
+        read, wanted = ([*sizes, 1, 1, 1][:4] for sizes in (found[name].shape, array.shape[::-1]))
+        assert read == wanted
+    table = found["pos_embed"].data.reshape(whole.shape)
+    np.testing.assert_array_equal(table, whole.astype(np.float16))

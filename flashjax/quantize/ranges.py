@@ -1,0 +1,42 @@
+"""What float16 cannot hold, found before anything is written.
+
+bfloat16 reaches 3e38 and float16 ends at 65504: T5-XXL and fine-tunes have such weights.
+"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from flashjax.convert.tensors import Tensors
+from flashjax.quantize.codecs.tensors import peak, rms
+from flashjax.quantize.containers.packing import WEIGHT
+from flashjax.quantize.formats import EXCHANGES, GGUF, of_block
+from flashjax.quantize.policy import LARGEST, WIDER, choose
+from flashjax.types import InputError
+
+
+def check_ranges(tensors: Tensors, formats: Iterable[str]) -> None:
+    """InputError for the first weight (SAI's names) that a format cannot hold, or is no number."""
+    formats = list(formats)
+    for name in tensors:
+        array = tensors[name].astype(np.float32, copy=False)
+        largest = peak(array)
+        where = f"{tensors.where}: tensor {name} {array.shape} holds"
+        if not math.isfinite(largest):
+            raise InputError(f"{where} NaN or infinity: mend the checkpoint")
+        for kind in formats:
+            if kind in GGUF:
+                choose(name, array.shape, scheme=GGUF[kind], rms=rms(array), peak=largest)
+            elif largest > LARGEST and keeps_half(kind, name, array.ndim):
+                raise InputError(f"{where} {largest:.4g}, {kind} ends at 65504: {WIDER}")
+
+
+def keeps_half(kind: str, name: str, dims: int) -> bool:
+    """Whether a format keeps a tensor, or the scales of its codes, in float16."""
+    packed = name.endswith(WEIGHT) and dims == 2 and of_block("sai")(name, ())
+    if kind.startswith("mlx"):
+        return packed
+    if kind.startswith("coreml"):
+        return True
+    return kind in EXCHANGES and dims > 1 and not (packed and EXCHANGES[kind].packing)
