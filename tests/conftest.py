@@ -110,7 +110,7 @@ def tiny_pipeline(clip_vocabulary: int, t5_vocabulary: int) -> Pipeline:
 
     params = _filled(jax.eval_shape(init, jax.random.key(0)))
     transformer, autoencoder = params.pop("transformer"), params.pop("vae")
-    return Pipeline(transformer, sizes, autoencoder, vae, params, text, 3.0, 8)
+    return Pipeline(transformer, sizes, autoencoder, vae, params, text, sample_size=8)
 
 
 def _filled(abstract: Params) -> Params:

@@ -46,7 +46,7 @@ def mmdit_sizes(tensors: Tensors, known: MMDiTConfig | None = None) -> MMDiTConf
         mlp_ratio=_shape(tensors, "joint_blocks.0.x_block.mlp.fc1.weight", 2)[0] // width,
         qk_norm=norm in tensors,
     )
-    if sizes.qk_norm or known is None:
+    if sizes.qk_norm or known is None or known.width != width:
         return sizes
     # A table may be cropped, and how a model is computed is no size of it.
     same = {name: getattr(sizes, name) for name in ("position_size", "remat", "dtype")}

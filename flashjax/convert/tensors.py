@@ -54,6 +54,9 @@ class Tensors(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.infos)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.infos  # a mapping's own way is to read it
+
     @property
     def shapes(self) -> dict[str, Shape]:
         return {name: info.shape for name, info in self.infos.items()}

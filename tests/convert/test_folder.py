@@ -1,16 +1,19 @@
 """The pipeline's folder: the oracle is `StableDiffusion3Pipeline`, offline."""
 
 import dataclasses
+import json
 
 import diffusers
 import jax
 import numpy as np
 import pytest
 import torch
+from transformers import T5Config, T5EncoderModel
 
 from flashjax import trees
 from flashjax.convert.folder import read_pipeline, write_pipeline
 from flashjax.convert.pipeline import Pipeline
+from flashjax.convert.transformer import transformer_to
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.flow.schedule import Schedule
 from flashjax.models.text import encode_text
@@ -94,6 +97,103 @@ def test_a_failed_export_leaves_the_older_pipeline(folder, pipeline, tokenizers)
         )
     assert_same_pipeline(read_pipeline(folder), pipeline)
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def edit(path, **values):
+    """Sets keys of a JSON file; `...` takes one out."""
+    content = json.loads(path.read_text()) | values
+    kept = {key: value for key, value in content.items() if value is not ...}
+    path.write_text(json.dumps(kept))
+
+
+@pytest.mark.parametrize(
+    ("norm", "dual"), [(None, ()), ("rms_norm", ()), ("rms_norm", (0,))], ids=["3M", "3.5L", "3.5M"]
+)
+def test_folders_as_released_leave_out_what_diffusers_fills_in(norm, dual, folder, pipeline):
+    torch.manual_seed(0)
+    sizes = pipeline.transformer_config
+    model = diffusers.SD3Transformer2DModel(
+        sample_size=8,
+        num_layers=3,
+        num_attention_heads=3,
+        attention_head_dim=8,
+        joint_attention_dim=48,
+        caption_projection_dim=24,
+        pooled_projection_dim=sizes.pooled_width,
+        pos_embed_max_size=8,
+        dual_attention_layers=dual,
+        qk_norm=norm,
+    )
+    model.save_pretrained(folder / "transformer")
+    absent = {"qk_norm": ... if norm is None else norm}
+    absent |= {"dual_attention_layers": list(dual) or ...}
+    edit(folder / "transformer/config.json", patch_size=..., in_channels=..., **absent, more=1)
+    edit(folder / "vae/config.json", mid_block_add_attention=..., act_fn=..., latents_mean=None)
+    edit(folder / "scheduler/scheduler_config.json", shift=..., num_train_timesteps=...)
+    edit(folder / "text_encoder/config.json", layer_norm_eps=..., hidden_act=..., model_type=...)
+    edit(
+        folder / "text_encoder_3/config.json", relative_attention_num_buckets=..., dropout_rate=...
+    )
+    edit(folder / "model_index.json", image_encoder=[None, None], feature_extractor=[None, None])
+
+    read, want = read_pipeline(folder), load(folder)
+    found = transformer_to(read.transformer, read.transformer_config, "diffusers")
+    state = want.transformer.state_dict()
+    assert found.shapes == {name: tuple(value.shape) for name, value in state.items()}
+    for name, value in state.items():
+        np.testing.assert_array_equal(found[name], value.numpy(), err_msg=name)
+    same = dataclasses.replace(pipeline, schedule=Schedule(want.scheduler.config.shift))
+    assert read.schedule == same.schedule == Schedule(1.0)
+    assert (read.vae_config, read.text_config) == (same.vae_config, same.text_config)
+
+
+def test_the_settings_of_a_scheduler_are_kept(folder, pipeline, tokenizers, tmp_path):
+    schedule = Schedule(
+        use_dynamic_shifting=True, max_shift=2.0, shift_terminal=0.05, use_beta_sigmas=True
+    )
+    edit(folder / "scheduler/scheduler_config.json", **dataclasses.asdict(schedule))
+    read = read_pipeline(folder)
+    write_pipeline(tmp_path / "again", read, tokenizers_from=folder)
+    scheduler = load(tmp_path / "again").scheduler
+    for name, value in dataclasses.asdict(schedule).items():
+        assert scheduler.config[name] == value, name
+    assert read.shift == schedule.shift_of(16)
+
+
+@pytest.mark.parametrize("entry", [..., None, [None, None]])
+def test_a_t5_that_the_index_leaves_out_is_said(entry, folder, caplog):
+    caplog.set_level("INFO", "flashjax")
+    edit(folder / "model_index.json", text_encoder_3=entry, tokenizer_3=entry)
+    assert "t5" not in read_pipeline(folder).text
+    assert caplog.messages == [
+        f"{folder} is read without T5, which its model_index.json leaves out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "message"),
+    [
+        ("transformer", ["diffusers", "FluxTransformer2DModel"], "only SD3Transformer2DModel is"),
+        ("vae", ["diffusers", "AutoencoderTiny"], "only AutoencoderKL is supported"),
+        ("scheduler", ["diffusers", "FlowMatchHeunDiscreteScheduler"], "only FlowMatchEuler"),
+        ("text_encoder", ["transformers", "CLIPTextModel"], "only CLIPTextModelWithProjection is"),
+        ("text_encoder_3", "T5EncoderModel", r"give \[library, class\]"),
+        ("text_encoder_3", ["T5EncoderModel"], r"give \[library, class\]"),
+        ("text_encoder_3", 3, r"give \[library, class\]"),
+    ],
+)
+def test_an_index_of_other_classes_is_refused(name, entry, message, folder):
+    edit(folder / "model_index.json", **{name: entry})
+    with pytest.raises(InputError, match=rf"model_index.json: {name} is .*; {message}"):
+        read_pipeline(folder)
+
+
+def test_networks_that_do_not_fit_on_each_other_are_named(folder):
+    edit(folder / "text_encoder_3/config.json", d_model=40, d_ff=32)
+    sizes = T5EncoderModel(T5Config.from_pretrained(folder / "text_encoder_3"))
+    sizes.save_pretrained(folder / "text_encoder_3")
+    with pytest.raises(InputError, match=r"T5's tokens have 40 numbers, the transformer takes 48;"):
+        read_pipeline(folder)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,12 @@
 """Safetensors files are read as the safetensors library wrote them."""
 
-import json
-
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from flashjax.convert.reading import open_safetensors
-from flashjax.convert.weights import open_weights
+from flashjax.convert.reading import open_safetensors, read_json
 from flashjax.types import InputError
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
@@ -38,34 +35,6 @@ def test_what_the_library_wrote_is_read(dtype, tmp_path):
     np.testing.assert_array_equal(
         tensors.piece("a.weight", 4, 9), stored["a.weight"].reshape(-1)[4:9]
     )
-
-
-def test_shards_are_read_through_their_index(tmp_path):
-    parts = {"a.weight": "model-1.safetensors", "b": "model-2.safetensors"}
-    for name, shard in parts.items():
-        save_file({name: arrays()[name]}, tmp_path / shard)
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": parts}))
-    tensors = open_weights(tmp_path, "model")
-    assert set(tensors) == set(parts)
-    np.testing.assert_array_equal(tensors["b"], arrays()["b"])
-
-
-def test_everything_that_shards_lack_is_in_one_error(tmp_path):
-    save_file({"a": arrays()["b"]}, tmp_path / "model-1.safetensors")
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": dict.fromkeys("abc", "model-1.safetensors")}))
-    with pytest.raises(InputError, match=r"lacks b of model-1.safetensors, c of model-1.safetens"):
-        open_weights(tmp_path, "model")
-    places = {name: f"model-{name}.safetensors" for name in "bc"}
-    index.write_text(json.dumps({"weight_map": places}))
-    with pytest.raises(InputError, match=r"lacks model-b.safetensors, model-c.safetensors: "):
-        open_weights(tmp_path, "model")
-
-
-def test_a_variant_is_read_where_it_is_all_there_is(tmp_path):
-    save_file(arrays(), tmp_path / "model.fp16.safetensors")
-    assert set(open_weights(tmp_path, "model")) == set(arrays())
 
 
 BROKEN = {
@@ -132,7 +101,33 @@ def test_what_the_library_refuses_is_refused_in_a_line(name, tmp_path):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"model.safetensors does not exist"):
-        open_weights(tmp_path, "model")
+        open_safetensors(tmp_path / "model.safetensors")
+
+
+BROKEN = {
+    "empty": b"",
+    "cut short": b"{",
+    "list": b"[]",
+    "number": b"3",
+    "deep objects": b'{"a": ' * 100_000,
+    "deep lists": b"[" * 100_000,
+    "UTF-16": b"\xff\xfe{",
+    "long number": b'{"a": 1' + b"0" * 9999 + b"}",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_json_file_without_an_object_is_one_line(name, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(BROKEN[name])
+    with pytest.raises(InputError, match=r"json (is not JSON|holds no JSON object)") as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_an_editors_mark_before_a_json_file_is_no_part_of_it(tmp_path):
+    (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "config.json") == {"a": 1}
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int16, np.uint64, np.bool_])
