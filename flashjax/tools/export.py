@@ -15,7 +15,7 @@ from flashjax.convert.pipeline import Parts, assemble
 from flashjax.convert.sai import model_spec, write_sai
 from flashjax.convert.table import AS_STORED, Placement
 from flashjax.convert.writing import MAX_SHARD_BYTES, replacing
-from flashjax.sources import LORA_FLAG, kind_of, open_file, read_parts
+from flashjax.sources import LORA_FLAG, base_folder, kind_of, open_file, read_parts
 from flashjax.types import InputError
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
         Path(options.source),
         Path(options.out),
         formats=options.format.split(","),
-        base=Path(options.base) if options.base else None,
+        base=base_folder(options.base),
         dtype=DTYPES[options.dtype] if options.dtype else None,
         title=options.title,
         loras=open_loras(options.lora),

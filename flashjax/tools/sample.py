@@ -21,7 +21,7 @@ from flashjax.evaluate.grids import grid, save_png
 from flashjax.evaluate.sample import SOLVERS, Sampler, draw, draw_noise, make_sample
 from flashjax.flow.guidance import SkipLayers
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
-from flashjax.sources import LORA_FLAG, home_of, in_dtype, kind_of, open_pipeline
+from flashjax.sources import LORA_FLAG, base_folder, home_of, in_dtype, kind_of, open_pipeline
 from flashjax.stages.model import PACKAGED, open_model, packaged, student_of
 from flashjax.types import InputError
 
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
 def open_source(options: argparse.Namespace) -> tuple[Pipeline, Tokenizer]:
     """The model and the tokenizers that the flags name; a stage's folder has them in its run."""
     source = packaged(options.source) if options.source in PACKAGED else Path(options.source)
-    base, dtype = Path(options.base) if options.base else None, DTYPES[options.dtype]
+    base, dtype = base_folder(options.base), DTYPES[options.dtype]
     placement, loras = Placement(np.dtype(dtype)), open_loras(options.lora)
     if base is None and kind_of(source) == "orbax" and (source.parent / "import").is_dir():
         pipeline, tokenizer = open_model(source.parent)

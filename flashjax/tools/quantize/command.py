@@ -30,7 +30,7 @@ from flashjax.quantize.formats import (
 )
 from flashjax.quantize.graphs.exchange import EXCHANGES
 from flashjax.quantize.graphs.pipelines import COMPANIONS, PIPELINES
-from flashjax.sources import LORA_FLAG, kind_of, open_transformer
+from flashjax.sources import LORA_FLAG, base_folder, kind_of, open_transformer
 from flashjax.tools.quantize.memory import print_table
 from flashjax.tools.quantize.page import Format
 from flashjax.tools.quantize.pipeline import write_pipeline
@@ -98,7 +98,7 @@ def write_pipelines(options: argparse.Namespace, names: list[str]) -> None:
 
 def base_of(options: argparse.Namespace) -> Path | None:
     """The folder of --base, if it was given."""
-    return Path(options.base) if options.base else None
+    return base_folder(options.base)
 
 
 def of(format_name: str) -> tuple[str, ...]:
