@@ -119,6 +119,9 @@ def read_parts(
 
 def open_file(path: Path) -> Tensors:
     """The tensors of a safetensors file or a GGUF, what is kept as codes being undone."""
+    if found := re.search(r"-\d{5}-of-(\d{5})\.", path.name):
+        if int(found[1]) > 1:
+            raise InputError(f"{path} is one of {int(found[1])} shards: give the folder of all")
     return open_gguf(path) if kind_of(path) == "gguf" else dequantised(open_safetensors(path))
 
 
@@ -208,6 +211,16 @@ def transformer_sizes(source: Path, base: Path | None = None) -> MMDiTConfig:
     if kind_of(source) == "orbax":
         return folders.read_configs(home_of(source, base))["transformer"]
     return open_transformer(source).config
+
+
+def base_folder(text: str | None) -> Path | None:
+    """The folder of --base, if it was given. InputError where nothing is there."""
+    if not text:
+        return None
+    if not Path(text).exists():
+        told = mistaken.other_place(Path(text))
+        raise InputError(told or f"--base {text} does not exist: give a pipeline's folder")
+    return Path(text)
 
 
 def home_of(source: Path, base: Path | None) -> Path:

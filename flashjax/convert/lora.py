@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from flashjax.convert.reading import open_safetensors, read_json
-from flashjax.convert.tensors import Info, Tensors
+from flashjax.convert.tensors import Info, Shape, Tensors
 from flashjax.types import InputError, listed
 
 # What every tensor of an adapter has in its name.
@@ -45,7 +45,7 @@ class Delta:
     def fits(self, info: Info) -> bool:
         """Whether it can be added to a weight."""
         down, up = (self.tensors.shapes[name] for name in (self.down, self.up))
-        if len(down) < 2 or len(up) < 2 or not info.shape:
+        if not info.shape:
             return False
         (rank, *inner), (rows, *inside) = down, up
         size = rows * math.prod(inner)
@@ -137,9 +137,9 @@ def products_of(
     adapters: set[str] = set()
     alphas, strange = {}, []
     for name in tensors:
-        if name.endswith(".alpha"):
+        if name.endswith(".alpha") and tensors.infos[name].size == 1:
             alphas[name.removesuffix(".alpha")] = float(tensors[name].item())
-        elif (found := _PART.fullmatch(name)) and not name.endswith(".bias"):
+        elif (found := _PART.fullmatch(name)) and _is_half(name, tensors.shapes[name]):
             halves.setdefault(found[1], {})["down" if found[2] else "up"] = name
             adapters |= {found[4]} if found[4] else set()
         else:
@@ -166,6 +166,11 @@ def products_of(
     return {module: delta(module, parts) for module, parts in halves.items()}
 
 
+def _is_half(name: str, shape: Shape) -> bool:
+    """Whether a tensor can be a factor of a product."""
+    return not name.endswith(".bias") and len(shape) > 1 and min(shape) > 0
+
+
 @dataclass(frozen=True)
 class _Told:
     """What a config says of a module: alpha, and whether the rank's root divides it."""
@@ -179,15 +184,15 @@ def _told(config: Mapping[str, Any], module: str, where: str) -> _Told:
     prefix = max((p for p in config if module.startswith(p)), key=len, default=None)
     if prefix is None:
         return _Told()
-    says, alpha = config[prefix], config[prefix].get("lora_alpha")
-    name = module.removeprefix(prefix)
+    says, name = config[prefix], module.removeprefix(prefix)
+    alpha = says.get("lora_alpha")
     try:
-        for pattern, other in (says.get("alpha_pattern") or {}).items():
+        for pattern, other in dict(says.get("alpha_pattern") or {}).items():
             if re.match(rf"(.*\.)?({pattern})$", name):
                 alpha = other
-    except re.error as error:
-        raise InputError(f"{where}: alpha_pattern {error.pattern!r} is no pattern") from error
-    return _Told(None if alpha is None else float(alpha), bool(says.get("use_rslora")))
+        return _Told(None if alpha is None else float(alpha), bool(says.get("use_rslora")))
+    except (re.error, TypeError, ValueError) as error:
+        raise InputError(f"{where}: lora_alpha or alpha_pattern is none: {error}") from error
 
 
 def _config_of(path: Path, tensors: Tensors) -> dict[str, Any]:
@@ -201,6 +206,8 @@ def _config_of(path: Path, tensors: Tensors) -> dict[str, Any]:
         told = json.loads(tensors.metadata[_METADATA])
     except ValueError as error:
         raise InputError(f"{path}: {_METADATA} is not JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise InputError(f"{path}: {_METADATA} holds no JSON object")
     found: dict[str, Any] = {}
     for key, value in told.items():
         prefix, _, name = key.rpartition(".")

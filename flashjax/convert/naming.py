@@ -16,6 +16,12 @@ from flashjax.types import InputError, listed
 
 # What modules that wrap others put into names, wherever they stand.
 _WRAPPER = re.compile(r"(?:^|(?<=\.))_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
+# A CLIP without the level that transformers leaves out since its version 5.6, and its level.
+_BARE_CLIP = re.compile(
+    r"((?:.+?\.)?)(?<!text_model\.)(?<!vision_model\.)"
+    r"((?:embeddings\.(?:token|position)_embedding|encoder\.layers\.\d+|final_layer_norm)\.)"
+)
+_CLIP_TABLE, _CLIP_LEVEL = "embeddings.token_embedding.weight", "text_model."
 # kind of network, whose names, what only it has; the group is what stands before them.
 _ANCHORS = tuple(
     (kind, naming, re.compile(rf"((?:.+?\.)?){pattern}"))
@@ -113,8 +119,11 @@ def network(tensors: Tensors, kind: str, naming: str) -> Tensors:
 
 
 def _plain(tensors: Tensors) -> Tensors:
-    """Names without wrappers; adapters that lie inside are merged."""
+    """Names without wrappers, a CLIP's with their level; adapters that lie inside are merged."""
     names = {name: _WRAPPER.sub("", name) for name in tensors}
+    if any(name.endswith(_CLIP_TABLE) and _BARE_CLIP.match(name) for name in names.values()):
+        levelled = rf"\1{_CLIP_LEVEL}\2"
+        names = {old: _BARE_CLIP.sub(levelled, name, count=1) for old, name in names.items()}
     if len(set(names.values())) < len(names):
         twice = [name for name, count in Counter(names.values()).items() if count > 1]
         raise InputError(f"{tensors.where} has {listed(twice)} twice, wrapped and not: keep one")

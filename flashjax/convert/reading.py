@@ -86,7 +86,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             raise _broken(path, f"its header would have {length} bytes")
         try:
             header = json.loads(file.read(length), object_pairs_hook=_once)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _broken(path, f"its header is not JSON ({error})") from error
     data = 8 + length
     _check_layout(path, header, path.stat().st_size - data)
@@ -104,8 +104,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_layout(path: Path, header: Any, size: int) -> None:
     """InputError unless the tensors fill `size` bytes one after the other, as the format asks."""
-    if not isinstance(header, dict) or not isinstance(header.get(_METADATA, {}), dict):
-        raise _broken(path, "its header is no object")
+    metadata = header.get(_METADATA, {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _broken(path, "its header is no object, or its metadata no texts")
     entries = {name: entry for name, entry in header.items() if name != _METADATA}
     for name, entry in entries.items():
         _check_entry(path, name, entry)
@@ -133,7 +134,7 @@ def _check_entry(path: Path, name: str, entry: Any) -> None:
         raise _broken(path, f"shape or offsets of tensor {name} are no whole numbers")
     kind, (start, stop) = entry["dtype"], entry["data_offsets"]
     bits = {name: 8 * dtype.itemsize for name, dtype in DTYPES.items()} | _UNREAD | {"F64": 64}
-    if kind not in bits:
+    if not isinstance(kind, str) or kind not in bits:
         raise _broken(path, f"tensor {name} is {kind}, a type that the format does not have")
     if 8 * (stop - start) != math.prod(entry["shape"]) * bits[kind]:
         raise _broken(path, f"tensor {name} {tuple(entry['shape'])} has {stop - start} bytes")

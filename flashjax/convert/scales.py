@@ -121,7 +121,7 @@ def spread(scale: np.ndarray, shape: Shape) -> np.ndarray:
     """
     if scale.size == 1:
         return scale.reshape(())
-    if scale.ndim == 1 and scale.size == shape[0]:
+    if scale.ndim == 1 and shape and scale.size == shape[0]:
         return scale.reshape(-1, *(1 for _ in shape[1:]))
     if scale.ndim != len(shape):
         raise ValueError(f"scales {scale.shape} for {shape}")
@@ -168,7 +168,7 @@ def _comfy(tensors: Tensors) -> Iterator[tuple[str, Stored]]:
         if lost := [part for part in parts if part not in tensors]:
             raise InputError(f"{where} says {kind!r}, but there is no {lost[0]}")
         codes = tensors.infos[parts[0]]
-        if kind in _FP8:
+        if isinstance(kind, str) and kind in _FP8:
             yield parts[0], _comfy_fp8(parts, codes, _FP8[kind], where)
         elif kind in ("int8_tensorwise", "int8_blockwise") and codes.dtype == _INT8:
             group = _rotated_group(known, codes.shape, where)
@@ -307,7 +307,8 @@ def _mlx(tensors: Tensors) -> Iterator[tuple[str, Stored]]:
         parts = (layer + WEIGHT, name, layer + ".biases")
         if layer == name:
             continue
-        if any(part not in tensors for part in parts) or tensors.infos[parts[0]].dtype != words:
+        flat = len(info.shape) != 2 or len(tensors.shapes.get(parts[0], ())) != 2
+        if flat or parts[2] not in tensors or tensors.infos[parts[0]].dtype != words:
             raise InputError(f"{tensors.where}: {name} is neither MLX's nor known: {parts[0]}?")
         given, groups = tensors.infos[parts[0]].shape[1], info.shape[1]
         for group in MLX_GROUPS:

@@ -19,7 +19,14 @@ from flashjax.convert.sai import model_spec, write_sai
 from flashjax.convert.table import AS_STORED, Placement
 from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, stored_as
 from flashjax.models.variants import SD3_VAE
-from flashjax.sources import LORA_FLAG, kind_of, open_file, read_parts, sample_size_of
+from flashjax.sources import (
+    LORA_FLAG,
+    base_folder,
+    kind_of,
+    open_file,
+    read_parts,
+    sample_size_of,
+)
 from flashjax.types import InputError
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
@@ -57,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
         out,
         formats=options.format.split(",") if options.format else default,
         force=options.force,
-        base=Path(options.base) if options.base else None,
+        base=base_folder(options.base),
         dtype=DTYPES[options.dtype] if options.dtype else None,
         title=options.title,
         loras=open_loras(options.lora),

@@ -21,7 +21,7 @@ from flashjax.evaluate.sample import SOLVERS, Sampler, check_seed
 from flashjax.flow.guidance import SkipLayers
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.parallel.mesh import make_mesh
-from flashjax.sources import LORA_FLAG, home_of, in_dtype, kind_of, open_pipeline
+from flashjax.sources import LORA_FLAG, base_folder, home_of, in_dtype, kind_of, open_pipeline
 from flashjax.stages.model import PACKAGED, open_model, packaged, student_of
 from flashjax.tools import sheets
 from flashjax.tools.axes import AXES, cells, parse_axes, sources_of
@@ -127,7 +127,7 @@ def open_source(options: argparse.Namespace, name: str) -> tuple[Pipeline, Token
     Every device has the weights, straight from the file and as they are stored there.
     """
     source = packaged(name) if name in PACKAGED else Path(name)
-    base, loras = Path(options.base) if options.base else None, open_loras(options.lora)
+    base, loras = base_folder(options.base), open_loras(options.lora)
     if base is None and kind_of(source) == "orbax" and (source.parent / "import").is_dir():
         pipeline, tokenizer = open_model(source.parent)
         params = student_of(source.parent, source.name)

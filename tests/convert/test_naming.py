@@ -1,5 +1,6 @@
 """Networks under other tools' names: what diffusers, transformers and torch write is the oracle."""
 
+import dataclasses
 import logging
 
 import ml_dtypes
@@ -9,7 +10,8 @@ import torch
 from diffusers import SD3Transformer2DModel
 from safetensors.torch import save_file
 from transformers import CLIPConfig as TorchCLIPConfig
-from transformers import CLIPModel, T5ForConditionalGeneration
+from transformers import CLIPModel, CLIPTextModel, T5ForConditionalGeneration
+from transformers import CLIPTextConfig as TorchTextConfig
 from transformers import T5Config as TorchT5Config
 
 from flashjax.convert.configs import (
@@ -222,6 +224,15 @@ def test_a_whole_clip_gives_its_text_tower(randomise, tensors_of, caplog):
     wanted = model.state_dict()
     for name, array in clip_to(found, CLIP).items():
         np.testing.assert_array_equal(array, wanted[name].numpy())
+
+
+def test_a_clip_without_its_upper_level_is_read(randomise, tensors_of):
+    model = randomise(CLIPTextModel(TorchTextConfig(**clip_config_to_transformers(CLIP))))
+    assert "encoder.layers.0.layer_norm1.weight" in model.state_dict()
+    config = dataclasses.replace(CLIP, projection=0)
+    found = clip_to(clip_from(tensors_of(model), config), config)
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(found[f"text_model.{name}"], value.numpy())
 
 
 def test_a_whole_t5_gives_its_encoder_under_any_of_its_tied_names(randomise, tensors_of):

@@ -1,5 +1,7 @@
 """Safetensors files are read as the safetensors library wrote them."""
 
+import json
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from flashjax.convert.reading import open_safetensors, read_json
+from flashjax.convert.weights import open_weights
 from flashjax.types import InputError
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]

@@ -35,7 +35,7 @@ from flashjax.quantize.formats import (
 from flashjax.quantize.graphs.exchange import EXCHANGES
 from flashjax.quantize.graphs.pipelines import COMPANIONS, PIPELINES
 from flashjax.quantize.ranges import check_ranges
-from flashjax.sources import LORA_FLAG, open_transformer, sample_size_of
+from flashjax.sources import LORA_FLAG, base_folder, open_transformer, sample_size_of
 from flashjax.tools.quantize.memory import print_table
 from flashjax.tools.quantize.page import Format
 from flashjax.tools.quantize.pipeline import write_pipeline
@@ -137,7 +137,7 @@ def write_pipelines(options: argparse.Namespace, paths: Mapping[str, Path]) -> N
 
 def base_of(options: argparse.Namespace) -> Path | None:
     """The folder of --base, if it was given."""
-    return Path(options.base) if options.base else None
+    return base_folder(options.base)
 
 
 def of(format_name: str) -> tuple[str, ...]:

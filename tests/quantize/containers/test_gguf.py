@@ -1,5 +1,6 @@
 """The container against gguf-py's reader, and broken files."""
 
+import struct
 from pathlib import Path
 
 import gguf
@@ -8,7 +9,7 @@ import pytest
 
 from flashjax.quantize.codecs.codec import F32, Q6_K, Q8_0, Codec
 from flashjax.quantize.codecs.tensors import encode_tensor
-from flashjax.quantize.containers.gguf import EncodedTensor, read_gguf, write_gguf
+from flashjax.quantize.containers.gguf import EncodedTensor, open_gguf, read_gguf, write_gguf
 from flashjax.types import InputError
 
 KEYS = {"general.architecture": "sd3", "general.quantization_version": 2}
@@ -73,10 +74,73 @@ def test_other_files_are_refused_in_one_line(path: Path, tmp_path: Path) -> None
     other.write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(InputError, match="does not start with 'GGUF'"):
         read_gguf(other)
-    row = path.read_bytes().replace(b"\x0e\x00\x00\x00", b"\x0a\x00\x00\x00")  # Q6_K -> Q2_K
+    row = path.read_bytes().replace(b"\x0e\x00\x00\x00", b"\x1c\x00\x00\x00")  # Q6_K -> F64
     other.write_bytes(row)
-    with pytest.raises(InputError, match="six has ggml type 10"):
+    with pytest.raises(InputError, match="six has ggml type F64, need one of F32, F16"):
         read_gguf(other)
+    other.write_bytes(path.read_bytes().replace(b"GGUF\3\0\0\0", b"GGUF\0\0\0\3"))
+    with pytest.raises(InputError, match=r"version 50331648, of the other byte order, need 3"):
+        read_gguf(other)
+
+
+def theirs(path: Path, tensors, **keys) -> Path:
+    """A file that gguf-py wrote."""
+    writer = gguf.GGUFWriter(path, "sd3")
+    for key, value in keys.items():
+        add = writer.add_array if isinstance(value, list) else writer.add_uint32
+        add(key.replace("__", "."), value)
+    for name, (array, kind) in tensors.items():
+        writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
+    for step in ("header", "kv_data", "tensors"):
+        getattr(writer, f"write_{step}_to_file")()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16", "F32"])
+def test_every_type_that_gguf_py_writes_is_read_as_it_reads_it(kind: str, tmp_path: Path) -> None:
+    kind = gguf.GGMLQuantizationType[kind]
+    path = theirs(tmp_path / "theirs.gguf", {"w": (WEIGHTS, kind), "v": (WEIGHTS[:1], kind)})
+    (tensor, _) = gguf.GGUFReader(path).tensors
+    wanted = gguf.quants.dequantize(tensor.data, kind)
+    np.testing.assert_array_equal(open_gguf(path)["w"], wanted)
+    again = path.read_bytes().replace(b"GGUF\3", b"GGUF\2", 1)
+    path.write_bytes(again)  # version 2 has the same bytes
+    np.testing.assert_array_equal(open_gguf(path)["w"], wanted)
+
+
+def test_the_shape_before_a_converter_changed_it_is_the_one_that_counts(tmp_path: Path) -> None:
+    tensors = {"pos_embed": (WEIGHTS, gguf.GGMLQuantizationType.F32)}
+    key = "comfy__gguf__orig_shape__pos_embed"
+    path = theirs(tmp_path / "a.gguf", tensors, **{key: [1, 6, 256]})
+    np.testing.assert_array_equal(open_gguf(path)["pos_embed"], WEIGHTS.reshape(1, 6, 256))
+    path = theirs(tmp_path / "b.gguf", tensors, **{key: [1, 6, 255]})
+    with pytest.raises(InputError, match=r"pos_embed \(3, 512\) cannot have been \[1, 6, 255\]"):
+        open_gguf(path)
+    path = theirs(tmp_path / "c.gguf", tensors, split__count=3)
+    with pytest.raises(InputError, match="is one of 3 parts: join them"):
+        open_gguf(path)
+
+
+def test_a_table_that_lies_is_refused_in_a_line(path: Path, tmp_path: Path) -> None:
+    whole, lying = path.read_bytes(), tmp_path / "lying.gguf"
+    row = struct.pack("<Q", 3) + b"six" + struct.pack("<IQQI", 2, 512, 3, 14)
+    start = whole.index(row) + len(row)
+    (offset,) = struct.unpack_from("<Q", whole, start)
+    lies = {
+        (start, struct.pack("<Q", 0)): "tensor six begins at byte .* where bias ends at",
+        (start, struct.pack("<Q", offset + 4)): "tensor six begins at byte",
+        (start, struct.pack("<Q", offset + 2**40)): "damaged in tensor six",
+        (start - 24, struct.pack("<I", 5)): "damaged in tensor six of 5 dims",
+    }
+    for (at, new), message in lies.items():
+        lying.write_bytes(whole[:at] + new + whole[at + len(new) :])
+        with pytest.raises(InputError, match=message):
+            read_gguf(lying)
+    twice = whole.replace(struct.pack("<Q", 1) + b"t", struct.pack("<Q", 3) + b"six")
+    lying.write_bytes(twice)
+    with pytest.raises(InputError, match="the tensor six is there twice"):
+        read_gguf(lying)
 
 
 def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
