@@ -125,7 +125,7 @@ class Placement:
     """How an imported tree is kept: in `dtype` (None: as stored), laid out by `shardings`.
 
     `shardings` turns the abstract tree into a tree of shardings; None is the first device. A leaf
-    as stored has `widest` where its tensors are of several dtypes, or of one that is wider.
+    as stored has `widest` where its tensors are of several dtypes, of a wider one, or of 8 bits.
     """
 
     dtype: Any = None
@@ -320,8 +320,9 @@ def _common_dtype(rows: list[Row], tensors: Tensors, widest: Any) -> np.dtype:
     """The one dtype that all tensors of a leaf are stored in, or `widest`."""
     stored = {tensors.infos[key].dtype: key for row in rows for key in row.keys}
     if widest is not None:
-        wide = len(stored) > 1 or next(iter(stored)).itemsize > widest.itemsize
-        return widest if wide else next(iter(stored))
+        dtype = next(iter(stored))
+        kept = len(stored) == 1 and 2 <= dtype.itemsize <= widest.itemsize
+        return dtype if kept else widest
     found = {dtype.name: key for dtype, key in stored.items()}
     if len(found) > 1:
         examples = ", ".join(f"{key} is {name}" for name, key in found.items())

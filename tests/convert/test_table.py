@@ -83,3 +83,24 @@ def test_layers_of_one_leaf_in_two_dtypes_need_a_choice(params):
     with pytest.raises(InputError, match=r"attn.to_q.weight is float16.*choose a dtype"):
         transformer_from(in_memory(arrays), TINY, "diffusers")
     transformer_from(in_memory(arrays), TINY, "diffusers", Placement(np.dtype(np.float32)))
+    found = transformer_from(
+        in_memory(arrays), TINY, "diffusers", Placement(widest=np.dtype(np.float32))
+    )
+    assert trees.digest(found) == trees.digest(
+        transformer_from(in_memory(arrays), TINY, "diffusers", Placement(np.dtype(np.float32)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [
+        (np.float32, "bfloat16"),
+        (np.float16, "float16"),
+        (ml_dtypes.bfloat16, "bfloat16"),
+        (ml_dtypes.float8_e4m3fn, "bfloat16"),
+    ],
+)
+def test_a_leaf_as_stored_is_no_wider_than_is_asked_and_of_16_bits_at_least(dtype, kept, params):
+    widest = Placement(widest=np.dtype(ml_dtypes.bfloat16))
+    found = transformer_from(stored(params, "sai", dtype), TINY, "sai", widest)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} == {kept}

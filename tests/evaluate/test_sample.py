@@ -27,6 +27,10 @@ def test_an_exported_folder_gives_the_same_picture_in_diffusers(
     assert_same_pictures(tiny_teacher, name, steps=steps, guidance=guidance)
 
 
+def test_a_negative_prompt_is_what_guidance_goes_away_from(tiny_teacher: Path):
+    assert_same_pictures(tiny_teacher, "teacher", steps=2, guidance=4.0, negative="a pink two")
+
+
 def test_nano_gives_the_same_picture_in_diffusers_from_prompt_to_pixel():
     assert_same_pictures(packaged("nano"), "teacher", steps=28, guidance=5.0)
 
@@ -47,7 +51,9 @@ def test_noise_of_a_row_does_not_depend_on_how_many_there_are():
     np.testing.assert_array_equal(many[:2], draw_noise(3, 2, (8, 8, 16)))
 
 
-def assert_same_pictures(folder: Path, name: str, *, steps: int, guidance: float):
+def assert_same_pictures(
+    folder: Path, name: str, *, steps: int, guidance: float, negative: str = ""
+):
     """At most 2 of 255 apart, on the student's grid or on the sampler's own."""
     pipeline, tokenizer = read_pipeline(folder), load_tokenizers(folder)
     noise = draw_noise(0, len(PROMPTS), (8, 8, 16))
@@ -61,7 +67,7 @@ def assert_same_pictures(folder: Path, name: str, *, steps: int, guidance: float
         make_sample(pipeline, Sampler(tuple(grid.tolist()), guidance)),
         params,
         tokenizer(PROMPTS),
-        tokenizer([""]),
+        tokenizer([negative]),
         noise,
         chunk=2,
     ).images
@@ -71,6 +77,7 @@ def assert_same_pictures(folder: Path, name: str, *, steps: int, guidance: float
     raw = (1.0 - np.arange(steps) / steps).tolist()
     theirs = torch_pipe(
         PROMPTS,
+        negative_prompt=len(PROMPTS) * [negative],
         num_inference_steps=steps,
         guidance_scale=guidance,
         latents=torch.from_numpy(noise.transpose(0, 3, 1, 2).copy()),

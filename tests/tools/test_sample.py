@@ -1,5 +1,6 @@
 """`sample` and `export --source`: the same model from every container, the same pictures."""
 
+import argparse
 import json
 
 import jax
@@ -12,6 +13,7 @@ from flashjax.convert.folder import read_transformer
 from flashjax.convert.transformer import transformer_to
 from flashjax.quantize.containers.gguf_export import quantize_transformer
 from flashjax.sources import read_parts
+from flashjax.tools.sample import DTYPES, computed_in, open_source, placement
 
 PROMPT = "a red seven on white"
 
@@ -70,12 +72,82 @@ def test_what_quantize_wrote_is_a_source_too(name, tiny_teacher, tmp_path):
 
 
 def test_a_png_says_how_it_was_made(picture):
+    """In two chunks. One that is called "prompt" would have to be a graph of ComfyUI's."""
     _, text = picture
-    assert text["prompt"] == PROMPT
-    assert text["seed"] == "3"
+    assert set(text) == {"parameters", "settings"}
     settings = json.loads(text["settings"])
+    assert settings["prompt"] == PROMPT
+    assert settings["seed"] == 3
     assert settings["steps"] == 2
     assert settings["guidance_scale"] == 4.0
+    prompt, negative, line = text["parameters"].split("\n")
+    assert prompt == PROMPT and negative == "Negative prompt: "
+    assert line.startswith("Steps: 2, Sampler: Euler, CFG scale: 4, Seed: 3, Size: 64x64, Model: ")
+
+
+def test_a_picture_depends_on_its_seed_alone(picture, tiny_teacher, tmp_path):
+    """Not on what is drawn with it: picture i of a seed is the first one of the seed + i."""
+    more = ("--prompt", PROMPT, "--prompt", "a pink eight", "--batch", "2", "--seed", "1")
+    drawn(tmp_path, tiny_teacher, *more)  # two before it, and in another batch
+    drawn(tmp_path / "other", tiny_teacher, "--prompt", PROMPT, "--seed", "2")
+    with Image.open(tmp_path / "0001.png") as second, Image.open(tmp_path / "0000.png") as first:
+        assert json.loads(second.text["settings"])["seed"] == 2
+        assert np.abs(np.asarray(second).astype(int) - np.asarray(first)).max() > 8
+        with Image.open(tmp_path / "other" / "0000.png") as alone:
+            assert np.abs(np.asarray(second).astype(int) - np.asarray(alone)).max() <= 1
+        with Image.open(tmp_path / "other" / "0001.png") as third:
+            assert np.abs(np.asarray(third).astype(int) - picture[0]).max() <= 1
+
+
+def test_a_table_of_sources_steps_and_seeds_has_every_picture(
+    picture, tiny_teacher, containers, tmp_path, capsys
+):
+    sources = f"{tiny_teacher},{containers['single']}"
+    flags = ("--base", str(tiny_teacher), "--xy", "steps=1,2", "seed=3,4")
+    place = ["--source", sources, "--prompt", PROMPT, "--out", str(tmp_path)]
+    assert main(["sample", *place, *flags, "--guidance_scale", "4"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "xy-0000.png")
+    names = {path.name for path in tmp_path.glob("0000-*.png")}
+    assert names == {
+        f"0000-{source}-steps={steps}-seed={seed}.png"
+        for source in ("tiny", "model")
+        for steps in (1, 2)
+        for seed in (3, 4)
+    }
+    for source in ("tiny", "model"):
+        with Image.open(tmp_path / f"0000-{source}-steps=2-seed=3.png") as image:
+            assert np.abs(np.asarray(image).astype(int) - picture[0]).max() <= 1
+    with Image.open(tmp_path / "xy-0000.png") as sheet:
+        assert sheet.height > 4 * 64 and sheet.width > 2 * 64
+
+
+def test_a_name_that_ends_in_png_is_the_picture(picture, tiny_teacher, tmp_path, capsys):
+    place = ["--source", str(tiny_teacher), "--prompt", PROMPT, "--seed", "3", "--steps", "2"]
+    place += ["--guidance_scale", "4", "--out", str(tmp_path / "new" / "x.png")]
+    for _ in range(2):  # our own may be written over
+        assert main(["sample", *place]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "new" / "x.png")] * 2
+    with Image.open(tmp_path / "new" / "x.png") as image:
+        assert np.abs(np.asarray(image).astype(int) - picture[0]).max() <= 1
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [".flashjax.json", "x.png"]
+    assert main(["sample", *place, "--prompt", "a pink eight"]) == 2
+    assert "x.png is one file, and 2 things are to be written" in capsys.readouterr().err
+    (tmp_path / "new" / "x.png").write_bytes(b"edited")
+    assert main(["sample", *place]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert (tmp_path / "new" / "x.png").read_bytes() == b"edited"
+
+
+def test_weights_are_kept_as_they_are_stored_and_on_every_device(tiny_teacher):
+    options = argparse.Namespace(base=None, dtype=None, absent_t5=256)
+    pipeline, _ = open_source(options, str(tiny_teacher))
+    leaves = jax.tree.leaves([pipeline.transformer, pipeline.vae, pipeline.text])
+    assert {leaf.dtype.name for leaf in leaves} == {"float16"}
+    assert {len(leaf.sharding.device_set) for leaf in leaves} == {jax.device_count()}
+    assert pipeline.transformer_config.dtype == "float32"
+    for dtype in DTYPES:
+        asked = argparse.Namespace(dtype=dtype)
+        assert placement(asked).dtype == computed_in(asked) == dtype
 
 
 def test_sizes_solvers_and_skipped_layers_reach_the_sampler(picture, tiny_teacher, tmp_path):
@@ -92,6 +164,19 @@ def test_sizes_solvers_and_skipped_layers_reach_the_sampler(picture, tiny_teache
         (("--skip_layers", "1"), "blocks (1,) cannot all be skipped"),
         (("--source", "/nowhere"), "/nowhere is no model: give a pipeline's folder"),
         (("--steps", "0"), "--steps 0: give one or more"),
+        (("--batch", "0"), "--batch 0: give one or more"),
+        (("--seed", "-1"), "seed -1: give a number from 0"),
+        (("--seed", str(2**63)), f"seed {2**63}: give a number from 0"),
+        (("--seed", str(2**63 - 1), "--prompt", "b"), f"seed {2**63}: give a number from 0"),
+        (("--guidance_scale", "nan"), "--guidance_scale nan: give a number"),
+        (("--guidance_scale", "1", "--negative_prompt", "x"), "--negative_prompt acts through"),
+        (("--xy", "stops=1"), "--xy stops=1: give NAME=VALUE,VALUE with a NAME of steps"),
+        (("--xy", "steps=1,x"), "--xy steps=1,x: steps takes values of int"),
+        (("--xy", "steps=0,1"), "--steps 0: give one or more"),
+        (("--xy", "solver=heun"), "--xy solver=heun: choose of euler"),
+        (("--xy", "steps=1,1"), "a value is there twice"),
+        (("--xy", "steps=1", "steps=2"), "both axes are steps"),
+        (("--xy", "steps=1", "seed=2", "grid=student"), "has 3 axes: give one or two"),
     ],
 )
 def test_a_wrong_flag_is_one_line(flags, message, tiny_teacher, tmp_path, capsys):
