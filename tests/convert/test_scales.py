@@ -10,7 +10,8 @@ from comfy_kitchen.tensor.fp8 import TensorCoreFP8Layout
 from comfy_kitchen.tensor.int8 import TensorWiseINT8Layout
 from safetensors.torch import save_file
 
-from flashjax.convert.reading import open_safetensors, open_weights
+from flashjax.convert.reading import open_safetensors
+from flashjax.convert.weights import open_weights
 from flashjax.convert.scales import dequantised
 from flashjax.convert.tensors import in_memory
 from flashjax.types import InputError
