@@ -11,6 +11,7 @@ from flashjax.models.clip import ACTIVATIONS, CLIPConfig
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.t5 import T5Config
 from flashjax.models.vae import VAEConfig
+from flashjax.models.vit import ViTConfig
 from flashjax.types import InputError
 
 Json = dict[str, Any]
@@ -189,16 +190,124 @@ def t5_config_to_transformers(config: T5Config) -> Json:
     }
 
 
+def clip_model_config_from_transformers(config: Json, where: str) -> tuple[ViTConfig, CLIPConfig]:
+    """Of `CLIPModel`'s config: the tower that sees, and the one that reads."""
+    read = Reader(_CLIP_MODEL | config, where, model="a CLIPModel")
+    read.require("model_type", "clip")
+    projection = read.count("projection_dim")
+
+    def tower(name: str, defaults: Json) -> tuple[Json, str]:
+        # Files of 2022 have the same once more, as `text_config_dict`: it is what counts.
+        legacy = config.get(f"{name}_dict") or {}
+        return defaults | (read(name) or {}) | legacy | {
+            "projection_dim": projection
+        }, f"{where} {name}"
+
+    text = clip_config_from_transformers(*tower("text_config", _CLIP_TEXT), projected=True)
+    read = Reader(*tower("vision_config", _CLIP_VISION), model="a CLIPModel")
+    read.require("hidden_act", *ACTIVATIONS)
+    read.require("num_channels", 3)
+    vision = ViTConfig(
+        side=read.count("image_size"),
+        patch=read.count("patch_size"),
+        width=read.count("hidden_size"),
+        depth=read.count("num_hidden_layers"),
+        heads=read.count("num_attention_heads"),
+        hidden=read.count("intermediate_size"),
+        activation=read("hidden_act"),
+        epsilon=read("layer_norm_eps"),
+        norm_first=True,
+        projection=projection,
+    )
+    return vision, text
+
+
+def dinov2_config_from_transformers(config: Json, where: str) -> ViTConfig:
+    """Of `Dinov2Model`'s config. The giant one is refused: its MLP is gated."""
+    read = Reader(_DINOV2 | config, where, model="a Dinov2Model")
+    read.require("model_type", "dinov2")
+    read.require("hidden_act", *ACTIVATIONS)
+    read.require("num_channels", 3)
+    read.require("qkv_bias", True)
+    read.require("use_swiglu_ffn", False)
+    return ViTConfig(
+        side=read.count("image_size"),
+        patch=read.count("patch_size"),
+        width=read.count("hidden_size"),
+        depth=read.count("num_hidden_layers"),
+        heads=read.count("num_attention_heads"),
+        hidden=read.count("hidden_size") * read.count("mlp_ratio"),
+        activation=read("hidden_act"),
+        epsilon=read("layer_norm_eps"),
+        patch_bias=True,
+        layer_scale=True,
+    )
+
+
+# What transformers' classes take for keys that a file leaves out.
+_CLIP_MODEL: Json = {
+    "model_type": None,
+    "projection_dim": 512,
+    "text_config": {},
+    "vision_config": {},
+}
+_CLIP_TEXT: Json = {
+    "eos_token_id": 49407,
+    "hidden_act": "quick_gelu",
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 77,
+    "num_attention_heads": 8,
+    "num_hidden_layers": 12,
+    "vocab_size": 49408,
+}
+_CLIP_VISION: Json = {
+    "hidden_act": "quick_gelu",
+    "hidden_size": 768,
+    "image_size": 224,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-5,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "num_hidden_layers": 12,
+    "patch_size": 32,
+}
+_DINOV2: Json = {
+    "model_type": None,
+    "hidden_act": "gelu",
+    "hidden_size": 768,
+    "image_size": 224,
+    "layer_norm_eps": 1e-6,
+    "mlp_ratio": 4,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "num_hidden_layers": 12,
+    "patch_size": 14,
+    "qkv_bias": True,
+    "use_swiglu_ffn": False,
+}
+
+
 class Reader:
     """Reads keys of a config; one that is absent or means another model is an InputError."""
 
-    def __init__(self, config: Mapping[str, Any], where: str) -> None:
-        self._config, self._where = config, where
+    def __init__(
+        self, config: Mapping[str, Any], where: str, *, model: str = "an SD3 model"
+    ) -> None:
+        self._config, self._where, self._model = config, where, model
 
     def __call__(self, key: str) -> Any:
         if key not in self._config:
-            raise InputError(f"{self._where} lacks {key}: it is not part of an SD3 model")
+            raise InputError(f"{self._where} lacks {key}: it is not part of {self._model}")
         return self._config[key]
+
+    def count(self, key: str) -> int:
+        """A whole number above 0."""
+        value = self(key)
+        if type(value) is not int or value < 1:
+            raise InputError(f"{self._where}: {key} is {value!r}; it must be a number above 0")
+        return value
 
     def require(self, key: str, *known: Any) -> None:
         if self(key) not in known:
