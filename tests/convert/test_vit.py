@@ -61,7 +61,7 @@ def lively(randomise):
         randomise(model, std=width**-0.5)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if "norm" in name and name.endswith("weight") or "lambda1" in name:
+                if ("norm" in name and name.endswith("weight")) or "lambda1" in name:
                     parameter.add_(1)
                 if "embeddings." in name and "patch" not in name:
                     parameter.mul_(width**0.5)
