@@ -4,6 +4,7 @@ Source: https://github.com/huggingface/safetensors, section "Format".
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ DTYPES = {  # as the format names them, finest last: the order in which writers 
     "I64": np.dtype(np.int64),  # position ids of older text encoders: known, to be left out
 }
 _METADATA = "__metadata__"
+_PICKLES = (".bin", ".pth", ".pt", ".ckpt")
+_CONVERT = (
+    "import sys, torch; from safetensors.torch import save_file; "
+    "read = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+    "save_file({name: x.clone().contiguous() for name, x in read.items()}, sys.argv[2])"
+)
 _LONGEST_HEADER = 100_000_000  # what the format's own reader allows
 
 
@@ -56,6 +63,9 @@ def open_weights(folder: Path | str, stem: str) -> Tensors:
     folder = Path(folder)
     index = _first(folder, f"{stem}.safetensors.index.json", f"{stem}.safetensors.index.fp16.json")
     single = _first(folder, f"{stem}.safetensors", f"{stem}.fp16.safetensors")
+    if not single.is_file() and not index.is_file():
+        for pickle in sorted(filter(is_pickle, folder.iterdir() if folder.is_dir() else ())):
+            raise InputError(conversion(pickle, folder / f"{stem}.safetensors"))
     if single.is_file() or not index.is_file():
         return open_safetensors(single)
     places = read_json(index).get("weight_map")
@@ -85,6 +95,17 @@ def read_json(path: Path | str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")
     return content
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file's name is that of PyTorch's own format, which can run code when it is read."""
+    return path.suffix in _PICKLES and path.is_file()
+
+
+def conversion(pickle: Path, target: Path) -> str:
+    """What is wrong with a pickle, and the command that makes a safetensors file of it."""
+    command = shlex.join(["python", "-c", _CONVERT, str(pickle), str(target)])
+    return f"{pickle} is a pickle, which is never read here; convert it once: {command}"
 
 
 def _first(folder: Path, *names: str) -> Path:
