@@ -8,6 +8,7 @@ Letters: b batch, h w spatial, c channels.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -23,7 +24,7 @@ EPSILON = 1e-3  # of all batch norms
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution, its norm and a ReLU. The size stays, unless a `stride` goes without padding."""
+    """A convolution, its norm and a ReLU. With a `stride` unpadded; else the size stays."""
 
     name: str
     channels: int
@@ -180,7 +181,7 @@ def mean_pool(x: Array) -> Array:
     return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
 
 
-POOLS = {
+POOLS: dict[str, Callable[[Array], Array]] = {
     "mean": mean_pool,
     "max": functools.partial(nn.max_pool, window_shape=(3, 3), padding="SAME"),
     "halve": functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2)),

@@ -3,7 +3,6 @@
 Source: Stein et al. 2023, arXiv:2306.04675.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,7 +35,8 @@ NOTE = (
     "FD-DINOv2 is the Fréchet distance of the class tokens of DINOv2 ViT-{patch} of width {width} "
     "at {side} px; less is better. Precision is the share of pictures that lie among the compared "
     "ones, recall the share of those that lie among the pictures ({k} neighbours). Diversity is "
-    "1 - cosine of pictures of one prompt, over its seeds; it is there where prompts come twice."
+    "1 - cosine of pictures of one prompt, over its seeds, where prompts come twice. The intervals of "
+    "recall and diversity are over the compared pictures and over the prompts."
 )
 
 
@@ -111,6 +111,5 @@ def dinov2_extractor(params: Params, config: ViTConfig) -> Extractor:
     def forward(params: Params, pixels: Array) -> Array:
         return apply(ViT(config), params, pixels)
 
-    prepare = functools.partial(dinov2_pixels, side=SIDE)
-    settings = f"{config} {prepare.func.__name__} {SIDE}"
-    return Extractor(forward, params, prepare=prepare, name="dinov2", settings=settings)
+    prepare = lambda image: dinov2_pixels(image, SIDE)
+    return Extractor(forward, params, prepare=prepare, name="dinov2", settings=f"{config}")

@@ -4,7 +4,6 @@ Source: Heusel et al. 2017, arXiv:1706.08500; Binkowski et al. 2018, arXiv:1801.
 resized as in Parmar et al. 2021, arXiv:2104.11222.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -86,18 +85,17 @@ def open_fid(
         raise InputError(f"fid resize={resize}: choose {' or '.join(RESIZES)}")
     if not weights.exists():
         raise InputError(f"the judge fid needs {NEEDS.weights}; {weights} does not exist")
-    extract = inception_extractor(read_inception(weights), RESIZES[resize])
+    extract = inception_extractor(read_inception(weights), resize)
     compared = references(extract, real=real, teacher=teacher, folder=cache)
     return FidJudge(extract, compared, resize)
 
 
-def inception_extractor(params: Params, pixels: Pixels) -> Extractor:
-    """The pooled features "n 2048" of pictures of any size."""
+def inception_extractor(params: Params, resize: str) -> Extractor:
+    """The pooled features "n 2048" of pictures of any size, resized by a name of RESIZES."""
 
     def forward(params: Params, images: Array) -> Array:
         features, _ = apply(Inception(), params, images)
         return features
 
-    prepare = functools.partial(pixels, side=SIDE)
-    settings = pixels.__name__
-    return Extractor(forward, params, prepare=prepare, name="inception", settings=settings)
+    prepare = lambda image: RESIZES[resize](image, SIDE)
+    return Extractor(forward, params, prepare=prepare, name="inception", settings=resize)

@@ -13,8 +13,9 @@ INTERVALS = "After \N{PLUS-MINUS SIGN} stands half of a 95 % bootstrap interval 
 
 
 def figure(name: str, estimate: Estimate, **look: Any) -> Figure:
-    """The figure of an estimate, with half of its bootstrap interval."""
-    return Figure(name, estimate.value, error=estimate.interval, **look)
+    """The figure of an estimate, with half of its bootstrap interval; one sample has none."""
+    error = estimate.interval if len(estimate.influence) > 1 else None
+    return Figure(name, estimate.value, error=error, **look)
 
 
 def note(text: str, references: Iterable[Reference] = ()) -> str:

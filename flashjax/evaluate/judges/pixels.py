@@ -75,7 +75,7 @@ def _bicubic(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 def _normalised(image: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     unit = image.astype(np.float32) / 255
-    return (unit - np.float32(mean)) / np.float32(std)
+    return (unit - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
 def _unit(image: np.ndarray) -> np.ndarray:

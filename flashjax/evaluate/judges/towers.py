@@ -69,9 +69,8 @@ def _seeing(model: TwoTowers) -> Extractor:
     def forward(params: Params, pixels: Array) -> Array:
         return _unit(apply(ViT(config), params, pixels))
 
-    prepare = functools.partial(clip_pixels, side=config.side)
-    settings = f"{config} {prepare.func.__name__}"
-    return Extractor(forward, model.vision, prepare=prepare, name="clip", settings=settings)
+    prepare = lambda image: clip_pixels(image, config.side)
+    return Extractor(forward, model.vision, prepare=prepare, name="clip", settings=f"{config}")
 
 
 def _reading(model: TwoTowers) -> Extractor:
