@@ -35,7 +35,7 @@ NOTE = (
     "FD-DINOv2 is the Fréchet distance of the class tokens of DINOv2 ViT-{patch} of width {width} "
     "at {side} px; less is better. Precision is the share of pictures that lie among the compared "
     "ones, recall the share of those that lie among the pictures ({k} neighbours). Diversity is "
-    "1 - cosine of pictures of one prompt, over its seeds, where prompts come twice. The intervals of "
+    "1 - cosine of pictures of one prompt, over its seeds, where prompts come twice. Intervals of "
     "recall and diversity are over the compared pictures and over the prompts."
 )
 
