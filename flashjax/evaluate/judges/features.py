@@ -106,8 +106,8 @@ class Reference:
 
     @property
     def words(self) -> str:
-        whose = "the teacher's" if self.tag else "real"
-        return f"{len(self.features):,} {whose} pictures"
+        count = f"{len(self.features):,}"
+        return f"{count} pictures of the teacher" if self.tag else f"{count} real pictures"
 
 
 def references(

@@ -98,7 +98,7 @@ def test_references_are_what_was_given():
     both = references(extractor(), real=pictures(5), teacher=pictures(3), folder=None)
     assert [(one.tag, one.words) for one in both] == [
         ("", "5 real pictures"),
-        ("-T", "3 the teacher's pictures"),
+        ("-T", "3 pictures of the teacher"),
     ]
     assert references(extractor(), real=None, teacher=None, folder=None) == ()
     with pytest.raises(InputError, match="sum needs 4 teacher's pictures, 3 given"):
