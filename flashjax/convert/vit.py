@@ -29,7 +29,7 @@ from flashjax.convert.tensors import Shape, Tensors
 from flashjax.convert.text import clip_from
 from flashjax.models.clip import CLIPConfig
 from flashjax.models.vit import ViT, ViTConfig
-from flashjax.types import Params
+from flashjax.types import InputError, Params
 
 # flashjax module, transformers keys (several: the parts of a fused projection); {} is the layer.
 CLIP = {
@@ -85,6 +85,10 @@ def read_clip_model(folder: Path, placement: Placement = FLOAT32) -> TwoTowers:
     where = folder / "config.json"
     vision, text = configs.clip_model_config_from_transformers(read_json(where), str(where))
     tensors = open_weights(folder, "model")
+    if _SCALE not in tensors:
+        raise InputError(
+            f"{tensors.where} lacks {_SCALE}: give a whole CLIPModel, with both towers"
+        )
     seeing = tensors.without(_SCALE, *_named(tensors, "text_"))
     return TwoTowers(
         vision=vit_from(seeing, vision, CLIP, placement),

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from transformers import CLIPConfig as TorchCLIPConfig
 from transformers import CLIPModel, Dinov2Config, Dinov2Model
 
@@ -15,6 +16,7 @@ from flashjax.convert.configs import (
     clip_model_config_from_transformers,
     dinov2_config_from_transformers,
 )
+from flashjax.convert.reading import open_safetensors
 from flashjax.convert.tensors import in_memory
 from flashjax.convert.vit import (
     CLIP,
@@ -202,6 +204,14 @@ def test_another_model_is_refused_by_name(tmp_path, read, changed, message):
     (tmp_path / "config.json").write_text(json.dumps(changed))
     with pytest.raises(InputError, match=message):
         read(tmp_path)
+
+
+def test_one_tower_is_no_clip(clip_folder):
+    _, folder = clip_folder(*CLIPS["tiny"])
+    tower = dict(open_safetensors(folder / "model.safetensors").under("vision_model."))
+    save_file(tower, folder / "model.safetensors")
+    with pytest.raises(InputError, match="lacks logit_scale: give a whole CLIPModel"):
+        read_clip_model(folder)
 
 
 def test_weights_of_other_sizes_are_refused(dinov2_folder):
