@@ -8,21 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashjax import trees
+from flashjax.convert.blocks import block_rows
 from flashjax.convert.naming import network
 from flashjax.convert.table import (
     AS_STORED,
-    Layout,
     Placement,
     Row,
     from_tensors,
-    linear,
-    reshaped,
-    row,
-    split_path,
     to_tensors,
-    vector,
 )
-from flashjax.convert.tensors import Info, Shape, Tensors, in_memory, joined
+from flashjax.convert.tensors import Info, Tensors, in_memory, joined
 from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import AbsentT5, TextConfig
@@ -168,31 +163,4 @@ def _abstract(model: CLIPText | T5Encoder) -> Params:
 
 def _rows(table: dict[str, str], model: CLIPText | T5Encoder) -> list[Row]:
     """Where every leaf lies."""
-    return [
-        found
-        for path, leaf in trees.flatten(_abstract(model)).items()
-        for found in _leaf_rows(table, path, leaf.shape, depth=model.config.depth)
-    ]
-
-
-def _leaf_rows(table: dict[str, str], path: str, shape: Shape, *, depth: int) -> list[Row]:
-    """One row; one for every layer of scanned blocks."""
-    module, suffix = split_path(path)
-    group, _, inner = module.partition("/")
-    keys = table[f"block/{inner}" if inner else module].split()
-
-    def names(layer: int) -> tuple[str, ...]:
-        return tuple(key.format(layer) + suffix for key in keys)
-
-    if group == "blocks":
-        layout = _layout(path, shape[1:])
-        return [row(path, names(layer), layout, layer=layer) for layer in range(shape[0])]
-    return [row(path, names(depth - 1), _layout(path, shape))]
-
-
-def _layout(path: str, leaf: Shape) -> Layout:
-    if path.endswith("/proj/kernel"):
-        return linear(leaf, inputs=2)
-    if path.endswith("/kernel"):
-        return linear(leaf)
-    return reshaped(leaf, leaf) if "/" not in path else vector(leaf)
+    return block_rows(table, _abstract(model), depth=model.config.depth)

@@ -54,12 +54,12 @@ class Tokenizer:
         `StableDiffusion3Pipeline`.
         """
         prompts = [shortened(prompt) for prompt in prompts]
-        clip_l, cut_l = _encode(self.clip_l, prompts, length=self.clip_length)
-        clip_g, cut_g = _encode(self.clip_g, prompts, length=self.clip_length)
+        clip_l, cut_l = encode(self.clip_l, prompts, length=self.clip_length)
+        clip_g, cut_g = encode(self.clip_g, prompts, length=self.clip_length)
         if self.t5 is None:
             t5, cut_t5 = np.zeros((len(prompts), 0), np.int32), [False] * len(prompts)
         else:
-            t5, cut_t5 = _encode(self.t5, prompts, length=self.t5_length)
+            t5, cut_t5 = encode(self.t5, prompts, length=self.t5_length)
         self._say_cuts(prompts, {"CLIP-L": cut_l, "CLIP-G": cut_g, "T5": cut_t5})
         return Tokens(clip_l=clip_l, clip_g=clip_g, t5=t5)
 
@@ -98,7 +98,7 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
     with_t5 = not _leaves_t5_out(folder)
     for name in _VOCABULARIES:
         if with_t5 or name != "tokenizer_3":
-            _check_files(folder / name)
+            _check_files(folder / name, _VOCABULARIES[name], "a folder in SD3.5's layout")
     config = folder / "tokenizer" / "tokenizer_config.json"
     if "model_max_length" not in json.loads(config.read_text(encoding="utf-8")):
         raise InputError(f"{config}: no model_max_length; set it (77 for SD3.5)")
@@ -119,6 +119,16 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
     )
 
 
+def load_clip_tokenizer(folder: Path) -> "CLIPTokenizer":
+    """The tokenizer that lies beside the weights of a CLIP. InputError where there is none."""
+    wanted = "the tokenizer of a CLIP beside its weights: tokenizer.json, tokenizer_config.json"
+    _check_files(folder, _VOCABULARIES["tokenizer"], wanted)
+
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
 def build_tokenizers(
     folder: str | Path, words: Sequence[str], *, clip_length: int = 12, t5_length: int = 12
 ) -> None:
@@ -137,7 +147,7 @@ def build_tokenizers(
     _write_t5(folder / "tokenizer_3", words, length=t5_length)
 
 
-def _encode(
+def encode(
     tokenizer: "CLIPTokenizer | T5Tokenizer", prompts: list[str], *, length: int
 ) -> tuple[np.ndarray, list[bool]]:
     """Ids "b m" int32 padded and cut to `length`, and which prompts were cut."""
@@ -155,13 +165,13 @@ def _leaves_t5_out(folder: Path) -> bool:
     return not entry or entry[1] is None
 
 
-def _check_files(folder: Path) -> None:
+def _check_files(folder: Path, vocabulary: Iterable[str], wanted: str) -> None:
     needed = ["tokenizer_config.json"]
     if not (folder / "tokenizer.json").is_file():
-        needed += _VOCABULARIES[folder.name]
+        needed += vocabulary
     for name in needed:
         if not (folder / name).is_file():
-            raise InputError(f"{folder / name}: no such file; give a folder in SD3.5's layout")
+            raise InputError(f"{folder / name}: no such file; give {wanted}")
 
 
 def _write_clip(folder: Path, words: Iterable[str], *, length: int, pad: str) -> None:

@@ -22,6 +22,8 @@ class Unseen:
 
 def halves(samples: Samples, count: int) -> Unseen:
     """The first `count` samples to draw, all others to compare with. InputError for too few."""
+    if not len(samples):
+        raise InputError(f"{samples.name} has no samples: raise data.validation")
     captions = captions_of(samples)
     if samples[0].image is None:
         if len(captions) < count:

@@ -84,8 +84,11 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def open_unseen(config: ConfigDict, workdir: Path) -> Unseen:
     """Captions of the first validation samples, their real pictures, and the other pictures."""
     samples = config.evaluate.samples
+    held = open_samples(config, workdir / "data")["validation"]
+    if config.evaluate.prompts and not len(held):  # prompts of their own, nothing to compare with
+        return Unseen([], None, None)
     try:
-        return halves(open_samples(config, workdir / "data")["validation"], samples)
+        return halves(held, samples)
     except InputError as error:
         raise InputError(f"evaluate.samples={samples}: {error}") from error
 

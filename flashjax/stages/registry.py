@@ -1,5 +1,6 @@
 """The one door for tasks: what `data.source` and `evaluate.judges` name, behind the seams."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from flashjax.data.kinds.recognise import open_kind
 from flashjax.data.samples import Samples
 from flashjax.data.selection import Mixed, split
 from flashjax.data.tokenizers import Tokenizer
-from flashjax.evaluate.judge import Judge
+from flashjax.evaluate.judge import Judge, JudgeKind
+from flashjax.evaluate.judges import KINDS
 from flashjax.tasks import NAMES, open_task, task_of
 from flashjax.tasks.task import Task
 from flashjax.types import InputError
+
+log = logging.getLogger(__name__)
 
 _TASKS = f"the name of a task ({', '.join(NAMES)})"
 
@@ -60,17 +64,36 @@ def task_of_pipeline(pipeline: Pipeline, tokenizer: Tokenizer) -> Task | None:
 def open_judges(
     names: Sequence[str], pipeline: Path, real: np.ndarray | None, prompts: Sequence[str]
 ) -> list[Judge]:
-    """The judges `names`, with weights from the pipeline's folder. InputError for what they lack.
+    """The judges `names`: a task, whose weights lie in the pipeline's folder, or "clip=PATH".
 
-    `real` are pictures uint8 "n H W 3" to compare with, `prompts` what will be judged.
+    `real` are pictures uint8 "n H W 3" to compare with, `prompts` what will be judged. InputError
+    for what judges lack. One whose weights are not there is left out, and a line says so.
     """
     judges = []
-    for name in names:
-        task = _task(name, "evaluate.judges")
-        judge = task.judge.open(task.weights(pipeline), real)
+    for told in names:
+        kind, weights = _judge(told, pipeline)
+        if not weights.exists():
+            log.warning("evaluate.judges: %s is left out, it needs %s", told, kind.needs.weights)
+            continue
+        judge = kind.open(weights, real)
         judge.check(prompts)
         judges.append(judge)
     return judges
+
+
+def _judge(told: str, pipeline: Path) -> tuple[JudgeKind, Path]:
+    """A kind of judge and where its weights are, of "task" or "name=path"."""
+    name, _, path = told.partition("=")
+    if name in KINDS:
+        if not path:
+            needed = KINDS[name].needs.weights
+            raise InputError(f"evaluate.judges: {name} has no weights, give {name}=PATH: {needed}")
+        return KINDS[name], Path(path)
+    if name not in NAMES or path:
+        known = ", ".join([*NAMES, *(f"{kind}=PATH" for kind in KINDS)])
+        raise InputError(f"evaluate.judges: {told!r} is unknown: choose of {known}")
+    task = open_task(name)
+    return task.judge, task.weights(pipeline)
 
 
 def check_data(config: ConfigDict) -> None:
@@ -82,8 +105,8 @@ def check_data(config: ConfigDict) -> None:
 
 def check_judges(config: ConfigDict) -> None:
     """InputError for a judge that nobody knows."""
-    for name in config.evaluate.judges:
-        _task(name, "evaluate.judges")
+    for told in config.evaluate.judges:
+        _judge(told, Path())
 
 
 def _task(name: str, key: str) -> Task:

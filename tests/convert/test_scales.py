@@ -11,9 +11,9 @@ from comfy_kitchen.tensor.int8 import TensorWiseINT8Layout
 from safetensors.torch import save_file
 
 from flashjax.convert.reading import open_safetensors
-from flashjax.convert.weights import open_weights
 from flashjax.convert.scales import dequantised
 from flashjax.convert.tensors import in_memory
+from flashjax.convert.weights import open_weights
 from flashjax.types import InputError
 
 WEIGHT = np.random.default_rng(0).normal(size=(64, 512)).astype(np.float32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from flashjax.evaluate.frechet import frechet_distance
+from flashjax.evaluate.frechet import frechet, frechet_distance
 
 
 def samples(mean: np.ndarray, cov: np.ndarray, *, seed: int, count: int = 64) -> np.ndarray:
@@ -49,3 +49,25 @@ def test_it_stays_finite_and_small_with_fewer_samples_than_features():
 def test_bad_shapes_are_refused(shapes):
     with pytest.raises(ValueError, match="frechet"):
         frechet_distance(*(np.ones(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize(("count", "d"), [(300, 6), (60, 100)])
+def test_influences_foretell_how_new_sets_scatter(count, d):
+    """With more samples than features, and with fewer, where the covariance is singular."""
+    rng = np.random.default_rng(8)
+    scale = np.exp(-4 * np.arange(d) / d)
+    reference = rng.normal(size=(300, d)) * scale
+    found = [frechet(0.3 + rng.normal(size=(count, d)) * 1.3 * scale, reference) for _ in range(60)]
+    told = np.mean([one.influence.std() / np.sqrt(count) for one in found])
+    assert told == pytest.approx(np.std([one.value for one in found]), rel=0.35)
+
+
+def test_influences_are_the_derivative_by_repeating_a_sample():
+    """A sample that weighs a little more moves the distance by its influence."""
+    rng = np.random.default_rng(9)
+    a, b = rng.normal(size=(40, 3)), rng.normal(size=(50, 3)) * 1.5 + 0.2
+    often = 400
+    plain = np.concatenate([np.tile(a, (often, 1)), a[:1]])
+    moved = frechet(plain, b).value - frechet(np.tile(a, (often, 1)), b).value
+    weight = 1 / (len(a) * often)
+    assert moved / weight == pytest.approx(frechet(a, b).influence[0], rel=0.02)
