@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
         train=6_000,
         validation=1_500,
         empty_caption="refuse",
+        draw=dict(steps=0, guidance_scale=4.0, batch_size=32),  # for prompts without pictures
         captions="first",  # of several of one picture; or "random"
         size=0,  # the model's own
         crop="centre",

@@ -43,6 +43,8 @@ def get_config(variants: str = "") -> ConfigDict:
         train=0,  # all
         validation=1_000,
         empty_caption="refuse",
+        captions="first",  # of several of one picture
+        draw=dict(steps=0, guidance_scale=4.0, batch_size=32),  # 32 steps: the teacher draws [1]
         size=1024,
         crop="centre",
         upscale=1.25,

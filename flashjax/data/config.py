@@ -9,6 +9,28 @@ REFUSE = "refuse"
 
 
 @dataclasses.dataclass(frozen=True)
+class DrawConfig:
+    """Pictures that the teacher draws for captions that have none.
+
+    Attributes:
+      steps: of its sampler; with 0 nothing is drawn, and captions stay alone.
+      guidance_scale: how far it is guided.
+      batch_size: pictures at a time, on all devices together.
+    """
+
+    steps: int = 0
+    guidance_scale: float = 4.0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch_size < 1:
+            raise InputError(
+                f"steps={self.steps}, batch_size={self.batch_size}: give 0 steps or more, and at "
+                f"least 1 picture at a time"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What a run learns from.
 
@@ -22,6 +44,7 @@ class DataConfig:
       validation: at most so many that are held out: of what is given, never more than a fifth.
       empty_caption: what stands for a caption that is missing; "refuse" is an error.
       captions: which one is learnt where a picture has several; one at random is of the seed.
+      draw: what the teacher draws for the captions of a file of prompts, before all else.
       size: pixels along each side of a square picture, whose area all buckets have; 0 is the
         model's own.
       crop: where the longer side is cut.
@@ -38,6 +61,7 @@ class DataConfig:
     validation: int = 0
     empty_caption: str = REFUSE
     captions: Literal["first", "random"] = "first"
+    draw: DrawConfig = DrawConfig()
     size: int = 0
     crop: Literal["centre", "random"] = "centre"
     upscale: float = 1.25

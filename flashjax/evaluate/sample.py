@@ -59,15 +59,22 @@ class Sampler:
         return self.steps * (1 if self.guidance_scale == 1.0 else 2)
 
 
-def make_sample(pipeline: Pipeline, sampler: Sampler, *, tile: int = LARGEST_TILE) -> Sample:
+def make_sample(
+    pipeline: Pipeline,
+    sampler: Sampler,
+    *,
+    model: MMDiT | None = None,
+    tile: int = LARGEST_TILE,
+) -> Sample:
     """Builds `sample(params, tokens, empty, noise) -> images "b H W 3"` in [-1, 1].
 
-    Latents with a side of more than `tile` are decoded in tiles.
+    Latents with a side of more than `tile` are decoded in tiles. `model` is the transformer where
+    it is computed on a mesh of its own.
 
     `params` is {"transformer", "vae", "text"}; `noise` is "b h w c"; `empty` is the empty caption's
     tokens "1 m", read only with guidance.
     """
-    model = MMDiT(pipeline.transformer_config)
+    model = model or MMDiT(pipeline.transformer_config)
     velocity = velocity_of(model)
     sigmas = jnp.asarray(sampler.sigmas)
     solve = SOLVERS[sampler.solver]

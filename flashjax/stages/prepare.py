@@ -24,6 +24,7 @@ from flashjax.data.cache import EMPTY, Bucket, Cache, pack, write_shard
 from flashjax.data.config import DataConfig
 from flashjax.data.samples import Sample, Samples, Unreadable
 from flashjax.parallel.hosts import is_first, meet
+from flashjax.stages import draw
 from flashjax.stages.encoding import Encoder, open_encoder
 from flashjax.stages.registry import open_samples
 from flashjax.stages.stage import run_stage, write_json
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Opens the data and caches what the encoders make of the training split."""
     data = configs.section(config, "data", DataConfig)
+    draw.run(config, workdir)
 
     def body(folder: Path) -> dict[str, Any]:
         encoder, made, side = open_encoder(config, workdir, data)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.convert.pipeline import Pipeline
 from flashjax.data.config import DataConfig
+from flashjax.data.kinds.drawn import is_undrawn, place_of, with_pictures
 from flashjax.data.kinds.listed import Wording
 from flashjax.data.kinds.recognise import open_kind
 from flashjax.data.samples import Samples
@@ -23,6 +24,7 @@ from flashjax.types import InputError
 
 log = logging.getLogger(__name__)
 
+DRAWN = "draw"  # the folder of what a teacher drew, where data is kept
 _TASKS = f"the name of a task ({', '.join(NAMES)})"
 
 
@@ -33,10 +35,24 @@ def open_samples(config: ConfigDict, folder: Path) -> dict[str, Samples]:
     """
     data = configs.section(config, "data", DataConfig)
     parts = [_open_source(source, data, folder) for source in data.sources]
+    if data.draw.steps:
+        parts = [with_pictures(part, folder / DRAWN, n) for n, part in enumerate(parts)]
     if len(parts) == 1:
         return parts[0]
     weights = {"train": data.weights, "validation": ()}  # what is judged is judged once
     return {name: Mixed([part[name] for part in parts], weights[name]) for name in weights}
+
+
+def undrawn(config: ConfigDict, folder: Path) -> dict[Path, Samples]:
+    """The captions of a config that have no pictures, by where those belong that are drawn."""
+    data = configs.section(config, "data", DataConfig)
+    return {
+        place_of(folder / DRAWN, number, split): samples
+        for number, source in enumerate(data.sources)
+        if source not in NAMES
+        for split, samples in _open_source(source, data, folder).items()
+        if is_undrawn(samples)
+    }
 
 
 def _open_source(source: str, data: DataConfig, folder: Path) -> dict[str, Samples]:
@@ -48,7 +64,10 @@ def _open_source(source: str, data: DataConfig, folder: Path) -> dict[str, Sampl
 
 def _open_kind(source: str, data: DataConfig) -> Samples:
     wording = Wording(data.empty_caption, data.captions, data.seed)
-    return open_kind(source, wording, others=_TASKS)
+    try:
+        return open_kind(source, wording, others=_TASKS)
+    except InputError as error:
+        raise InputError(f"data.source: {error}") from error
 
 
 def task_named(config: ConfigDict) -> Task:

@@ -27,7 +27,7 @@ WRONG = {
     "split.job.checkpoint_steps=-1": "split.job: checkpoint_steps=-1",
     "match.heads.taps=0,7": "the teacher has blocks 0 to 2",
     "teacher.source=nowhere": "teacher.source=nowhere does not exist",
-    "data.source=nowhere": "data.source: 'nowhere'",
+    "data.source=nowhere": "data.source: nowhere does not exist",
     "evaluate.judges=clippy": "evaluate.judges: 'clippy'",
     "evaluate.prompts=absent.txt": "evaluate.prompts: absent.txt does not exist",
     "match.prompts=absent.txt": "match.prompts=absent.txt has no pictures for the heads",
