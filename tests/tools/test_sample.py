@@ -6,11 +6,14 @@ import json
 import jax
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from flashjax.cli import main
 from flashjax.convert.folder import read_transformer
 from flashjax.convert.transformer import transformer_to
+from flashjax.quantize.containers.gguf import open_gguf
 from flashjax.quantize.containers.gguf_export import quantize_transformer
 from flashjax.sources import read_parts
 from flashjax.tools.sample import DTYPES, computed_in, open_source, placement
@@ -69,6 +72,30 @@ def test_what_quantize_wrote_is_a_source_too(name, tiny_teacher, tmp_path):
     found, given = (np.concatenate([x.ravel() for x in jax.tree.leaves(p)]) for p in (found, given))
     assert 0 < np.square(found - given).sum() < 10**-2.5 * np.square(given).sum()
     assert sizes.qk_norm
+
+
+def test_a_lora_is_added_alike_by_every_verb(picture, tiny_teacher, tmp_path):
+    """By torch's product, and twice where it is given twice."""
+    stored = load_file(tiny_teacher / "transformer" / "diffusion_pytorch_model.safetensors")
+    name, random = "transformer_blocks.0.attn.to_q", torch.Generator().manual_seed(0)
+    down, up = (torch.randn(shape, generator=random) / 4 for shape in ((4, 256), (256, 4)))
+    lora = tmp_path / "style.safetensors"
+    halves = {f"transformer.{name}.lora_A.weight": down, f"transformer.{name}.lora_B.weight": up}
+    save_file(halves, lora)
+    wanted = stored[f"{name}.weight"].float() + 2 * 0.5 * up @ down
+    flags = ["--source", str(tiny_teacher), *["--lora", f"{lora}:0.5"] * 2, "--out", str(tmp_path)]
+    assert main(["export", *flags, "--format", "diffusers", "--dtype", "float32"]) == 0
+    made = tmp_path / "diffusers" / "transformer" / "diffusion_pytorch_model.safetensors"
+    for key, value in load_file(made).items():
+        expected = wanted if key == f"{name}.weight" else stored[key].float()
+        torch.testing.assert_close(value, expected, atol=1e-5, rtol=0)
+    assert main(["quantize", *flags, "--format", "gguf-f16"]) == 0
+    fused = open_gguf(tmp_path / "transformer-f16.gguf")["joint_blocks.0.x_block.attn.qkv.weight"]
+    np.testing.assert_allclose(fused[:256], wanted.numpy(), atol=2e-3)
+    found, text = drawn(tmp_path / "lora", tiny_teacher, *flags[2:6])
+    merged, _ = drawn(tmp_path / "merged", tmp_path / "diffusers")
+    assert np.abs(found - merged).max() <= 1 < np.abs(found - picture[0]).max()
+    assert json.loads(text["settings"])["lora"] == [f"{lora}:0.5"] * 2
 
 
 def test_a_png_says_how_it_was_made(picture):
