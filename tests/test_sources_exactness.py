@@ -20,7 +20,7 @@ CHANGES = {  # of the tensors under SAI's names, and what is said of each
     "a lost tensor": (lambda t: t.pop(FC), f"missing {FC} \\(256, 1024\\)"),
     "a lost block": (
         lambda t: [t.pop(name) for name in list(t) if name.startswith("joint_blocks.0.")],
-        r"missing joint_blocks.0.*and \d+ more|lacks joint_blocks.0",
+        r"missing joint_blocks.0.*and \d+ more|no part of an SD3 model: joint_blocks.0",
     ),
     "a wrong shape": (
         lambda t: t.update({FC: t[FC][:, :128]}),

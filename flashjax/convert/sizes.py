@@ -58,8 +58,19 @@ def vae_sizes(tensors: Tensors, known: VAEConfig | None = None) -> VAEConfig:
 
     InputError for sizes of neither SD3 nor `known`: scale and shift would be made up.
     """
+    found = _agreed(vae_shapes(tensors), known, "groups", "scaling_factor", "shift_factor")
+    if found not in (known, VAEConfig()):
+        raise InputError(
+            f"{tensors.where} is no autoencoder of SD3's sizes, and does not say its groups, scale "
+            "and shift: give --base the folder of its pipeline"
+        )
+    return found
+
+
+def vae_shapes(tensors: Tensors) -> VAEConfig:
+    """Of SAI's tensors, what their shapes tell; groups, scale and shift are SD3's."""
     levels = _count(tensors, r"encoder\.down\.(\d{1,3})\.block\.0\.conv1\.weight")
-    sizes = VAEConfig(
+    return VAEConfig(
         channels=tuple(
             _shape(tensors, f"encoder.down.{level}.block.0.conv1.weight", 4)[0]
             for level in range(max(levels, 1))
@@ -67,13 +78,6 @@ def vae_sizes(tensors: Tensors, known: VAEConfig | None = None) -> VAEConfig:
         layers=_count(tensors, r"encoder\.down\.0\.block\.(\d{1,3})\.conv1\.weight"),
         latent_channels=_shape(tensors, "decoder.conv_in.weight", 4)[1],
     )
-    found = _agreed(sizes, known, "groups", "scaling_factor", "shift_factor")
-    if found not in (known, VAEConfig()):
-        raise InputError(
-            f"{tensors.where} is no autoencoder of SD3's sizes, and does not say its groups, scale "
-            "and shift: give --base the folder of its pipeline"
-        )
-    return found
 
 
 def clip_sizes(

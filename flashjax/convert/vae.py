@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from flashjax import trees
 from flashjax.convert.naming import network
-from flashjax.convert.sizes import vae_sizes
+from flashjax.convert.sizes import vae_shapes
 from flashjax.convert.table import (
     AS_STORED,
     Layout,
@@ -78,7 +78,7 @@ def under_sai_names(tensors: Tensors) -> Tensors:
     InputError if they are not exactly an autoencoder's.
     """
     sized = {name: re.sub(*_SIZED, name) for name in tensors}
-    config = vae_sizes(tensors.renamed(sized, where=tensors.where))
+    config = vae_shapes(tensors.renamed(sized, where=tensors.where))
     config = dataclasses.replace(config, groups=1)  # which no shape tells, and no name needs
     return translated_rows(tensors, *(vae_rows(config, name) for name in ("diffusers", "sai")))
 

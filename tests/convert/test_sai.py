@@ -151,7 +151,7 @@ def test_what_is_wrong_with_any_network_is_in_one_error(path, pipeline):
     tensors = dict(open_safetensors(path))
     del tensors["model.diffusion_model.final_layer.linear.bias"]
     del tensors["first_stage_model.encoder.conv_in.bias"]
-    tensors["first_stage_model.more"] = np.zeros(1, np.float32)
+    tensors["first_stage_model.encoder.more"] = np.zeros(1, np.float32)
     write_safetensors(path, in_memory(tensors))
     known = {"transformer": pipeline.transformer_config, "vae": pipeline.vae_config}
     with pytest.raises(InputError) as caught:

@@ -202,13 +202,13 @@ def test_every_misfit_is_named_in_one_error(medium, tensors_of):
     model, config = medium
     arrays = {key: value.numpy() for key, value in model.state_dict().items()}
     arrays["proj_out.bias"] = arrays["proj_out.bias"][:-1]
-    arrays["lora.weight"] = arrays.pop("context_embedder.bias")
+    arrays["transformer_blocks.0.more"] = arrays.pop("context_embedder.bias")
     with pytest.raises(InputError) as error:
         transformer_from(tensors_of(arrays), config, "diffusers")
     message = str(error.value)
     assert message.startswith("memory ")
     assert "missing context_embedder.bias (16,)" in message
-    assert "unexpected lora.weight" in message
+    assert "unexpected transformer_blocks.0.more" in message
     assert "proj_out.bias has shape (63,), not (64,)" in message
     assert "\n" not in message
 
