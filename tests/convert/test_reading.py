@@ -40,7 +40,7 @@ def test_what_the_library_wrote_is_read(dtype, tmp_path):
     )
 
 
-BROKEN = {
+DAMAGED = {
     "empty": b"",
     "text": b"something else altogether",
     "cut short": lambda whole: whole[:-1],
@@ -50,11 +50,11 @@ BROKEN = {
 MESSAGES = {"empty": "a.safetensors is empty", "text": "is a text that begins 'something else"}
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", DAMAGED)
 def test_a_broken_file_is_named(name, tmp_path):
     path = tmp_path / "a.safetensors"
     save_file({"b": arrays()["b"]}, path)
-    broken = BROKEN[name]
+    broken = DAMAGED[name]
     path.write_bytes(broken if isinstance(broken, bytes) else broken(path.read_bytes()))
     message = MESSAGES.get(name, r"a.safetensors is no whole safetensors file, fetch it anew")
     with pytest.raises(InputError, match=message):
