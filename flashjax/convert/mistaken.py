@@ -11,7 +11,7 @@ _HEAD = 512  # bytes that tell a file's kind
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*")
 _CONVERT = (
     'python -c "import torch, safetensors.torch as s; d = torch.load({old!r}, weights_only=True); '
-    "s.save_file({{k: v.clone() for k, v in d.get('state_dict', d).items() "
+    "s.save_file({{k: v.clone().contiguous() for k, v in d.get('state_dict', d).items() "
     'if isinstance(v, torch.Tensor)}}, {new!r})"'
 )
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")

@@ -100,18 +100,19 @@ def test_torchvisions_network_is_refused_by_its_classes():
 
 
 def test_a_pickle_is_refused_with_a_command_that_converts_it(tmp_path):
-    pickle = tmp_path / "my weights.pth"
+    folder = tmp_path / "my weights"
+    folder.mkdir()
+    pickle = folder / "inception.pth"
     stored = {"fc.weight": torch.zeros(3, 2).T, "bn.num_batches_tracked": torch.tensor(7)}
     torch.save(stored, pickle)
-    with pytest.raises(InputError, match="is a pickle, which is never read here") as refused:
-        read_inception(pickle)
-    with pytest.raises(InputError, match="is a pickle, which is never read here"):
-        read_inception(tmp_path)
-    command = str(refused.value).split("convert it once: ")[1]
+    for path in (folder, pickle):
+        with pytest.raises(InputError, match="is a pickle, which flashjax never reads") as refused:
+            read_inception(path)
+    command = str(refused.value).split("convert it first, ")[1]
     _, *words = shlex.split(command)
     subprocess.run([sys.executable, *words], check=True)
     with pytest.raises(InputError, match=r"inception.safetensors has 2 classes"):
-        read_inception(tmp_path)
+        read_inception(folder)
 
 
 def test_files_count_batches_of_a_training_that_nobody_needs(tmp_path):
