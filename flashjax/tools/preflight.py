@@ -15,6 +15,7 @@ from flashjax import config as configs
 from flashjax.data.prompts import Prompts
 from flashjax.evaluate.bars import Targets
 from flashjax.models.heads import HeadsConfig
+from flashjax.models.variants import MMDIT
 from flashjax.parallel.chips import CHIPS, GIB
 from flashjax.parallel.mesh import make_mesh
 from flashjax.sources import transformer_sizes
@@ -154,6 +155,8 @@ def space(config: ConfigDict, workdir: Path) -> Problems:
 def estimate(config: ConfigDict) -> str:
     """What a run takes, in words: bytes on a device, on the disk, hours where the chip is known."""
     planned = steps_of(config)
+    if not planned:
+        return "what this teacher's training takes is not known: give the config a section model"
     memory = max(map(resident_bytes, planned))
     words = [
         f"weights and states {memory / GIB:.2f} GiB on a device",
@@ -167,7 +170,9 @@ def estimate(config: ConfigDict) -> str:
 
 
 def steps_of(config: ConfigDict) -> list[Planned]:
-    """The training steps of a config, as shapes alone."""
+    """The training steps of a config, as shapes alone; none for a model that no plan knows."""
+    if "model" not in config and config.teacher.source not in MMDIT:
+        return []
     return [program for program in programs(config, jax.devices()) if program.name != "text"]
 
 

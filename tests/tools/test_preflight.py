@@ -22,6 +22,12 @@ def test_a_config_that_runs_has_no_problem_and_is_told_what_it_takes(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_teacher_that_no_plan_knows_is_no_problem(tiny_teacher, tmp_path):
+    overrides = [f"teacher.source={tiny_teacher}", "match.heads.taps=0,1"]
+    assert found(tmp_path, *overrides) == []
+    assert "not known" in preflight.estimate(configs.load(NANO, overrides))
+
+
 WRONG = {
     "guide.job.steps=0": "guide.job: steps=0",
     "split.job.checkpoint_steps=-1": "split.job: checkpoint_steps=-1",
