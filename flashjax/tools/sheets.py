@@ -24,7 +24,7 @@ from flashjax.types import Tokens
 COLUMNS, SHOWN = 8, 64  # of the grid of all pictures; how many of them it has at most
 SOLVER_NAMES = {"euler": "Euler", "dpmpp_2m": "DPM++ 2M"}  # as other tools call them
 SETTINGS = (
-    "base negative_prompt steps grid solver guidance_scale skip_layers size dtype absent_t5"
+    "base lora negative_prompt steps grid solver guidance_scale skip_layers size dtype absent_t5"
 ).split()
 
 log = logging.getLogger(__name__)
