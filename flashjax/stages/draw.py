@@ -113,10 +113,11 @@ def open_teacher(config: ConfigDict, workdir: Path, data: DataConfig) -> Draw:
     )
     text = computed_text(config, pipeline.text_config)
     pipeline = dataclasses.replace(pipeline, text_config=text)
-    sigmas = tuple(sampler_sigmas(data.draw.steps, pipeline.shift).tolist())
-    sample = make_sample(pipeline, Sampler(sigmas, data.draw.guidance_scale), model=model)
     factor = pipeline.vae_config.factor
     side = data_side(config, pipeline.sample_size * factor) // factor
+    grid = sampler_sigmas(data.draw.steps, pipeline.schedule, (side // sizes.patch) ** 2)
+    sigmas = tuple(grid.tolist())
+    sample = make_sample(pipeline, Sampler(sigmas, data.draw.guidance_scale), model=model)
     shape, key = (side, side, sizes.channels), noise_key(data.seed)
     empty = jax.device_put(tokenizer([""]), whole)
 
