@@ -23,6 +23,7 @@ from flashjax.quantize.containers.gguf import open_gguf
 from flashjax.stages.export import FOLDER
 from flashjax.stages.model import home_of, open_model, student_of
 from flashjax.stages.registry import open_judges, open_samples
+from flashjax.stages.setting import at_its_size
 from flashjax.stages.stage import run_stage, write_json
 from flashjax.types import InputError, Params
 
@@ -47,6 +48,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     def body(folder: Path) -> dict[str, Any]:
         pipeline, tokenizer = open_model(workdir)
+        pipeline = at_its_size(config, pipeline)
         unseen = open_unseen(config, workdir)
         file = config.evaluate.prompts
         prompts = read_prompts(file) if file else unseen.captions

@@ -156,6 +156,13 @@ def data_side(config: ConfigDict, own: int) -> int:
     return configs.section(config, "data", DataConfig).size or own
 
 
+def at_its_size(config: ConfigDict, pipeline: Pipeline) -> Pipeline:
+    """The model as it draws the pictures that the run has learnt, of `data.size`."""
+    factor = pipeline.vae_config.factor
+    side = data_side(config, pipeline.sample_size * factor)
+    return dataclasses.replace(pipeline, sample_size=side // factor)
+
+
 def make_setting(
     config: ConfigDict,
     mesh: Mesh,
