@@ -166,7 +166,7 @@ def test_a_name_that_ends_in_png_is_the_picture(picture, tiny_teacher, tmp_path,
 
 
 def test_weights_are_kept_as_they_are_stored_and_on_every_device(tiny_teacher):
-    options = argparse.Namespace(base=None, dtype=None, absent_t5=256)
+    options = argparse.Namespace(base=None, dtype=None, absent_t5=256, lora=[])
     pipeline, _ = open_source(options, str(tiny_teacher))
     leaves = jax.tree.leaves([pipeline.transformer, pipeline.vae, pipeline.text])
     assert {leaf.dtype.name for leaf in leaves} == {"float16"}
