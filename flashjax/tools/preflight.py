@@ -89,7 +89,7 @@ def data(config: ConfigDict) -> Problems:
     for name in ("match", "evaluate"):
         if file := config[name].get("prompts", ""):
             yield from (f"{name}.prompts: {line}" for line in told(Prompts, file))
-    yield from told(check_judges, config)
+    yield from told(check_judges, config.evaluate.judges)
 
 
 def meshes(config: ConfigDict) -> Problems:
