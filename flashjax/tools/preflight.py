@@ -204,7 +204,7 @@ def told(call: Callable[..., Any], *arguments: Any) -> list[str]:
 
 def _memory() -> float:
     """Bytes of one device, or 0 where nobody knows."""
-    stats: Mapping[str, int] = jax.devices()[0].memory_stats() or {}
+    stats: Mapping[str, int] = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit", 0)
 
 
