@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from flashjax.convert.folder import read_transformer
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.transformer import transformer_from
+from flashjax.data.cache import read_cache
 from flashjax.data.prompts import read_prompts
 from flashjax.data.tokenizers import Tokenizer
 from flashjax.evaluate.judge import Figure, Judge, figures_of, told
@@ -89,8 +90,9 @@ def open_unseen(config: ConfigDict, workdir: Path) -> Unseen:
     held = open_samples(config, workdir / "data")["validation"]
     if config.evaluate.prompts and not len(held):  # prompts of their own, nothing to compare with
         return Unseen([], None, None)
+    side = read_cache(workdir / "prepare").made["side"]
     try:
-        return halves(held, samples)
+        return halves(held, samples, side=side)
     except InputError as error:
         raise InputError(f"evaluate.samples={samples}: {error}") from error
 
