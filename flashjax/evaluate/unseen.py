@@ -1,11 +1,16 @@
 """What an evaluation draws and compares with: samples that no training saw."""
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from flashjax.data.samples import Samples, captions_of, images_of
+from flashjax.data.buckets import fitted
+from flashjax.data.samples import Sample, Samples, Unreadable
 from flashjax.types import InputError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,18 @@ class Unseen:
     others: np.ndarray | None
 
 
-def halves(samples: Samples, count: int) -> Unseen:
-    """The first `count` samples to draw, all others to compare with. InputError for too few."""
-    if not len(samples):
+def halves(samples: Samples, count: int, *, side: int) -> Unseen:
+    """The first `count` samples to draw, all others to compare with. InputError for too few.
+
+    Pictures come to squares of `side` pixels, the size that is drawn. A broken one is left out, and
+    so are captions alone among pictures.
+    """
+    found = list(_read(samples, side))
+    pictured = [sample for sample in found if sample.image is not None]
+    captions = [sample.caption for sample in pictured or found]
+    if not captions:
         raise InputError(f"{samples.name} has no samples: raise data.validation")
-    captions = captions_of(samples)
-    if samples[0].image is None:
+    if not pictured:
         if len(captions) < count:
             raise InputError(f"{samples.name} has {len(captions)} captions, but {count} are drawn")
         return Unseen(captions[:count], None, None)
@@ -34,5 +45,18 @@ def halves(samples: Samples, count: int) -> Unseen:
             f"{samples.name} has {len(captions)} samples: {count} to draw and as many to compare "
             f"with are needed"
         )
-    images = images_of(samples)
+    images = np.stack([sample.image for sample in pictured if sample.image is not None])
     return Unseen(captions[:count], images[:count], images[count:])
+
+
+def _read(samples: Samples, side: int) -> Iterator[Sample]:
+    """All samples that can be read, their pictures squares."""
+    for index in range(len(samples)):
+        try:
+            image, caption = samples[index]
+        except Unreadable as error:
+            log.warning("%s: left out: %s", samples.name, error)
+            continue
+        if image is not None:
+            image = fitted(image, (side, side), crop="centre", seed=())
+        yield Sample(image, caption)

@@ -15,6 +15,7 @@ from flashjax.convert.folder import read_transformer
 from flashjax.convert.reading import read_json
 from flashjax.convert.table import Placement
 from flashjax.convert.transformer import transformer_from
+from flashjax.data.cache import read_cache
 from flashjax.data.prompts import read_prompts
 from flashjax.evaluate.judge import Compared, Figure, Judge, figures_of, told
 from flashjax.evaluate.sample import Drawn, Sampler
@@ -150,8 +151,9 @@ def open_unseen(config: ConfigDict, workdir: Path) -> Unseen:
     held = open_samples(config, workdir / "data")["validation"]
     if config.evaluate.prompts and not len(held):  # prompts of their own, nothing to compare with
         return Unseen([], None, None)
+    side = read_cache(workdir / "prepare").made["side"]
     try:
-        return halves(held, samples)
+        return halves(held, samples, side=side)
     except InputError as error:
         raise InputError(f"evaluate.samples={samples}: {error}") from error
 

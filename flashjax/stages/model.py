@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from flashjax import trees
 from flashjax.checkpoint import load_params, save_params
+from flashjax.convert.folder import INDEX
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.reading import read_json
 from flashjax.convert.text import abstract_text
@@ -58,8 +59,16 @@ def source_of(config: ConfigDict) -> Path:
 
 
 def home_of(config: ConfigDict) -> Path:
-    """The pipeline's folder that has what the teacher's own file lacks."""
-    return Path(config.teacher.base) if config.teacher.get("base") else source_of(config)
+    """The pipeline's folder that has what the teacher's own file lacks. InputError for none."""
+    base = config.teacher.get("base")
+    home = Path(base) if base else source_of(config)
+    if not (home / INDEX).is_file():
+        key = "teacher.base" if base else "teacher.source"
+        raise InputError(
+            f"{key}={home} has no {INDEX}: give teacher.base a pipeline's folder, which has the "
+            f"tokenizers and settings that a file lacks"
+        )
+    return home
 
 
 def keep_model(folder: Path, pipeline: Pipeline, *, tokenizers: Path) -> None:

@@ -12,10 +12,12 @@ import jax
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
+from flashjax.convert.folder import read_configs, settings
 from flashjax.data.prompts import Prompts
+from flashjax.data.tokenizers import load_tokenizers
 from flashjax.evaluate.bars import Targets
 from flashjax.models.heads import HeadsConfig
-from flashjax.models.variants import MMDIT
+from flashjax.models.text import AbsentT5, TextConfig
 from flashjax.parallel.chips import CHIPS, GIB
 from flashjax.parallel.mesh import make_mesh
 from flashjax.sources import transformer_sizes
@@ -25,7 +27,7 @@ from flashjax.stages.model import home_of, source_of
 from flashjax.stages.registry import check_data, check_judges
 from flashjax.stages.setting import Compute
 from flashjax.stages.training import JobConfig
-from flashjax.tools.plan.programs import Planned, device_bytes, programs
+from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
 from flashjax.tools.plan.report import checkpoint_bytes
 from flashjax.train.guide import GuideConfig
 from flashjax.train.match import MatchConfig
@@ -74,10 +76,7 @@ def teacher(config: ConfigDict) -> Problems:
 
 def check_taps(config: ConfigDict) -> None:
     """InputError for heads on blocks that the teacher has not."""
-    depth, taps = (
-        transformer_sizes(source_of(config), home_of(config)).depth,
-        config.match.heads.taps,
-    )
+    depth, taps = model_of(config).transformer.depth, config.match.heads.taps
     if not taps or min(taps) < 0 or max(taps) >= depth:
         raise InputError(f"match.heads.taps={taps}: the teacher has blocks 0 to {depth - 1}")
 
@@ -155,8 +154,6 @@ def space(config: ConfigDict, workdir: Path) -> Problems:
 def estimate(config: ConfigDict) -> str:
     """What a run takes, in words: bytes on a device, on the disk, hours where the chip is known."""
     planned = steps_of(config)
-    if not planned:
-        return "what this teacher's training takes is not known: give the config a section model"
     memory = max(map(resident_bytes, planned))
     words = [
         f"weights and states {memory / GIB:.2f} GiB on a device",
@@ -170,10 +167,24 @@ def estimate(config: ConfigDict) -> str:
 
 
 def steps_of(config: ConfigDict) -> list[Planned]:
-    """The training steps of a config, as shapes alone; none for a model that no plan knows."""
-    if "model" not in config and config.teacher.source not in MMDIT:
-        return []
-    return [program for program in programs(config, jax.devices()) if program.name != "text"]
+    """The training steps of a config for its own teacher, as shapes alone."""
+    planned = programs(config, jax.devices(), model=model_of(config))
+    return [program for program in planned if program.name != "text"]
+
+
+def model_of(config: ConfigDict) -> Model:
+    """The teacher as its files say it is; no weight is read."""
+    source, home = source_of(config), home_of(config)
+    known, t5_tokens = read_configs(home), load_tokenizers(home).t5_length
+    transformer = transformer_sizes(source, home)
+    t5 = known.get("t5") or AbsentT5(transformer.text_width, config.teacher.absent_t5)
+    factor = known["vae"].factor
+    side = config.data.size or settings(home)["sample_size"] * factor
+    return Model(
+        ModelConfig(str(source), sample_size=side // factor, t5_tokens=t5_tokens),
+        transformer,
+        TextConfig(known["clip_l"], known["clip_g"], t5),
+    )
 
 
 def resident_bytes(program: Planned) -> int:

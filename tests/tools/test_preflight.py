@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
 from flashjax import config as configs
+from flashjax import trees
 from flashjax.cli import main
+from flashjax.convert import folder as folders
+from flashjax.convert.sai import write_sai
 from flashjax.tools import preflight
 
 NANO = Path(__file__).parents[2] / "configs" / "nano.py"
@@ -22,10 +26,26 @@ def test_a_config_that_runs_has_no_problem_and_is_told_what_it_takes(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_teacher_that_no_plan_knows_is_no_problem(tiny_teacher, tmp_path):
-    overrides = [f"teacher.source={tiny_teacher}", "match.heads.taps=0,1"]
-    assert found(tmp_path, *overrides) == []
-    assert "not known" in preflight.estimate(configs.load(NANO, overrides))
+def test_what_a_run_takes_is_of_its_own_teacher_and_not_of_the_one_its_recipe_is_for(
+    tiny_teacher, tmp_path
+):
+    overrides = [f"teacher.source={tiny_teacher}", "match.heads.taps=0,1", "data.source=nowhere"]
+    overrides += ["data.size=64", "split.mesh.data=1", "mesh.data=1"]
+    config = configs.load(NANO.with_name("sd35_medium_4step.py"), overrides)
+    (line,) = preflight.problems(config, tmp_path)
+    assert "data.source" in line
+    planned = preflight.steps_of(config)
+    weights = trees.count(folders.read_pipeline(tiny_teacher).transformer)
+    (guide,) = (program for program in planned if program.name == "guide")
+    bare = sum(leaf.size for leaf in jax.tree.leaves(guide.arguments[0].learner.ema))
+    assert bare == weights and preflight.disk_bytes(planned) < 100 * 4 * weights
+
+
+def test_a_single_file_without_a_base_is_said(tiny_teacher, tmp_path):
+    single, parts = tmp_path / "t.safetensors", folders.read_parts(tiny_teacher)
+    write_sai(single, parts, metadata={})
+    (line,) = found(tmp_path, f"teacher.source={single}", "match.heads.taps=0,1")
+    assert "t.safetensors has no model_index.json: give teacher.base" in line
 
 
 WRONG = {

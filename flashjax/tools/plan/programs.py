@@ -56,6 +56,15 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Model:
+    """What a model draws, and the sizes of its networks."""
+
+    drawn: ModelConfig
+    transformer: MMDiTConfig
+    text: TextConfig
+
+
+@dataclasses.dataclass(frozen=True)
 class Planned:
     """One program: its jitted step, abstract arguments, and what it must cost.
 
@@ -77,8 +86,13 @@ class Planned:
     resident: int = 0
 
 
-def programs(config: ConfigDict, devices: Any, names: tuple[str, ...] = ()) -> list[Planned]:
-    """The programs of every distillation stage of a config, or those of `names`."""
+def programs(
+    config: ConfigDict, devices: Any, names: tuple[str, ...] = (), *, model: Model | None = None
+) -> list[Planned]:
+    """The programs of every distillation stage of a config, or those of `names`.
+
+    `model` is by default the one that the config names.
+    """
     makers = {
         "text": (config.mesh, _text),
         "guide": (config.mesh, _guide),
@@ -92,13 +106,19 @@ def programs(config: ConfigDict, devices: Any, names: tuple[str, ...] = ()) -> l
         raise InputError(f"--programs {','.join(unknown)}: choose of {', '.join(makers)}")
     apart = compute_of(config).encode_apart
     chosen = names or tuple(name for name in makers if apart or name != "text")
-    sizes = model_of(config)
+    model = model or named_model(config)
     planned = []
     for name in chosen:
         mesh_sizes, make = makers[name]
-        setting = abstract_setting(config, sizes, make_mesh(mesh_sizes, devices))
-        planned.append(make(config, sizes, setting))
+        setting = abstract_setting(config, model, make_mesh(mesh_sizes, devices))
+        planned.append(make(config, model.drawn, setting))
     return planned
+
+
+def named_model(config: ConfigDict) -> Model:
+    """The model that the config names, with the sizes that its name stands for."""
+    drawn = model_of(config)
+    return Model(drawn, *sizes_of(drawn))
 
 
 def model_of(config: ConfigDict) -> ModelConfig:
@@ -127,11 +147,11 @@ def sizes_of(model: ModelConfig) -> tuple[MMDiTConfig, TextConfig]:
     return sizes, nano_text(len(tokenizer.clip_l), len(tokenizer.t5 or ()))
 
 
-def abstract_setting(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Setting:
+def abstract_setting(config: ConfigDict, model: Model, mesh: Mesh) -> Setting:
     """A setting without a single number: shapes, dtypes and shardings only."""
-    sizes, text_sizes = sizes_of(model)
+    drawn, sizes, text_sizes = model.drawn, model.transformer, model.text
     compute = compute_of(config)
-    shape = (1, model.sample_size, model.sample_size, sizes.channels)
+    shape = (1, drawn.sample_size, drawn.sample_size, sizes.channels)
     latents: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
     transformer, text = abstract_transformer(sizes), abstract_text(text_sizes)
     teacher = _laid_out(_cast(transformer, compute.teacher_dtype), mesh, "teacher")
@@ -143,11 +163,11 @@ def abstract_setting(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Sett
         vae_config=SD3_VAE,
         text=encoders,
         text_config=text_sizes,
-        schedule=Schedule(model.shift),
-        sample_size=model.sample_size,
+        schedule=Schedule(drawn.shift),
+        sample_size=drawn.sample_size,
     )
     apart = compute.encode_apart
-    empty = _tokens(text_sizes, model, 1)
+    empty = _tokens(text_sizes, drawn, 1)
     frozen = Frozen(
         teacher=teacher,
         student=None,

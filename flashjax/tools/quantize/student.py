@@ -81,7 +81,7 @@ def open_judging(student: Student, *, file: str | None, samples: int, seed: int)
         if not file:
             raise InputError("--report: no captions are known for this model, give --measure FILE")
         return Judging(read_prompts(file), (), None)
-    unseen = halves(task.unseen(2 * samples, seed), samples)
+    unseen = halves(task.unseen(2 * samples, seed), samples, side=task.side)
     captions = read_prompts(file) if file else unseen.captions
     judges = open_judges([task.name], packaged(task.pipeline), Compared(unseen.others), captions)
     return Judging(captions, judges, unseen)

@@ -26,7 +26,7 @@ def test_standard_error_is_that_of_the_mean_of_its_outcomes():
 
 
 def test_real_scenes_are_judged_to_be_what_their_captions_say():
-    unseen = halves(TASK.unseen(48, 3), 24)
+    unseen = halves(TASK.unseen(48, 3), 24, side=TASK.side)
     judge = open_judge(WEIGHTS, unseen.others)
     figures = {figure.name: figure for figure in judge.judge(unseen.images, unseen.captions)}
     assert figures["whole"].value >= 90 and figures["background"].value == 100
@@ -63,4 +63,4 @@ def test_stored_and_composed_samples_say_what_they_are(tmp_path):
     assert image.shape == (TASK.side, TASK.side, 3) and image.dtype == np.uint8 and caption
     assert "seed=1" in samples["train"].name
     with pytest.raises(InputError, match="2 to draw and as many to compare"):
-        halves(samples["train"], 2)
+        halves(samples["train"], 2, side=TASK.side)
