@@ -57,6 +57,10 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
         "tools.quantize.command",
         "any checkpoint to 8 and 6 bits for deployment (or, with --config, the student)",
     ),
+    "evaluate": (
+        "tools.evaluate",
+        "any checkpoints side by side (or, with --config, the samplers of a run)",
+    ),
     "bench": ("tools.bench.command", "measure speed and memory on this machine"),
 }
 CONFIGURED = ("plan", "bench")  # tools that read a config
