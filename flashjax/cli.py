@@ -19,6 +19,7 @@ from typing import NoReturn
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
+from flashjax.convert.mistaken import bucket
 from flashjax.parallel.hosts import initialise, is_first
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
@@ -214,7 +215,11 @@ def _parse(found: Parser, flags: Sequence[str]) -> argparse.Namespace:
         name = flag.partition("=")[0]
         if name.startswith("--") and name not in known:
             raise InputError(_unknown("flag", name, sorted(known)))
-    return found.parse_args(flags)
+    options = found.parse_args(flags)
+    for name in ("workdir", "out"):
+        if told := bucket(getattr(options, name, None) or ""):
+            raise InputError(f"--{name} {told}")
+    return options
 
 
 def _unknown(kind: str, word: str, known: Sequence[str]) -> str:

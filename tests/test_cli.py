@@ -39,6 +39,12 @@ def answer(capsys, *arguments):
         (("guide", *PLACE, "--config.seed", "--dry_run"), "--config.seed has no value"),
         (("guide", *PLACE, "--config.seed=-1"), "seed=-1: give a seed from 0 to 4294967295"),
         (("guide", *PLACE, "--config.seed=4294967296"), "give a seed from 0 to 4294967295"),
+        (("run", "--config", "c", "--workdir", "gs://b/run"), "--workdir gs://b/run is an address"),
+        (("sample", "--prompt", "a", "--out", "s3://b/x"), "mount the bucket (gcsfuse, mount-s3)"),
+        (
+            ("sample", "--prompt", "a", "--out", "x", "--source", "gs://b/x"),
+            "gs:/b/x is an address",
+        ),
         (("guide", *PLACE, "--config.xyzzy=1"), "config has no key xyzzy; choose of data, "),
     ],
 )

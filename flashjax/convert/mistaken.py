@@ -22,9 +22,21 @@ def other_place(path: Path) -> str | None:
     text = str(path)
     if re.match(r"https?:/", text):
         return f"{text} is an address, no path: fetch the file with `curl -L -O ADDRESS`, give that"
+    if told := bucket(text):
+        return told
     if _HUB_NAME.fullmatch(text) and not path.parent.exists():
         fetch = f"`hf download {text} --local-dir {path.name}`"
         return f"{text} is a name on the Hugging Face hub, no path: {fetch}, then give {path.name}"
+    return None
+
+
+def bucket(text: str) -> str | None:
+    """What an address of a bucket is where only folders will do; None for other paths."""
+    if re.match(r"(gs|s3|az|abfss?|hdfs):/", text):
+        return (
+            f"{text} is an address, no folder: mount the bucket (gcsfuse, mount-s3), give the "
+            "path that it is mounted at"
+        )
     return None
 
 
