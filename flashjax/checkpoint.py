@@ -97,20 +97,22 @@ def load_params(
     *,
     place: Callable[[Any], Any] | None = None,
 ) -> Params:
-    """Read a parameter tree, laid out as `abstract` says, or onto the first device without it.
+    """Read a parameter tree onto devices, laid out as `abstract` says, by all processes together.
 
-    `place` makes `abstract` of the shapes that are saved, where nobody knows them before.
-    InputError if the folder is missing or broken, or its shapes are not those of `abstract`.
+    `place` makes `abstract` of the shapes that are saved, where nobody knows them before. Without
+    both, this process reads all of it alone, as numpy arrays in the host's memory. InputError if
+    the folder is missing or broken, or its shapes are not those of `abstract`.
     """
     _quieten()
     folder = Path(folder).absolute()
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist: it should hold the parameters of a stage")
     try:
+        if abstract is None and place is None:
+            return _on_host(folder)
         with ocp.StandardCheckpointer() as checkpointer:
             saved = _tree(checkpointer.metadata(folder).item_metadata)
-            if abstract is None:
-                abstract = (place or _on_first_device)(saved)
+            abstract = place(saved) if abstract is None and place else abstract
             trees.check_same(abstract, saved, where=str(folder))
             return checkpointer.restore(folder, abstract)
     except InputError:
@@ -119,24 +121,24 @@ def load_params(
         raise _broken(folder, error) from error
 
 
+def _on_host(folder: Path) -> Params:
+    """The tree as numpy arrays; no other process takes part."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        saved = _tree(checkpointer.metadata(folder).item_metadata)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
 def _tree(metadata: Any) -> Any:
     """The saved tree's shapes and dtypes; Orbax says None where it cannot read them."""
     if metadata is None:
         raise ValueError("its metadata cannot be read")
     return metadata.tree
-
-
-def _on_first_device(saved: Any) -> Any:
-    """Whole on the first device, or on every device where several processes need it."""
-    place: jax.sharding.Sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    if jax.process_count() > 1:
-        everywhere = jax.sharding.Mesh(np.array(jax.devices()), ("all",))
-        place = jax.sharding.NamedSharding(everywhere, jax.sharding.PartitionSpec())
-
-    def abstract_leaf(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-
-    return jax.tree.map(abstract_leaf, saved)
 
 
 def _broken(folder: Path, error: Exception) -> InputError:

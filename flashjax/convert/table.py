@@ -45,7 +45,7 @@ class Layout:
         """Whether the elements lie in the file as they do in the leaf."""
         return self.order == tuple(range(len(self.order))) and not self.swap
 
-    def to_file(self, leaf: Array) -> Array:
+    def to_file(self, leaf: Any) -> Any:
         """The elements of the file's tensors, "parts size"."""
         stored = leaf.reshape(self.split).transpose(self.order).reshape(self.shape)
         return self._swapped(stored).reshape(self.parts, -1)
@@ -56,8 +56,10 @@ class Layout:
         moved = stored.reshape([self.split[dim] for dim in self.order])
         return moved.transpose(np.argsort(self.order)).reshape(self.leaf)
 
-    def _swapped(self, stored: Array) -> Array:
-        return jnp.roll(stored, stored.shape[0] // 2, axis=0) if self.swap else stored
+    def _swapped(self, stored: Any) -> Any:
+        if not self.swap:
+            return stored
+        return stored.__array_namespace__().roll(stored, stored.shape[0] // 2, axis=0)
 
 
 def reshaped(leaf: Shape, shape: Shape) -> Layout:
@@ -98,7 +100,7 @@ class Row:
         first, *rest = self.layout.shape
         return first // self.layout.parts, *rest
 
-    def take(self, leaf: Array) -> Array:
+    def take(self, leaf: Any) -> Any:
         """The elements "parts size" of the row's tensors, out of its leaf."""
         return self.layout.to_file(leaf if self.layer is None else leaf[self.layer])
 
@@ -145,17 +147,20 @@ def split_path(path: str) -> tuple[str, str]:
 def to_tensors(rows: Iterable[Row], params: Params) -> Tensors:
     """The tensors of a file, in the dtype of `params`, each computed when it is read.
 
+    Leaves on devices are moved there; numpy arrays on the host, and no device has to hold them.
     InputError if the parameters do not fit the rows.
     """
     rows = list(rows)
     trees.check_same(_abstract(rows), params, where="the parameter tree")
-    leaves = {path: jnp.asarray(leaf) for path, leaf in trees.flatten(params).items()}
+    leaves = trees.flatten(params)
     places = {key: (row, part) for row in rows for part, key in enumerate(row.keys)}
     infos = {key: Info(row.shape, leaves[row.path].dtype) for key, (row, _) in places.items()}
 
     @functools.lru_cache(maxsize=1)
     def stored(row: Row) -> np.ndarray:
         leaf = leaves[row.path]
+        if isinstance(leaf, np.ndarray):
+            return row.take(leaf)
         return np.asarray(_taker(row.layout, leaf.sharding)(leaf, row.layer))
 
     def piece(name: str, start: int, stop: int) -> np.ndarray:
@@ -163,6 +168,8 @@ def to_tensors(rows: Iterable[Row], params: Params) -> Tensors:
         if row.layout.keeps_order and row.layer is None:
             # Cut where it lies: the place table, the largest of all, costs no copy of itself.
             leaf, first = leaves[row.path], part * infos[name].size + start
+            if isinstance(leaf, np.ndarray):
+                return leaf.reshape(-1)[first : first + stop - start]
             return np.asarray(_cutter(stop - start, leaf.sharding)(leaf, first))
         return stored(row)[part, start:stop]
 

@@ -82,11 +82,23 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
+class Compared:
+    """Pictures uint8 "n H W 3" that others may be compared with: real ones, and the teacher's own.
+
+    Features of them are kept in the folder `cache`.
+    """
+
+    real: np.ndarray | None = None
+    teacher: np.ndarray | None = None
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
 class JudgeKind:
-    """A judge before it is opened: `open(weights, real)`, real pictures being uint8 "n H W 3"."""
+    """A judge before it is opened, by `open(weights, compared)`."""
 
     needs: Needs
-    open: Callable[[Path, np.ndarray | None], Judge]
+    open: Callable[[Path, Compared], Judge]
 
 
 def figures_of(

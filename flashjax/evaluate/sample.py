@@ -6,6 +6,7 @@ Letters: b batch, h w c latents, H W pixels.
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,13 @@ from flashjax.models.tiling import tiled_decode
 from flashjax.parallel.mesh import make_mesh
 from flashjax.types import InputError, Params, Tokens
 
+R = TypeVar("R")
+T = TypeVar("T")
 Sample = Callable[[Params, Tokens, Tokens, Array], Array]
 
 SOLVERS = {"euler": euler, "dpmpp_2m": dpmpp_2m}
 SEEDS = 2**63
+BROKEN = "the model draws NaN: its weights are broken, or try float32 (compute.dtype, --dtype)"
 LARGEST_TILE = 128  # latent pixels: pictures up to 1024 are decoded in one go
 
 
@@ -144,9 +148,10 @@ def draw(
     """
     part, rows = _parts(sample, params, tokens, empty, noise.__getitem__, len(noise), chunk)
     jax.block_until_ready(part(rows[0]))
-    fetched, ended = [], [time.perf_counter()]
-    for pictures in _one_ahead(part, rows):
-        fetched.append(pictures)
+    fetched: list[np.ndarray] = []
+    ended = [time.perf_counter()]
+    for pictures in one_ahead(part, rows):
+        fetched.append(np.asarray(pictures))
         ended.append(time.perf_counter())
     seconds = float(np.median(np.diff(ended))) / len(rows[0])
     images = to_bytes(np.concatenate(fetched)[: len(noise)])
@@ -174,14 +179,14 @@ def draw_seeds(
         return np.concatenate([draw_noise(seed + int(index), 1, shape) for index in row])
 
     part, rows = _parts(sample, params, tokens, empty, noise, count, min(chunk, count))
-    for row, pictures in zip(rows, _one_ahead(part, rows), strict=True):
-        yield from to_bytes(pictures[: min(count - row[0], len(row))])
+    for row, pictures in zip(rows, one_ahead(part, rows), strict=True):
+        yield from to_bytes(np.asarray(pictures)[: min(count - row[0], len(row))])
 
 
 def to_bytes(pictures: np.ndarray) -> np.ndarray:
     """Pictures of [-1, 1] as uint8. InputError where a number is none: no weights of a model."""
     if not np.isfinite(pictures).all():
-        raise InputError("the model draws NaN: its weights are broken, or try --dtype float32")
+        raise InputError(BROKEN)
     return ((pictures + 1.0) * 127.5 + 0.5).astype(np.uint8)
 
 
@@ -210,12 +215,10 @@ def _parts(
     return part, [np.arange(start, start + chunk) % count for start in range(0, count, chunk)]
 
 
-def _one_ahead(
-    part: Callable[[np.ndarray], Array], rows: Sequence[np.ndarray]
-) -> Iterator[np.ndarray]:
-    """The pictures of all rows, each fetched while the next is drawn: no device waits."""
+def one_ahead(part: Callable[[R], T], rows: Sequence[R]) -> Iterator[T]:
+    """What is made of each row; while one is fetched the next is made: no device waits."""
     ahead = part(rows[0])
     for row in rows[1:]:
         done, ahead = ahead, part(row)
-        yield np.asarray(done)
-    yield np.asarray(ahead)
+        yield done
+    yield ahead

@@ -103,17 +103,17 @@ def open_encoder(
     pipeline, tokenizer = open_model(workdir, names=("vae", "text") if apart else ("vae",))
     condition = None
     if apart:
-        text = on_this_process(pipeline.text)
+        text = on_a_device(pipeline.text)
         sizes = computed_text(config, pipeline.text_config)
         encode = jax.jit(lambda params, tokens: encode_text(sizes, params, tokens))
         condition = functools.partial(encode, text)
     encoder = Encoder(
-        pipeline.vae_config, on_this_process(pipeline.vae), tokenizer, condition, data.dtype
+        pipeline.vae_config, on_a_device(pipeline.vae), tokenizer, condition, data.dtype
     )
     side = pipeline.sample_size * pipeline.vae_config.factor
     return encoder, made_with(workdir, data, data.size or side), side
 
 
-def on_this_process(params: Params) -> Params:
-    """Parameters that all processes share, as this one's own: it may compute with them alone."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
+def on_a_device(params: Params) -> Params:
+    """Parameters on a device of this process, which may compute with them alone."""
+    return jax.device_put(params, jax.local_devices()[0])

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,68 +12,77 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flashjax.convert.folder import read_transformer
-from flashjax.convert.pipeline import Pipeline
+from flashjax.convert.reading import read_json
+from flashjax.convert.table import Placement
 from flashjax.convert.transformer import transformer_from
 from flashjax.data.cache import read_cache
 from flashjax.data.prompts import read_prompts
-from flashjax.data.tokenizers import Tokenizer
-from flashjax.evaluate.judge import Figure, Judge, figures_of, told
-from flashjax.evaluate.sample import Drawn, Sample, Sampler, draw, draw_noise, make_sample
+from flashjax.evaluate.judge import Compared, Figure, Judge, figures_of, told
+from flashjax.evaluate.sample import Drawn, Sampler
 from flashjax.evaluate.unseen import Unseen, halves
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
+from flashjax.parallel.hosts import meet
+from flashjax.parallel.mesh import make_mesh, without_branches
 from flashjax.quantize.containers.gguf import open_gguf
+from flashjax.stages.drawing import Studio, draw_all, first_sees, make_studio
 from flashjax.stages.export import FOLDER
-from flashjax.stages.model import home_of, open_model, student_of
-from flashjax.stages.registry import open_judges, open_samples
-from flashjax.stages.setting import at_its_size
+from flashjax.stages.model import home_of, network_shardings, open_model, student_of
+from flashjax.stages.registry import check_judges, open_judges, open_samples
+from flashjax.stages.setting import DTYPES
 from flashjax.stages.stage import run_stage, write_json
 from flashjax.types import InputError, Params
 
 log = logging.getLogger(__name__)
 
 BITS = {"f16": "16-bit", "q8_0": "8-bit", "q6_k": "6-bit"}
+DRAWN, ROW, SHOWN, PICTURES = "drawn", "row.json", "shown.npy", "pictures.npy"
 
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """One row of the comparison: whose weights, on which grid."""
+    """One row of the comparison: whose weights, on which grid; `read` brings them to the mesh."""
 
     name: str
     group: str
     note: str
     sampler: Sampler
-    transformer: Params
+    read: Callable[[], Params]
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Draws, judges and times; keeps the figures and the first pictures of every sampler."""
+    """Draws, judges and times; keeps the figures and the first pictures of every sampler.
+
+    All devices draw together, and the first process judges. What is drawn is on disk: a run that
+    was interrupted goes on where it was.
+    """
 
     def body(folder: Path) -> dict[str, Any]:
-        pipeline, tokenizer = open_model(workdir)
-        pipeline = at_its_size(config, pipeline)
+        check_judges(config.evaluate.judges)
+        mesh = make_mesh({**without_branches(config.mesh), "data": -1})
+        pipeline, tokenizer = open_model(workdir, mesh)
+        studio = make_studio(config, mesh, pipeline, tokenizer([""]))
+        teacher = studio.place(pipeline.transformer, role="teacher")
         unseen = open_unseen(config, workdir)
         file = config.evaluate.prompts
         prompts = read_prompts(file) if file else unseen.captions
-        judges = open_judges(config.evaluate.judges, home_of(config), unseen.others, prompts)
-        if not judges:
-            log.info("evaluate.judges names nobody: pictures are drawn and timed, not measured")
-        shown = min(config.evaluate.shown, len(prompts))
-        rows, pictures = [], []
-        if unseen.images is not None:
-            real = {"name": "real pictures", "group": "Reference", "note": "unseen"}
-            rows.append(real | measure(judges, unseen.images, unseen.captions))
-            pictures.append(unseen.images[:shown])
-        programs = functools.cache(lambda sampler: make_sample(pipeline, sampler))
-        for contender in contenders(config, workdir, pipeline):
-            program = programs(contender.sampler)  # one compilation for all weights on one grid
-            drawn = draw_all(config, pipeline, tokenizer, contender, program, prompts)
-            row = describe(contender) | measure(judges, drawn.images, prompts)
-            rows.append(row | {"seconds_per_image": drawn.seconds_per_image})
-            pictures.append(drawn.images[:shown])
-            log_row(rows[-1])
-        np.save(folder / "pictures.npy", np.stack(pictures), allow_pickle=False)
-        write_json(folder / "captions.json", prompts[:shown])
-        return {"rows": rows, "notes": [judge.note for judge in judges]}
+        tokens = tokenizer(prompts)
+        programs = functools.cache(studio.program)  # one compilation for all weights on one grid
+        judges, places = None, []
+        for number, contender in enumerate(contenders(config, workdir, studio, teacher)):
+            place = folder / DRAWN / f"{number:02}"
+            places.append(place)
+            if number and first_sees((place / ROW).is_file()):
+                continue
+            draw = functools.partial(programs(contender.sampler), contender.read())
+            asked = {"seed": config.evaluate.seed, "chunk": config.evaluate.chunk}
+            drawn = draw_all(studio, draw, tokens, place, **asked)
+            if drawn is not None:
+                if judges is None:  # the first is the teacher, with whom others are compared
+                    compared = Compared(unseen.others, drawn.images, workdir / "data" / "features")
+                    judges = open_all(config, compared, prompts)
+                keep(place, contender, drawn, judges, prompts, shown=config.evaluate.shown)
+        meet("all pictures are judged")
+        return {} if judges is None else gather(folder, places, unseen, judges, prompts)
 
     return run_stage(
         "evaluate",
@@ -82,6 +92,57 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         inputs={name: workdir / name for name in ("guide", "match", "export", "quantize")},
         seed=config.seed,
     )
+
+
+def open_all(config: ConfigDict, compared: Compared, prompts: list[str]) -> list[Judge]:
+    """The judges of the config; a line where there are none."""
+    judges = open_judges(config.evaluate.judges, home_of(config), compared, prompts)
+    if not judges:
+        log.info("evaluate.judges names nobody: pictures are drawn and timed, not measured")
+    return judges
+
+
+def keep(
+    place: Path,
+    contender: Contender,
+    drawn: Drawn,
+    judges: Sequence[Judge],
+    prompts: list[str],
+    *,
+    shown: int,
+) -> None:
+    """Judges a contender's pictures and writes its row; of the pictures the first are kept.
+
+    All of the first contender's are: a run that goes on compares with them.
+    """
+    row = describe(contender) | measure(judges, drawn.images, prompts)
+    row |= {"seconds_per_image": drawn.seconds_per_image}
+    log_row(row)
+    np.save(place / SHOWN, drawn.images[:shown], allow_pickle=False)
+    write_json(place / ROW, row)
+    for path in place.glob("*.npz") if int(place.name) else ():
+        path.unlink()
+
+
+def gather(
+    folder: Path,
+    places: Sequence[Path],
+    unseen: Unseen,
+    judges: Sequence[Judge],
+    prompts: list[str],
+) -> dict[str, Any]:
+    """All rows, those of real pictures first; what is shown of each comes into one file."""
+    rows = [read_json(place / ROW) for place in places]
+    pictures = [np.load(place / SHOWN, allow_pickle=False) for place in places]
+    shown = len(pictures[0])
+    if unseen.images is not None:
+        real = {"name": "real pictures", "group": "Reference", "note": "unseen"}
+        rows.insert(0, real | measure(judges, unseen.images, unseen.captions))
+        pictures.insert(0, unseen.images[:shown])
+    np.save(folder / PICTURES, np.stack(pictures), allow_pickle=False)
+    write_json(folder / "captions.json", prompts[:shown])
+    shutil.rmtree(folder / DRAWN)
+    return {"rows": rows, "notes": [judge.note for judge in judges]}
 
 
 def open_unseen(config: ConfigDict, workdir: Path) -> Unseen:
@@ -103,12 +164,18 @@ def measure(judges: Sequence[Judge], images: np.ndarray, prompts: list[str]) -> 
     return {"figures": figures, "samples": len(images)}
 
 
-def contenders(config: ConfigDict, workdir: Path, pipeline: Pipeline) -> Iterator[Contender]:
+def contenders(
+    config: ConfigDict, workdir: Path, studio: Studio, teacher: Params
+) -> Iterator[Contender]:
     """The teacher in full and cut short, and the student after every stage and precision."""
     scale, steps = config.evaluate.guidance_scale, config.student.steps
+    pipeline, full = studio.pipeline, config.evaluate.teacher_steps
+    sizes = pipeline.transformer_config
     schedule, shift, tokens = pipeline.schedule, pipeline.shift, pipeline.tokens
-    full = config.evaluate.teacher_steps
-    teacher = pipeline.transformer
+    placement = Placement(
+        np.dtype(DTYPES[studio.compute.dtype]),
+        functools.partial(network_shardings, "transformer", mesh=studio.mesh),
+    )
 
     def cut(steps: int) -> Sampler:
         return Sampler(tuple(sampler_sigmas(steps, schedule, tokens).tolist()), scale)
@@ -116,48 +183,30 @@ def contenders(config: ConfigDict, workdir: Path, pipeline: Pipeline) -> Iterato
     def student(steps: int) -> Sampler:
         return Sampler(tuple(student_sigmas(steps, shift).tolist()))
 
+    def undistilled() -> Params:
+        return teacher
+
+    def merged() -> Params:
+        return read_transformer(workdir / "export" / FOLDER / "transformer", placement)[0]
+
     few, half = f"{steps} steps", f"{steps // 2} steps"
     guided = f"guidance {scale}"
-    yield Contender(f"teacher, {full} steps", "Reference", guided, cut(full), teacher)
-    yield Contender(f"teacher, {few}", few, f"not distilled, {guided}", cut(steps), teacher)
+    yield Contender(f"teacher, {full} steps", "Reference", guided, cut(full), undistilled)
+    yield Contender(f"teacher, {few}", few, f"not distilled, {guided}", cut(steps), undistilled)
     for stage in ("guide", "match"):
-        params = student_of(workdir, stage)
-        yield Contender(f"student after {stage}, {few}", few, "as trained", student(steps), params)
-    merged, _ = read_transformer(workdir / "export" / FOLDER / "transformer")
+        read = lambda stage=stage: studio.place(student_of(workdir, stage, studio.mesh))
+        yield Contender(f"student after {stage}, {few}", few, "as trained", student(steps), read)
     exported = f"exported, {config.export.dtype}"
     yield Contender(f"student after merge, {few}", few, exported, student(steps), merged)
     for scheme in config.quantize.schemes:
-        params = read_quantized(workdir / "quantize" / f"student-{scheme}.gguf", pipeline)
+        file = open_gguf(workdir / "quantize" / f"student-{scheme}.gguf")
+        read = lambda file=file: transformer_from(file, sizes, "sai", placement)
         note = f"{BITS[scheme]}, GGUF {scheme.upper()}"
-        yield Contender(f"student {BITS[scheme]}, {few}", few, note, student(steps), params)
-    yield Contender(f"teacher, {half}", half, f"not distilled, {guided}", cut(steps // 2), teacher)
-    yield Contender(f"student after merge, {half}", half, exported, student(steps // 2), merged)
-
-
-def read_quantized(path: Path, pipeline: Pipeline) -> Params:
-    """The transformer of a GGUF file, dequantised."""
-    return transformer_from(open_gguf(path), pipeline.transformer_config, "sai")
-
-
-def draw_all(
-    config: ConfigDict,
-    pipeline: Pipeline,
-    tokenizer: Tokenizer,
-    contender: Contender,
-    program: Sample,
-    captions: list[str],
-) -> Drawn:
-    """The contender's pictures of all captions, from the same noise as everyone's."""
-    side, channels = pipeline.sample_size, pipeline.transformer_config.channels
-    params = {"transformer": contender.transformer, "vae": pipeline.vae, "text": pipeline.text}
-    return draw(
-        program,
-        params,
-        tokenizer(captions),
-        tokenizer([""]),
-        draw_noise(config.evaluate.seed, len(captions), (side, side, channels)),
-        chunk=config.evaluate.chunk,
+        yield Contender(f"student {BITS[scheme]}, {few}", few, note, student(steps), read)
+    yield Contender(
+        f"teacher, {half}", half, f"not distilled, {guided}", cut(steps // 2), undistilled
     )
+    yield Contender(f"student after merge, {half}", half, exported, student(steps // 2), merged)
 
 
 def describe(contender: Contender) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         if config.export.dtype not in DTYPES:
             raise InputError(f"export.dtype={config.export.dtype}: choose one of {list(DTYPES)}")
         dtype = DTYPES[config.export.dtype]
-        pipeline = at_its_size(config, open_model(workdir)[0])
+        pipeline = at_its_size(config, open_model(workdir, names=("vae", "text"))[0])
         tokenizers = workdir / "import" / TOKENIZERS
         student = dataclasses.replace(pipeline, transformer=student_of(workdir, "merge"))
         write_pipeline(folder / FOLDER, student, tokenizers_from=tokenizers, dtype=dtype)
@@ -49,4 +49,5 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         body,
         inputs={"merge": workdir / "merge"},
         seed=config.seed,
+        alone=True,
     )

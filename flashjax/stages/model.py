@@ -140,7 +140,7 @@ def open_model(
     """The imported teacher, from the workdir alone; of its networks only `names` are read.
 
     Its weights are read straight to where they are stored on `mesh`: a pod's networks do not fit
-    one of its chips. Without a mesh they are whole.
+    one of its chips. Without a mesh this process has them whole, in its host's memory.
     """
     folder = workdir / "import"
     model = read_model(workdir)
@@ -170,7 +170,7 @@ def open_model(
 
 
 def student_of(workdir: Path, stage: str, mesh: Mesh | None = None) -> Params:
-    """The student that a stage made, as it is stored on `mesh`, or whole without one."""
+    """The student that a stage made, stored on `mesh`, or in this host's memory without one."""
 
     def shardings(tree: Params, mesh: Mesh) -> Params:
         return param_shardings(tree, ROLES["student"], mesh)

@@ -18,9 +18,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Writes quantize/student-SCHEME.gguf and a table of what became of every tensor."""
 
     def body(folder: Path) -> dict[str, Any]:
-        pipeline, _ = open_model(workdir)
-        student = student_of(workdir, "merge")
-        tensors = transformer_to(student, pipeline.transformer_config, "sai")
+        sizes = open_model(workdir, names=())[0].transformer_config
+        tensors = transformer_to(student_of(workdir, "merge"), sizes, "sai")
         results = {}
         for scheme in config.quantize.schemes:
             path = folder / f"student-{scheme}.gguf"
@@ -38,6 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         body,
         inputs={"merge": workdir / "merge"},
         seed=config.seed,
+        alone=True,
     )
 
 

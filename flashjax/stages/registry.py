@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
@@ -16,7 +15,7 @@ from flashjax.data.kinds.recognise import open_kind
 from flashjax.data.samples import Samples
 from flashjax.data.selection import Mixed, split
 from flashjax.data.tokenizers import Tokenizer
-from flashjax.evaluate.judge import Judge, JudgeKind
+from flashjax.evaluate.judge import Compared, Judge, JudgeKind
 from flashjax.evaluate.judges import KINDS
 from flashjax.tasks import NAMES, open_task, task_of
 from flashjax.tasks.task import Task
@@ -24,6 +23,7 @@ from flashjax.types import InputError
 
 log = logging.getLogger(__name__)
 
+JUDGES = "evaluate.judges"  # where a config names them
 DRAWN = "draw"  # the folder of what a teacher drew, where data is kept
 _TASKS = f"the name of a task ({', '.join(NAMES)})"
 
@@ -81,36 +81,41 @@ def task_of_pipeline(pipeline: Pipeline, tokenizer: Tokenizer) -> Task | None:
 
 
 def open_judges(
-    names: Sequence[str], pipeline: Path, real: np.ndarray | None, prompts: Sequence[str]
+    names: Sequence[str],
+    pipeline: Path,
+    compared: Compared,
+    prompts: Sequence[str],
+    *,
+    key: str = JUDGES,
 ) -> list[Judge]:
     """The judges `names`: a task, whose weights lie in the pipeline's folder, or "clip=PATH".
 
-    `real` are pictures uint8 "n H W 3" to compare with, `prompts` what will be judged. InputError
-    for what judges lack. One whose weights are not there is left out, and a line says so.
+    `prompts` is what will be judged; `key` is where the names stand. InputError for what judges
+    lack. One whose weights are not there is left out, and a line says so.
     """
     judges = []
     for told in names:
-        kind, weights = _judge(told, pipeline)
+        kind, weights = _judge(told, pipeline, key)
         if not weights.exists():
-            log.warning("evaluate.judges: %s is left out, it needs %s", told, kind.needs.weights)
+            log.warning("%s: %s is left out, it needs %s", key, told, kind.needs.weights)
             continue
-        judge = kind.open(weights, real)
+        judge = kind.open(weights, compared)
         judge.check(prompts)
         judges.append(judge)
     return judges
 
 
-def _judge(told: str, pipeline: Path) -> tuple[JudgeKind, Path]:
+def _judge(told: str, pipeline: Path, key: str) -> tuple[JudgeKind, Path]:
     """A kind of judge and where its weights are, of "task" or "name=path"."""
     name, _, path = told.partition("=")
     if name in KINDS:
         if not path:
             needed = KINDS[name].needs.weights
-            raise InputError(f"evaluate.judges: {name} has no weights, give {name}=PATH: {needed}")
+            raise InputError(f"{key}: {name} has no weights, give {name}=PATH: {needed}")
         return KINDS[name], Path(path)
     if name not in NAMES or path:
         known = ", ".join([*NAMES, *(f"{kind}=PATH" for kind in KINDS)])
-        raise InputError(f"evaluate.judges: {told!r} is unknown: choose of {known}")
+        raise InputError(f"{key}: {told!r} is unknown: choose of {known}")
     task = open_task(name)
     return task.judge, task.weights(pipeline)
 
@@ -122,10 +127,10 @@ def check_data(config: ConfigDict) -> None:
         _open_kind(source, data)
 
 
-def check_judges(config: ConfigDict) -> None:
+def check_judges(names: Sequence[str], *, key: str = JUDGES) -> None:
     """InputError for a judge that nobody knows."""
-    for told in config.evaluate.judges:
-        _judge(told, Path())
+    for told in names:
+        _judge(told, Path(), key)
 
 
 def _task(name: str, key: str) -> Task:

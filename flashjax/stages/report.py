@@ -46,6 +46,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         body,
         inputs={name: workdir / name for name in ("evaluate", "export", "quantize", "split")},
         seed=config.seed,
+        alone=True,
     )
 
 

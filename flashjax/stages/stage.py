@@ -37,8 +37,11 @@ def run_stage(
     *,
     inputs: Mapping[str, Path | str],
     seed: int,
+    alone: bool = False,
 ) -> dict[str, Any]:
     """Run `body` in workdir/name unless it is done; return its results.
+
+    All processes run the body together; where it is `alone`, the first does, and the others wait.
 
     `section` is all that the stage depends on, as plain values; `inputs` are the stage folders or
     files that it reads. A folder of another config or of changed inputs is an InputError, but where
@@ -71,7 +74,7 @@ def run_stage(
         write_json(folder / "stage.json", record)
     started = time.monotonic()
     try:
-        results = body(folder)
+        results = body(folder) if first or not alone else {}
         record |= {"status": "done", "results": results}
     finally:
         record["seconds"] = round(seconds_before + time.monotonic() - started, 3)
@@ -79,7 +82,7 @@ def run_stage(
             write_json(folder / "stage.json", record)
     meet(f"{name} is written")
     log.info("%s done in %.0f s", name, record["seconds"])
-    return results
+    return stage_results(folder) if alone else results
 
 
 def read_stage(folder: Path | str) -> dict[str, Any] | None:

@@ -88,7 +88,7 @@ def data(config: ConfigDict) -> Problems:
     for name in ("match", "evaluate"):
         if file := config[name].get("prompts", ""):
             yield from (f"{name}.prompts: {line}" for line in told(Prompts, file))
-    yield from told(check_judges, config)
+    yield from told(check_judges, config.evaluate.judges)
 
 
 def meshes(config: ConfigDict) -> Problems:
@@ -215,7 +215,7 @@ def told(call: Callable[..., Any], *arguments: Any) -> list[str]:
 
 def _memory() -> float:
     """Bytes of one device, or 0 where nobody knows."""
-    stats: Mapping[str, int] = jax.devices()[0].memory_stats() or {}
+    stats: Mapping[str, int] = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit", 0)
 
 

@@ -1,11 +1,25 @@
 """Judges of any pictures, by name; each needs weights that are here already."""
 
-from flashjax.evaluate.judge import JudgeKind
+from collections.abc import Callable
+from pathlib import Path
+
+from flashjax.evaluate.judge import Compared, Judge, JudgeKind, Needs
 from flashjax.evaluate.judges import clip, dino, fid, pick
 
+
+def _kind(needs: Needs, open_judge: Callable[..., Judge]) -> JudgeKind:
+    """Of `open_judge(weights, real, teacher=…, cache=…)`."""
+
+    def open_compared(weights: Path, compared: Compared) -> Judge:
+        others = {"teacher": compared.teacher, "cache": compared.cache}
+        return open_judge(weights, compared.real, **others)
+
+    return JudgeKind(needs, open_compared)
+
+
 KINDS = {
-    "clip": JudgeKind(clip.NEEDS, clip.open_clip),
-    "pick": JudgeKind(pick.NEEDS, pick.open_pick),
-    "dino": JudgeKind(dino.NEEDS, dino.open_dino),
-    "fid": JudgeKind(fid.NEEDS, fid.open_fid),
+    "clip": _kind(clip.NEEDS, clip.open_clip),
+    "pick": JudgeKind(pick.NEEDS, lambda weights, _: pick.open_pick(weights)),
+    "dino": _kind(dino.NEEDS, dino.open_dino),
+    "fid": _kind(fid.NEEDS, fid.open_fid),
 }

@@ -1,4 +1,4 @@
-"""Features of pictures: computed on all devices, and kept on disk for sets that stay the same.
+"""Features of pictures: computed on this process' devices, and kept for sets that stay the same.
 
 Letters: n pictures, H W pixels, d features.
 """
@@ -39,7 +39,7 @@ class Extractor:
         name: str,
         settings: str = "",
     ) -> None:
-        self._mesh = make_mesh({"data": -1})
+        self._mesh = make_mesh({"data": -1}, jax.local_devices())
         self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
         self._forward, self._prepare = _precise(forward), prepare
         self.name, self._settings = name, settings

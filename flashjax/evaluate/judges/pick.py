@@ -44,7 +44,7 @@ class PickJudge:
         return (figure("PickScore", mean_of(self._towers.scale * cosines)),)
 
 
-def open_pick(weights: Path, real: np.ndarray | None) -> PickJudge:
+def open_pick(weights: Path) -> PickJudge:
     """The judge with the CLIP of a folder; it compares with nothing.
 
     InputError for weights that are missing or another model's.

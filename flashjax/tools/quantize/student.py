@@ -13,7 +13,7 @@ from flashjax.convert.adapters import Lora
 from flashjax.convert.pipeline import Pipeline
 from flashjax.data.prompts import read_prompts
 from flashjax.data.tokenizers import Tokenizer, load_tokenizers
-from flashjax.evaluate.judge import Judge
+from flashjax.evaluate.judge import Compared, Judge
 from flashjax.evaluate.sample import draw_noise
 from flashjax.evaluate.unseen import Unseen, halves
 from flashjax.flow.schedule import student_sigmas
@@ -83,5 +83,5 @@ def open_judging(student: Student, *, file: str | None, samples: int, seed: int)
         return Judging(read_prompts(file), (), None)
     unseen = halves(task.unseen(2 * samples, seed), samples, side=task.side)
     captions = read_prompts(file) if file else unseen.captions
-    judges = open_judges([task.name], packaged(task.pipeline), unseen.others, captions)
+    judges = open_judges([task.name], packaged(task.pipeline), Compared(unseen.others), captions)
     return Judging(captions, judges, unseen)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from flashjax.evaluate.judge import Compared
 from flashjax.evaluate.judges import KINDS
 from flashjax.types import InputError
 
@@ -11,7 +12,7 @@ from flashjax.types import InputError
 def test_a_judge_without_weights_says_what_it_needs_in_one_line(name, tmp_path):
     real = np.zeros((4, 8, 8, 3), np.uint8)
     with pytest.raises(InputError) as refused:
-        KINDS[name].open(tmp_path / "nothing here", real)
+        KINDS[name].open(tmp_path / "nothing here", Compared(real))
     message = str(refused.value)
     assert message.startswith(f"the judge {name} needs {KINDS[name].needs.weights}; ")
     assert "nothing here" in message and "\n" not in message

@@ -25,7 +25,7 @@ def test_it_is_the_logit_of_every_picture_and_its_prompt(clip_folder, pictures):
             **tokenize(PROMPTS, padding="max_length", return_tensors="pt"),
             pixel_values=process(list(images), return_tensors="pt")["pixel_values"],
         ).logits_per_image
-    judge = open_pick(folder, None)
+    judge = open_pick(folder)
     judge.check(PROMPTS)
     (figure,) = judge.judge(images, PROMPTS)
     expected = np.diag(logits.numpy())
@@ -35,6 +35,6 @@ def test_it_is_the_logit_of_every_picture_and_its_prompt(clip_folder, pictures):
 
 def test_openais_clip_is_not_taken_for_it(clip_folder, tmp_path):
     with pytest.raises(InputError, match="hidden_act is 'quick_gelu': that is OpenAI's CLIP"):
-        open_pick(clip_folder("quick_gelu"), None)
+        open_pick(clip_folder("quick_gelu"))
     with pytest.raises(InputError, match="judge pick needs the folder of PickScore"):
-        open_pick(tmp_path, None)
+        open_pick(tmp_path)
