@@ -9,13 +9,16 @@ TORCH_CPU := --extra-index-url https://download.pytorch.org/whl/cpu --retries 2
 # Large pages for large arrays: without them half of a CPU's time goes into page faults (BUILD_NOTES.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-full test lint types clean
+.PHONY: demo demo-full rehearse test lint types clean
 
 demo: .venv/run
 	$(BIN)/flashjax run --config configs/nano.py --workdir runs/nano
 
 demo-full: .venv/run
 	$(BIN)/flashjax run --config configs/nano_full.py --workdir runs/nano_full
+
+rehearse: .venv/test
+	$(BIN)/python launch/rehearse.py --workdir build/rehearsal
 
 test: .venv/test lint types
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

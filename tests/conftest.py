@@ -70,12 +70,21 @@ def random_params():
 @pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder with random weights, laid out like the packaged teacher."""
-    root = tmp_path_factory.mktemp("teacher")
+    return _write_tiny(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="session")
+def shallow_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a single block, without dual attention: what compiles fastest."""
+    return _write_tiny(tmp_path_factory.mktemp("shallow"), depth=1, dual=0)
+
+
+def _write_tiny(root: Path, **sizes: int) -> Path:
     build_tokenizers(root / "tokenizers", vocabulary())
     tokenizer = load_tokenizers(root / "tokenizers")
     write_pipeline(
         root / "tiny",
-        tiny_pipeline(len(tokenizer.clip_l), len(tokenizer.t5)),
+        tiny_pipeline(len(tokenizer.clip_l), len(tokenizer.t5), **sizes),
         tokenizers_from=root / "tokenizers",
     )
     shutil.copytree(
@@ -84,7 +93,9 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "tiny"
 
 
-def tiny_pipeline(clip_vocabulary: int, t5_vocabulary: int) -> Pipeline:
+def tiny_pipeline(
+    clip_vocabulary: int, t5_vocabulary: int, *, depth: int = 2, dual: int = 1
+) -> Pipeline:
     """All networks of a miniature with random weights; no layer is left at zero."""
     text = TextConfig(
         CLIPConfig(clip_vocabulary, 12, 32, 2, 1, 64, "quick_gelu"),
@@ -92,7 +103,13 @@ def tiny_pipeline(clip_vocabulary: int, t5_vocabulary: int) -> Pipeline:
         T5Config(t5_vocabulary, 64, 1, 1, 64, 64),
     )
     sizes = MMDiTConfig(
-        depth=2, heads=4, dual=1, position_size=8, text_width=64, pooled_width=64, head_width=64
+        depth=depth,
+        heads=4,
+        dual=dual,
+        position_size=8,
+        text_width=64,
+        pooled_width=64,
+        head_width=64,
     )
     vae = VAEConfig(channels=(8, 8, 8, 8), layers=1, groups=2)
 

@@ -1,0 +1,146 @@
+"""The whole road of every recipe and variant, shrunk by overrides alone.
+
+Recipes that differ in titles, in how they lie on a machine, or in the model that a plan is of, are
+one and the same once they are shrunk: that road is run once. What is left are four, of steps and of
+data; compiling them takes minutes, so two are run that have both of each, and all four with
+ROADS=all. One process runs them, for each would compile anew what they share.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from flashjax import config as configs
+from flashjax.stages.run import ROAD
+from flashjax.stages.stage import read_stage, stage_results
+
+ALL = os.environ.get("ROADS") == "all"
+FOLDER = Path(__file__).parents[2] / "configs"
+RUNNER = """
+import json, sys, jax
+from flashjax.cli import main
+for arguments in json.load(sys.stdin):
+    if main(arguments):
+        sys.exit(f"failed: {arguments}")
+    jax.clear_caches()
+"""
+PROMPTS = "\ufeffa red seven\r\n\r\n" + "\n".join(f"a temple {'far ' * n}away" for n in range(14))
+
+
+def recipes() -> list[str]:
+    """Every recipe, with every variant of those that have any."""
+    found = []
+    for path in sorted(FOLDER.glob("sd35_*.py")):
+        varied = "def get_config(variants" in path.read_text()
+        variants = ("", ":512px", ":prompts", ":512px,prompts") if varied else ("",)
+        found += [path.name + variant for variant in variants]
+    return [recipe for recipe in found if ALL or ("2step" in recipe) == ("prompts" in recipe)]
+
+
+def shrunk(recipe: str, teacher: Path, data: Path) -> list[str]:
+    """The overrides that make every stage of a recipe as short as it can be."""
+    sizes: dict[str, object] = {
+        "teacher.source": teacher,
+        "data.source": data / ("prompts.txt" if "prompts" in recipe else "pictures"),
+        "data.size": 64,
+        "data.smallest": 2,
+        "data.validation": 3,
+        "match.heads.taps": "0",
+        "match.heads.width": 8,
+        "match.critic_updates": 1,
+        "match.match.trajectory_substeps": 1,
+        "guide.guide.substeps": 1,
+        "evaluate.samples": 1,
+        "evaluate.chunk": 1,
+        "evaluate.shown": 1,
+        "evaluate.teacher_steps": 3,
+        "simulate_devices": 2,
+        "split.mesh.branch": 2,
+        "compute.attention": "xla",
+        "compute.remat": "none",
+        "compute.dtype": "float32",
+    }
+    for mesh in ("mesh", "split.mesh"):
+        sizes |= {f"{mesh}.{axis}": 1 for axis in ("data", "fsdp", "context", "tensor")}
+        sizes |= {f"{mesh}.dcn.{axis}": 1 for axis in ("branch", "data")}
+    for stage in ("guide", "match", "split"):
+        sizes |= {f"{stage}.job.steps": 1, f"{stage}.job.batch_size": 2}
+        sizes |= {f"{stage}.job.log_steps": 1, f"{stage}.job.checkpoint_steps": 1}
+    return [f"{key}={value}" for key, value in sizes.items()]
+
+
+def computed(config: ConfigDict) -> dict:
+    """What stages compute with: no title, and not the model that a plan is of."""
+    plain = configs.to_dict(config)
+    del plain["model"], plain["export"]["title"], plain["report"]["title"]
+    return plain
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty crops of a photograph with captions, and a file of prompts."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "pictures").mkdir()
+    photograph = load_sample_image("china.jpg")
+    for number in range(20):
+        crop = photograph[10 * number : 10 * number + 64 + number, : 64 + 2 * number]
+        Image.fromarray(crop).save(folder / "pictures" / f"{number}.png")
+        (folder / "pictures" / f"{number}.txt").write_text(f"part {number} of a temple")
+    (folder / "prompts.txt").write_text(PROMPTS, newline="")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def roads(shallow_teacher: Path, data: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Runs each road once; `(config, workdir)` by recipe."""
+    home, found, arguments = tmp_path_factory.mktemp("roads"), {}, {}
+    for recipe in recipes():
+        overrides = shrunk(recipe, shallow_teacher, data)
+        config = configs.load(FOLDER / recipe, overrides)
+        workdir = home / configs.digest(computed(config))
+        found[recipe] = config, workdir
+        flags = ["run", "--config", str(FOLDER / recipe), "--workdir", str(workdir)]
+        arguments.setdefault(workdir, flags + [f"--config.{override}" for override in overrides])
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    quick += " --xla_cpu_use_fusion_emitters=false"
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        env=os.environ | {"XLA_FLAGS": quick},
+        input=json.dumps(list(arguments.values())),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return found
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_a_recipe_comes_from_its_teacher_to_its_report(recipe, roads):
+    config, workdir = roads[recipe]
+    for stage in ROAD:
+        name = stage.__name__.rpartition(".")[2].removesuffix("_teacher")
+        assert read_stage(workdir / name)["status"] == "done", name
+    rows = {row["name"] for row in stage_results(workdir / "evaluate")["rows"]}
+    page = (workdir / "report" / "report.html").read_text()
+    steps = config.student.steps
+    assert {f"student after merge, {steps} steps", f"student 6-bit, {steps} steps"} <= rows
+    assert ("real pictures" in rows) == ("prompts" not in recipe)
+    assert all(name in page for name in rows)
+
+
+def test_recipes_differ_in_steps_and_data_alone(roads):
+    told = {
+        workdir: (config.student.steps, bool(config.match.match.adversarial_weight))
+        for config, workdir in roads.values()
+    }
+    others = [(2, True), (4, False)] if ALL else []
+    assert sorted(told.values()) == sorted([(2, False), (4, True), *others])
