@@ -66,7 +66,7 @@ def pickle(path: Path) -> str:
 
 
 def pickles_instead(folder: Path, stem: str) -> str | None:
-    """What to say where a folder holds `stem` as a pickle only (transformers: pytorch_model.bin)."""
+    """What to say where a folder has `stem` as a pickle only, as pytorch_model.bin."""
     found = [path for suffix in PICKLES for path in sorted(folder.glob(f"*{stem}*{suffix}"))]
     return pickle(found[0]) if found else None
 

@@ -250,7 +250,6 @@ def test_an_adapter_inside_a_checkpoint_is_merged(pipeline, caplog):
 
 
 def test_diffusers_fuses_the_same_weights(pipeline, tokenizers, tmp_path):
-    pytest.importorskip("peft")
     from diffusers import StableDiffusion3Pipeline
 
     write_pipeline(tmp_path / "model", pipeline, tokenizers_from=tokenizers, dtype=np.float32)

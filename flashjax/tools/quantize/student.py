@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashjax.convert.adapters import Lora
-from flashjax.convert.pipeline import Pipeline
+from flashjax.convert.pipeline import Pipeline, Place, as_stored
 from flashjax.data.prompts import read_prompts
 from flashjax.data.tokenizers import Tokenizer, load_tokenizers
 from flashjax.evaluate.judge import Judge
@@ -51,10 +51,15 @@ class Student:
 
 
 def open_student(
-    source: Path, *, base: Path | None, steps: int, loras: Sequence[Lora] = ()
+    source: Path,
+    *,
+    base: Path | None,
+    steps: int,
+    loras: Sequence[Lora] = (),
+    place: Place = as_stored,
 ) -> Student:
     """The model of a source, with what it lacks from `base`, and with LoRAs added."""
-    pipeline = open_pipeline(source, base=base, loras=loras)
+    pipeline = open_pipeline(source, base=base, place=place, loras=loras)
     tokenizer = load_tokenizers(home_of(source, base))
     return Student(pipeline, tokenizer, tuple(student_sigmas(steps, pipeline.shift).tolist()))
 
