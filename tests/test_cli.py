@@ -95,6 +95,16 @@ def test_flags_and_overrides_are_understood_with_and_without_an_equals_sign():
     )
 
 
+@pytest.mark.parametrize("flag", ["--source", "--lora", "--workdir"])
+def test_a_home_folder_that_the_shell_leaves_is_found(flag, monkeypatch):
+    """After an equals sign a shell leaves `~` alone; texts may begin with it."""
+    monkeypatch.setenv("HOME", "/home/me")
+    seen = []
+    monkeypatch.setattr(cli, "run", seen.append)
+    assert main(["sample", f"{flag}=~/x.safetensors:1", "--prompt=~/art", "~", "a=~"]) == 0
+    assert seen == [["sample", f"{flag}=/home/me/x.safetensors:1", "--prompt=~/art", "~", "a=~"]]
+
+
 @pytest.mark.parametrize("verb", ["export", "quantize", "guide"])
 @pytest.mark.parametrize("joined", [True, False])
 def test_a_verb_with_a_config_is_a_stage(verb, joined, capsys, monkeypatch):

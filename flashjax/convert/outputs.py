@@ -54,9 +54,9 @@ def check_free(paths: Iterable[Path], *, force: bool, read: Iterable[Path] = ())
     where nothing can be written.
     """
     paths = list(paths)
-    sources = [source.resolve() for source in read]
+    sources = [_real(source) for source in read]
     for path in paths:
-        here = path.resolve()
+        here = _real(path)
         if any(here == source or here in source.parents for source in sources):
             raise InputError(f"{path} is what is read: choose another --out")
         if path.is_dir():
@@ -67,7 +67,19 @@ def check_free(paths: Iterable[Path], *, force: bool, read: Iterable[Path] = ())
                 "give --force to write over it"
             )
     for folder in dict.fromkeys(path.parent for path in paths):
-        _check_writable(folder)
+        check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """InputError where nothing can be made in a folder, or in the one that it would be made in."""
+    here = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    try:
+        tempfile.TemporaryFile(dir=here).close()
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise InputError(
+            f"nothing can be written in {here} ({why}): choose another place"
+        ) from error
 
 
 def foreign(path: Path) -> list[Path]:
@@ -95,16 +107,9 @@ def keep_record(path: Path) -> None:
     write_json(path.parent / MANIFEST, {"written by flashjax": dict(sorted((old | new).items()))})
 
 
-def _check_writable(folder: Path) -> None:
-    """InputError where nothing can be made in a folder, or in the one that it would be made in."""
-    here = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
-    try:
-        tempfile.TemporaryFile(dir=here).close()
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise InputError(
-            f"--out: nothing can be written in {here} ({why}): choose another place"
-        ) from error
+def _real(path: Path) -> Path:
+    """The path without links; links that lead in a circle stay."""
+    return Path(os.path.realpath(path))
 
 
 def _check_folder(path: Path, *, force: bool) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from flashjax.convert.adapters import Lora
 from flashjax.convert.pipeline import Pipeline, Place, as_stored
 from flashjax.data.prompts import read_prompts
-from flashjax.data.tokenizers import Tokenizer, load_tokenizers
+from flashjax.data.tokenizers import Tokenizer, check_fits, load_tokenizers
 from flashjax.evaluate.judge import Judge
 from flashjax.evaluate.sample import draw_noise
 from flashjax.evaluate.unseen import Unseen, halves
@@ -59,8 +59,10 @@ def open_student(
     place: Place = as_stored,
 ) -> Student:
     """The model of a source, with what it lacks from `base`, and with LoRAs added."""
+    home = home_of(source, base)
+    tokenizer = load_tokenizers(home)
     pipeline = open_pipeline(source, base=base, place=place, loras=loras)
-    tokenizer = load_tokenizers(home_of(source, base))
+    check_fits(tokenizer, pipeline.text_config.vocabularies, str(home))
     return Student(pipeline, tokenizer, tuple(student_sigmas(steps, pipeline.shift).tolist()))
 
 
