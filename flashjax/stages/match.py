@@ -13,6 +13,7 @@ from flashjax import config as configs
 from flashjax import trees
 from flashjax.stages.distil import Method, distil
 from flashjax.stages.model import student_of
+from flashjax.stages.registry import NO_PICTURES
 from flashjax.stages.setting import Setting, open_setting, state_layout
 from flashjax.train.match import MatchConfig, make_critic_step, make_student_step
 from flashjax.train.optim import OptimiserConfig, make_optimiser
@@ -89,10 +90,7 @@ def make_steps(
         optimiser(name, critic_steps) for name in ("fake_optimiser", "heads_optimiser")
     )
     if match.adversarial_weight and not any(bucket.pictures for bucket in setting.samples):
-        raise InputError(
-            f"data.source has no pictures for the heads, but match.match.adversarial_weight="
-            f"{match.adversarial_weight}: set it to 0"
-        )
+        raise InputError(NO_PICTURES.format(weight=match.adversarial_weight))
     nets, sigmas = setting.nets, setting.sigmas
 
     def init(student: Params, fake: Params, key: jax.Array) -> MatchState:

@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 JUDGES = "evaluate.judges"  # where a config names them
 DRAWN = "draw"  # the folder of what a teacher drew, where data is kept
+NO_PICTURES = (
+    "data.source has no pictures for the heads, but match.match.adversarial_weight={weight}: set "
+    "it to 0, or data.draw.steps to 32 to have the teacher draw some"
+)
 _TASKS = f"the name of a task ({', '.join(NAMES)})"
 
 
@@ -121,10 +125,17 @@ def _judge(told: str, pipeline: Path, key: str) -> tuple[JudgeKind, Path]:
 
 
 def check_data(config: ConfigDict) -> None:
-    """InputError for data that is not there, or that nobody here can read; a task makes its own."""
+    """InputError for data that is not there, that nobody can read, or that no head can see.
+
+    A task makes its own.
+    """
     data = configs.section(config, "data", DataConfig)
-    for source in set(data.sources).difference(NAMES):
-        _open_kind(source, data)
+    others = [_open_kind(s, data) for s in dict.fromkeys(data.sources) if s not in NAMES]
+    tasks = any(source in NAMES for source in data.sources)
+    pictures = tasks or data.draw.steps or not all(map(is_undrawn, others))
+    weight = config.match.match.adversarial_weight if "match" in config else 0
+    if weight and not pictures:
+        raise InputError(NO_PICTURES.format(weight=weight))
 
 
 def check_judges(names: Sequence[str], *, key: str = JUDGES) -> None:

@@ -41,6 +41,15 @@ def test_what_a_run_takes_is_of_its_own_teacher_and_not_of_the_one_its_recipe_is
     assert bare == weights and preflight.disk_bytes(planned) < 100 * 4 * weights
 
 
+def test_prompts_alone_have_nothing_that_heads_could_see(tmp_path):
+    (tmp_path / "p.txt").write_text("one\ntwo\n")
+    prompts = [f"data.source={tmp_path / 'p.txt'}", "evaluate.judges=()"]
+    (line,) = found(tmp_path, *prompts)
+    assert line.startswith("data.source has no pictures for the heads, but match.match.adv")
+    for more in ("match.match.adversarial_weight=0", "data.draw.steps=4"):
+        assert not [line for line in found(tmp_path, *prompts, more) if "heads" in line]
+
+
 def test_a_single_file_without_a_base_is_said(tiny_teacher, tmp_path):
     single, parts = tmp_path / "t.safetensors", folders.read_parts(tiny_teacher)
     write_sai(single, parts, metadata={})
