@@ -77,6 +77,7 @@ HELP = "\n".join(
 
 TEXTS = ("--prompt", "--negative_prompt", "--title")  # flags whose values are no paths
 WRONG_INPUT, INTERRUPTED = 2, 75
+DIVERGED = "what is saved is finite; try a lower learning rate, in another workdir"
 MENDABLE = {  # what a disk refuses, and what a user does about it
     errno.ENOSPC: "free some room, or choose another place",
     errno.EDQUOT: "free some room, or choose another place",
@@ -111,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_INPUT
     except Interrupted as error:
         return _say(arguments, str(error), INTERRUPTED)
+    except FloatingPointError as error:
+        return _say(arguments, f"{error}; {DIVERGED}", WRONG_INPUT)
     except OSError as error:
         if error.errno not in MENDABLE:
             raise

@@ -62,7 +62,8 @@ def run_job(
       data: batches whose position is part of the checkpoint.
 
     Returns:
-      The state after `job.steps` steps. Raises `Interrupted` after a signal, everything saved.
+      The state after `job.steps` steps. Raises `Interrupted` after a signal, everything saved, and
+      FloatingPointError where a number was none: what is saved is finite.
     """
     checkpoints = Checkpoints(folder / "checkpoints")
     start = checkpoints.latest_step() or 0
@@ -75,8 +76,10 @@ def run_job(
     # Every process writes what its own devices say; the first one's folder is the job's.
     own = "metrics" if is_first() else f"metrics-{jax.process_index()}"
     writer = make_writer(folder / own)
+    logged = MetricsHook(writer, steps=job.log_steps, stop=job.steps)
 
     def save(number: int, state: Any, *, wait: bool = False) -> None:
+        logged.check(number)
         checkpoints.save(number, state, data.get_state(), wait=wait)
 
     try:
@@ -85,7 +88,7 @@ def run_job(
         )
         with progress(name, start=start, stop=job.steps) as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
-            hooks: list[Hook] = [show, beat, MetricsHook(writer, steps=job.log_steps), keep]
+            hooks: list[Hook] = [show, beat, logged, keep]
             return loop(
                 step,
                 state,

@@ -137,15 +137,15 @@ def make_writer(folder: Path | str) -> MultiWriter:
 
 
 class MetricsHook:
-    """A loop hook: every `steps` steps it writes the means since the last time.
+    """A loop hook: every `steps` steps, and at the step `stop`, it writes the means since then.
 
     Sums stay on the device; only then are they fetched and checked. The step time is added as
     "time/step_seconds".
     """
 
-    def __init__(self, writer: MetricWriter, *, steps: int) -> None:
+    def __init__(self, writer: MetricWriter, *, steps: int, stop: int | None = None) -> None:
         self._writer = writer
-        self._steps = steps
+        self._steps, self._stop = steps, stop
         self._reset()
 
     def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
@@ -153,15 +153,23 @@ class MetricsHook:
             total, number = self._sums.get(name, (0.0, 0))
             self._sums[name] = (total + value, number + 1)
         self._seen += 1
-        if step % self._steps == 0:
+        if step % self._steps == 0 or step == self._stop:
             self._write(step)
 
-    def _write(self, step: int) -> None:
+    def check(self, step: int) -> Mapping[str, float]:
+        """The means since the last time. FloatingPointError where one is none: not to be saved.
+
+        Losses and norms of gradients that are finite at every step leave a finite state.
+        """
         sums = jax.device_get(self._sums)
         means = {name: float(total) / number for name, (total, number) in sums.items()}
         check_finite(means, step)
+        return means
+
+    def _write(self, step: int) -> None:
+        means = self.check(step)
         seconds = (time.monotonic() - self._since) / self._seen
-        self._writer.write_scalars(step, means | {"time/step_seconds": seconds})
+        self._writer.write_scalars(step, {**means, "time/step_seconds": seconds})
         self._reset()
 
     def _reset(self) -> None:
@@ -174,7 +182,4 @@ def check_finite(metrics: Mapping[str, Any], step: int) -> None:
     """Raise FloatingPointError that names every metric that is NaN or infinite."""
     broken = [f"{name} = {value}" for name, value in metrics.items() if not math.isfinite(value)]
     if broken:
-        raise FloatingPointError(
-            f"training broke at or before step {step}: {', '.join(broken)}; "
-            "restart from the last checkpoint with a lower learning rate"
-        )
+        raise FloatingPointError(f"training broke at or before step {step}: {', '.join(broken)}")

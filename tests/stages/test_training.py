@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Ahead, batches
 from flashjax.stages.training import JobConfig, curves, run_job
 from flashjax.train.loop import Interrupted
@@ -63,3 +64,16 @@ def test_a_job_of_nothing_is_refused():
     for name in ("steps", "batch_size", "log_steps", "checkpoint_steps", "stall_seconds"):
         with pytest.raises(InputError, match=f"{name}=0: give more than 0"):
             dataclasses.replace(JOB, **{name: 0})
+
+
+def test_a_job_whose_numbers_break_between_two_records_is_stopped_and_not_saved(tmp_path):
+    def broken(state, batch):
+        state, metrics = advance(state, batch)
+        return state, {"toy/loss": metrics["toy/loss"] / (state["step"] != 3)}
+
+    job = dataclasses.replace(JOB, steps=4, log_steps=10, checkpoint_steps=2)
+    data = Ahead(batches(SAMPLES, batch_size=JOB.batch_size, seed=0), np.asarray)
+    abstract = jax.eval_shape(init)
+    with pytest.raises(FloatingPointError, match=r"at or before step 4: toy/loss = inf"):
+        run_job("toy", tmp_path, job, step=broken, init=init, abstract=abstract, data=data)
+    assert Checkpoints(tmp_path / "checkpoints").latest_step() == 2  # what is kept is finite

@@ -78,3 +78,23 @@ def test_one_nan_in_the_window_stops_the_run(tmp_path):
     hook(2, None, {"student/loss": jnp.float32(1), "fake/loss": jnp.float32(1)})
     with pytest.raises(FloatingPointError, match="step 3: fake/loss = nan"):
         hook(3, None, {"student/loss": jnp.float32(1), "fake/loss": jnp.float32(1)})
+
+
+def test_what_is_not_finite_between_two_records_is_found_before_it_is_saved(tmp_path):
+    hook = metrics.MetricsHook(metrics.make_writer(tmp_path), steps=10)
+    hook(1, None, {"loss": jnp.asarray(1.0)})
+    assert hook.check(1) == {"loss": 1.0}
+    hook(2, None, {"loss": jnp.asarray(jnp.nan)})
+    hook(3, None, {"loss": jnp.asarray(1.0)})
+    with pytest.raises(FloatingPointError, match="at or before step 3: loss = nan"):
+        hook.check(3)
+
+
+def test_the_last_step_is_written_whatever_the_interval(tmp_path):
+    writer = metrics.make_writer(tmp_path)
+    hook = metrics.MetricsHook(writer, steps=10, stop=4)
+    for step in range(1, 5):
+        hook(step, None, {"loss": jnp.asarray(float(step))})
+    writer.close()
+    (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert record["step"] == 4 and record["loss"] == 2.5
