@@ -4,6 +4,8 @@ stage.json says what was asked (config and inputs, each with a digest), with wha
 what came of it (status, seconds, results). It is written whole or not at all.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -11,7 +13,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,7 +25,9 @@ from flashjax.types import InputError
 # figures worth keeping, as JSON.
 Body: TypeAlias = Callable[[Path], dict[str, Any]]
 
-TRACES = ("stage.json", "metrics", "hosts")  # of a stage's folder, how their names begin
+LOCK = ".lock"
+WEIGHTS = ("*.safetensors", "*.gguf")
+TRACES = ("stage.json", "metrics", "hosts", LOCK)  # of a stage's folder, how their names begin
 PACKAGES = ("flashjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,7 @@ def run_stage(
     """Run `body` in workdir/name unless it is done; return its results.
 
     All processes run the body together; where it is `alone`, the first does, and the others wait.
+    While it is at work no other job may be in its folder.
 
     `section` is all that the stage depends on, as plain values; `inputs` are the stage folders or
     files that it reads. A folder of another config or of changed inputs is an InputError, but where
@@ -67,22 +72,66 @@ def run_stage(
     first = is_first()
     meet(f"{name} is read")  # before it is written
     if first:
+        for path in map(Path, inputs.values()):
+            check_whole(path)
         if before is not None and anew:
             for metrics in folder.glob("metrics*"):  # or its curves would begin twice
                 shutil.rmtree(metrics)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "stage.json", record)
     started = time.monotonic()
-    try:
-        results = body(folder) if first or not alone else {}
-        record |= {"status": "done", "results": results}
-    finally:
-        record["seconds"] = round(seconds_before + time.monotonic() - started, 3)
+    with at_work(folder) if first else contextlib.nullcontext():
         if first:
             write_json(folder / "stage.json", record)
+        try:
+            results = body(folder) if first or not alone else {}
+            record |= {"status": "done", "results": results}
+            record |= {"weights": weights_of(folder)} if first else {}
+        finally:
+            record["seconds"] = round(seconds_before + time.monotonic() - started, 3)
+            if first:
+                write_json(folder / "stage.json", record)
     meet(f"{name} is written")
     log.info("%s done in %.0f s", name, record["seconds"])
     return stage_results(folder) if alone else results
+
+
+@contextlib.contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Holds a stage's folder. InputError where another job does; it is free when its job ends."""
+    with (folder / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another job is at work in {folder}: wait for its end, or use another --workdir"
+            ) from error
+        yield
+
+
+def weights_of(folder: Path) -> dict[str, str]:
+    """A digest of each tree of parameters and file of weights in a stage's folder, by its path.
+
+    Checkpoints are the stage's own, and not handed on.
+    """
+    kinds = [folder.rglob(pattern) for pattern in ("params", *WEIGHTS)]
+    found = (path.relative_to(folder) for paths in kinds for path in paths)
+    return {
+        str(path): _digest(folder / path)
+        for path in sorted(found)
+        if not any(part.startswith(("checkpoints", ".")) for part in path.parts)
+    }
+
+
+def check_whole(folder: Path) -> None:
+    """InputError where the weights of a finished stage are not those that it wrote."""
+    kept = (read_stage(folder) or {}).get("weights", {})
+    found = weights_of(folder) if kept else {}
+    changed = sorted(name for name, digest in kept.items() if found.get(name) != digest)
+    if changed:
+        raise InputError(
+            f"{folder / changed[0]} is not what its stage wrote: bring that back, or delete "
+            f"{folder} to run it anew"
+        )
 
 
 def read_stage(folder: Path | str) -> dict[str, Any] | None:

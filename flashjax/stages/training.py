@@ -14,7 +14,7 @@ from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Position
 from flashjax.parallel.hosts import is_first
 from flashjax.train.heartbeat import heartbeat
-from flashjax.train.loop import Hook, Step, every, loop, progress
+from flashjax.train.loop import Step, every, loop, progress
 from flashjax.train.metrics import MetricsHook, make_writer
 from flashjax.types import InputError, Params
 
@@ -88,14 +88,13 @@ def run_job(
         )
         with progress(name, start=start, stop=job.steps) as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
-            hooks: list[Hook] = [show, beat, logged, keep]
             return loop(
                 step,
                 state,
                 data,
                 start=start,
                 stop=job.steps,
-                hooks=hooks,
+                hooks=[show, beat, logged, keep],
                 save=lambda n, s: save(n, s, wait=True),
             )
     finally:

@@ -1,6 +1,7 @@
 """The stage runner: once, resumed, refused."""
 
 import json
+import shutil
 
 import pytest
 
@@ -135,3 +136,42 @@ def test_only_the_first_process_runs_a_stage_that_one_does_alone(tmp_path, monke
     with pytest.raises(InputError, match="not a finished stage"):  # nobody else has run it here
         run_stage("quantize", SECTION, tmp_path, other, inputs={}, seed=0, alone=True)
     assert other.runs == 0
+
+
+def _hands_on(folder):
+    """A stage's body that leaves parameters, an exported file and a checkpoint."""
+    for name in ("params/d/0", "lo/params/d/0", "x.gguf", "checkpoints/1/params/0"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(bytes(1000))
+    return {}
+
+
+@pytest.mark.parametrize("name", ["params/d/0", "lo/params/d/0", "x.gguf"])
+@pytest.mark.parametrize("change", ["flipped", "lost"])
+def test_weights_that_are_not_what_their_stage_wrote_are_refused(name, change, tmp_path):
+    _run(tmp_path, _hands_on, name="merge")
+    path = tmp_path / "merge" / name
+    if change == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(bytes(499) + b"\x01" + bytes(500))
+    body = Body()
+    with pytest.raises(InputError, match=r"is not what its stage wrote: bring that back"):
+        _run(tmp_path, body, name="export", inputs={"merge": tmp_path / "merge"})
+    assert body.runs == 0 and not (tmp_path / "export").exists()
+
+
+def test_what_a_stage_keeps_for_itself_may_go(tmp_path):
+    _run(tmp_path, _hands_on, name="merge")
+    shutil.rmtree(tmp_path / "merge" / "checkpoints")
+    assert _run(tmp_path, Body(), name="export", inputs={"merge": tmp_path / "merge"})
+
+
+def test_two_jobs_are_not_at_work_in_one_folder(tmp_path):
+    def second(folder):
+        with pytest.raises(InputError, match=r"another job is at work in .*match: wait for"):
+            _run(tmp_path, Body())
+        return {"refused": True}
+
+    assert _run(tmp_path, second) == {"refused": True}
+    assert _run(tmp_path, Body()) == {"refused": True}  # it is done, and nobody is at work
