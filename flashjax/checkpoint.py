@@ -67,14 +67,10 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
         )
-        try:
+        with _reading(self._folder / str(step)):
             saved = _tree(self._manager.item_metadata(step)["state"])
             trees.check_same(abstract, saved, where=f"{self._folder}/{step}")
             restored = self._manager.restore(step, args=items)
-        except InputError:
-            raise
-        except _BROKEN as error:
-            raise _broken(self._folder / str(step), error) from error
         return restored["state"], restored["data"]
 
     def close(self) -> None:
@@ -107,7 +103,7 @@ def load_params(
     folder = Path(folder).absolute()
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist: it should hold the parameters of a stage")
-    try:
+    with _reading(folder):
         if abstract is None and place is None:
             return _on_host(folder)
         with ocp.StandardCheckpointer() as checkpointer:
@@ -115,10 +111,6 @@ def load_params(
             abstract = place(saved) if abstract is None and place else abstract
             trees.check_same(abstract, saved, where=str(folder))
             return checkpointer.restore(folder, abstract)
-    except InputError:
-        raise
-    except _BROKEN as error:
-        raise _broken(folder, error) from error
 
 
 def _on_host(folder: Path) -> Params:
@@ -141,9 +133,33 @@ def _tree(metadata: Any) -> Any:
     return metadata.tree
 
 
-def _broken(folder: Path, error: Exception) -> InputError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return InputError(f"{folder} is no complete checkpoint, delete it: {reason[:200]}")
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """What is wrong with files, as one InputError; what a disk refuses, as the OSError that it is.
+
+    A disk that fails says nothing of the files: they may be whole.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        # Orbax raises a bare Exception for data that it cannot decode.
+        if type(error) is not Exception and not isinstance(error, _BROKEN):
+            raise
+        code = error.errno if isinstance(error, OSError) else _code(error)
+        if code not in (None, errno.ENOENT, errno.ENOTDIR):
+            raise OSError(code, os.strerror(code), str(folder)) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{folder} is no complete checkpoint, delete it: {reason[:200]}"
+        ) from error
+
+
+def _code(error: Exception) -> int | None:
+    """The error number that TensorStore has in its words."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else None
 
 
 @contextlib.contextmanager
@@ -159,10 +175,9 @@ def _writing(folder: Path, tree: Any) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        found = re.search(r"os_error_code='(\d+)'", str(error))
-        if found is None:
+        code = _code(error)
+        if code is None:
             raise
-        code = int(found[1])
         raise OSError(code, os.strerror(code), str(folder)) from error
 
 

@@ -99,6 +99,7 @@ def test_a_save_cut_by_kill_is_ignored(tmp_path):
     assert checkpoints.latest_step() == 1
     got, _ = checkpoints.restore(1, {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})
     np.testing.assert_array_equal(got["w"], np.ones(3))
+    checkpoints.close()  # unfinished saves are swept away in the background
     assert {path.name for path in tmp_path.iterdir()} == {"1"}
 
 
@@ -119,6 +120,11 @@ def _truncate(folder):
         path.write_bytes(path.read_bytes()[:10])
 
 
+def _zero(folder):
+    for path in (*folder.glob("d/*"), *folder.glob("ocdbt.process_0/d/*")):
+        path.write_bytes(bytes(path.stat().st_size))
+
+
 def _cut_metadata(folder):
     (folder / "_METADATA").write_text("{")
 
@@ -127,7 +133,7 @@ def _remove_manifest(folder):
     (folder / "manifest.ocdbt").unlink()
 
 
-@pytest.mark.parametrize("damage", [_truncate, _cut_metadata, _remove_manifest])
+@pytest.mark.parametrize("damage", [_truncate, _zero, _cut_metadata, _remove_manifest])
 def test_damage_names_the_folder(damage, key, tmp_path):
     state = {"w": jax.random.normal(key, (64,))}
     abstract = jax.eval_shape(lambda: state)
@@ -140,6 +146,21 @@ def test_damage_names_the_folder(damage, key, tmp_path):
         checkpoints.restore(1, abstract)
     with pytest.raises(InputError, match=r"params is no complete checkpoint"):
         load_params(tmp_path / "params", abstract)
+    with pytest.raises(InputError, match=r"params is no complete checkpoint"):
+        load_params(tmp_path / "params")
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO])
+def test_a_disk_that_fails_says_nothing_of_the_files(code, tmp_path, monkeypatch):
+    save_params(tmp_path / "params", {"w": jnp.ones(3)})
+
+    def fail(*_, **__):
+        raise ValueError(f"NOT_FOUND: Error reading file [os_error_code='{code}']")
+
+    monkeypatch.setattr(ocp.Checkpointer, "restore", fail)
+    with pytest.raises(OSError) as failed:
+        load_params(tmp_path / "params")
+    assert failed.value.errno == code
 
 
 def test_another_shape_or_a_missing_folder_is_named(tmp_path):
