@@ -49,7 +49,10 @@ class Size:
     drawn: int
 
 
-FULL = Size(Narrow(), side=192, buckets=3, pictures=190, steps=6, batch=8, substeps=2, drawn=4)
+FULL = Size(
+    Narrow(depth=8, dual=4),
+    **dict(side=192, buckets=2, pictures=190, steps=4, batch=4, substeps=2, drawn=4),
+)
 SMALL = Size(
     Narrow(depth=4, dual=2, heads=1, position_size=48, channels=(8, 8, 16, 16), groups=4),
     **dict(side=64, buckets=1, pictures=20, steps=2, batch=4, substeps=1, drawn=2),
