@@ -54,7 +54,7 @@ FULL = Size(
     **dict(side=192, buckets=2, pictures=190, steps=4, batch=4, substeps=2, drawn=4),
 )
 SMALL = Size(
-    Narrow(depth=4, dual=2, heads=1, position_size=48, channels=(8, 8, 16, 16), groups=4),
+    Narrow(depth=4, dual=3, heads=1, position_size=48, channels=(8, 8, 16, 16), groups=4),
     **dict(side=64, buckets=1, pictures=20, steps=2, batch=4, substeps=1, drawn=2),
 )
 
