@@ -19,6 +19,7 @@ from typing import NoReturn
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
+from flashjax.convert.mistaken import no_folder
 from flashjax.parallel.hosts import initialise, is_first
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
@@ -57,6 +58,10 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
         "tools.quantize.command",
         "any checkpoint to 8 and 6 bits for deployment (or, with --config, the student)",
     ),
+    "evaluate": (
+        "tools.evaluate",
+        "any checkpoints side by side (or, with --config, the samplers of a run)",
+    ),
     "bench": ("tools.bench.command", "measure speed and memory on this machine"),
 }
 CONFIGURED = ("plan", "bench")  # tools that read a config
@@ -70,6 +75,7 @@ HELP = "\n".join(
     ]
 )
 
+TEXTS = ("--prompt", "--negative_prompt", "--title")  # flags whose values are no paths
 WRONG_INPUT, INTERRUPTED = 2, 75
 MENDABLE = {  # what a disk refuses, and what a user does about it
     errno.ENOSPC: "free some room, or choose another place",
@@ -93,7 +99,7 @@ MENDABLE = {  # what a disk refuses, and what a user does about it
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns the exit code: 0 done, 2 wrong input, 75 interrupted and saved."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = [*map(_at_home, sys.argv[1:] if arguments is None else arguments)]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for library in ("absl", "jax"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -210,7 +216,11 @@ def _parse(found: Parser, flags: Sequence[str]) -> argparse.Namespace:
         name = flag.partition("=")[0]
         if name.startswith("--") and name not in known:
             raise InputError(_unknown("flag", name, sorted(known)))
-    return found.parse_args(flags)
+    options = found.parse_args(flags)
+    for name in ("workdir", "out"):
+        if told := no_folder(getattr(options, name, None) or ""):
+            raise InputError(f"--{name} {told}")
+    return options
 
 
 def _unknown(kind: str, word: str, known: Sequence[str]) -> str:
@@ -218,6 +228,14 @@ def _unknown(kind: str, word: str, known: Sequence[str]) -> str:
     if nearest:
         return f"{kind} {word} is unknown; did you mean {nearest[0]}?"
     return f"{kind} {word} is unknown; choose of {', '.join(dict.fromkeys(known))}"
+
+
+def _at_home(word: str) -> str:
+    """`--flag=~/path` with the home folder in it, which shells leave to us; texts stay."""
+    flag, _, value = word.partition("=")
+    if flag.startswith("--") and flag not in TEXTS and value.startswith("~"):
+        return f"{flag}={Path(value).expanduser()}"
+    return word
 
 
 def _say(arguments: Sequence[str], message: str, code: int) -> int:

@@ -1,6 +1,7 @@
 """Any checkpoint that a user has, recognised by what it holds and not by how it is called."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,8 +87,8 @@ def kind_of(path: Path) -> str:
         return "orbax"
     if path.is_dir() and (told := mistaken.other_folder(path)):
         raise InputError(told)
-    if not path.exists() and (told := mistaken.other_place(path)):
-        raise InputError(told)
+    if not os.path.exists(path):
+        raise InputError(mistaken.other_place(path) or mistaken.absent(path))
     raise InputError(f"{path} is no model: give {', or '.join(KINDS.values())}")
 
 
@@ -217,9 +218,9 @@ def base_folder(text: str | None) -> Path | None:
     """The folder of --base, if it was given. InputError where nothing is there."""
     if not text:
         return None
-    if not Path(text).exists():
-        told = mistaken.other_place(Path(text))
-        raise InputError(told or f"--base {text} does not exist: give a pipeline's folder")
+    if not os.path.exists(text):
+        told = mistaken.other_place(Path(text)) or mistaken.absent(Path(text))
+        raise InputError(f"--base: {told}")
     return Path(text)
 
 

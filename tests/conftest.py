@@ -142,3 +142,50 @@ def _filled(abstract: Params) -> Params:
     return trees.unflatten(
         {path: fill(path, leaf) for path, leaf in trees.flatten(abstract).items()}
     )
+
+
+@pytest.fixture(scope="session")
+def large_weights():
+    """Gives a torch model weights so large that pictures and prompts differ."""
+    import torch
+
+    def fill(model):
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=0.3, generator=generator)
+        return model.eval()
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory, large_weights):
+    """Gives the folder of a tiny CLIPModel with its tokenizer, by its activation."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    words, length = "a red seven blue three left of green one".split(), 9
+    root = tmp_path_factory.mktemp("clip")
+    build_tokenizers(root / "tokenizers", words, clip_length=length)
+    vocabulary = len(CLIPTokenizer.from_pretrained(root / "tokenizers" / "tokenizer"))
+
+    def make(activation):
+        folder = root / activation
+        if folder.exists():
+            return folder
+        tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+        tower |= {"num_attention_heads": 2, "hidden_act": activation}
+        text = {"vocab_size": vocabulary, "max_position_embeddings": length, "bos_token_id": 0}
+        config = CLIPConfig(
+            text_config=tower | text | {"eos_token_id": vocabulary - 1},
+            vision_config=tower | {"image_size": 28, "patch_size": 14},
+            projection_dim=12,
+        )
+        torch.manual_seed(0)
+        large_weights(CLIPModel(config)).save_pretrained(folder)
+        shutil.copytree(root / "tokenizers" / "tokenizer", folder, dirs_exist_ok=True)
+        return folder
+
+    return make

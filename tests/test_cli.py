@@ -39,6 +39,12 @@ def answer(capsys, *arguments):
         (("guide", *PLACE, "--config.seed", "--dry_run"), "--config.seed has no value"),
         (("guide", *PLACE, "--config.seed=-1"), "seed=-1: give a seed from 0 to 4294967295"),
         (("guide", *PLACE, "--config.seed=4294967296"), "give a seed from 0 to 4294967295"),
+        (("run", "--config", "c", "--workdir", "gs://b/run"), "--workdir gs://b/run is an address"),
+        (("sample", "--prompt", "a", "--out", "s3://b/x"), "no folder: mount what is at s3://"),
+        (
+            ("sample", "--prompt", "a", "--out", "x", "--source", "gs://b/x"),
+            "gs://b/x is an address",
+        ),
         (("guide", *PLACE, "--config.xyzzy=1"), "config has no key xyzzy; choose of data, "),
     ],
 )
@@ -93,6 +99,16 @@ def test_flags_and_overrides_are_understood_with_and_without_an_equals_sign():
         ["guide", "--config=FILE", "--workdir", "DIR"],
         ["a.b=1", "c=-1e-5", "d==x"],
     )
+
+
+@pytest.mark.parametrize("flag", ["--source", "--lora", "--workdir"])
+def test_a_home_folder_that_the_shell_leaves_is_found(flag, monkeypatch):
+    """After an equals sign a shell leaves `~` alone; texts may begin with it."""
+    monkeypatch.setenv("HOME", "/home/me")
+    seen = []
+    monkeypatch.setattr(cli, "run", seen.append)
+    assert main(["sample", f"{flag}=~/x.safetensors:1", "--prompt=~/art", "~", "a=~"]) == 0
+    assert seen == [["sample", f"{flag}=/home/me/x.safetensors:1", "--prompt=~/art", "~", "a=~"]]
 
 
 @pytest.mark.parametrize("verb", ["export", "quantize", "guide"])

@@ -1,5 +1,7 @@
 """One check of a transformer for every kind of source: what is not exactly a model's is refused."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -142,3 +144,42 @@ def test_a_name_of_the_hub_or_a_folder_of_pickles_is_called_so(tmp_path, capsys)
             assert main([verb, *flags, *more]) == 2
             said = capsys.readouterr().err
             assert message in said and said.count("\n") == 1
+
+
+def test_a_place_where_nothing_is_is_called_so(tmp_path, capsys):
+    """Links that lead nowhere or in a circle, too: what is read, a base, and what is made."""
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    out = ["--out", str(tmp_path / "out")]
+    for name, message in {
+        "circle": "circle is a link that leads nowhere",
+        "dangling": "dangling is a link that leads nowhere",
+        "absent": "absent does not exist: check the path",
+    }.items():
+        path = str(tmp_path / name)
+        for flags in (["--source", path], ["--source", str(tmp_path), "--base", path]):
+            assert main(["export", *flags, *out]) == 2
+            said = capsys.readouterr().err
+            assert message in said and said.count("\n") == 1
+    circle = str(tmp_path / "circle" / "x.safetensors")
+    assert main(["export", "--source", str(tmp_path), "--out", circle]) == 2
+    assert "nothing can be written in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("scheduler/scheduler_config.json", "scheduler_config.json does not exist"),
+        ("tokenizer_2/merges.txt", "merges.txt: no such file"),
+    ],
+)
+def test_what_a_folder_lacks_is_said_before_anything_is_written(
+    tiny_teacher, tmp_path, file, message, capsys
+):
+    """Whatever the order of the formats."""
+    shutil.copytree(tiny_teacher, tmp_path / "model")
+    (tmp_path / "model" / file).unlink()
+    flags = ["--source", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
+    assert main(["export", *flags, "--format", "sai,diffusers"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

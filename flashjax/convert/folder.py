@@ -30,6 +30,7 @@ from flashjax.convert.transformer import transformer_from, transformer_to
 from flashjax.convert.vae import vae_from, vae_to
 from flashjax.convert.weights import DIFFUSERS, TRANSFORMERS, open_weights
 from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, write_json, write_weights
+from flashjax.data.tokenizers import check_files
 from flashjax.flow.schedule import Schedule
 from flashjax.models.clip import CLIPConfig
 from flashjax.models.mmdit import MMDiTConfig
@@ -186,8 +187,7 @@ def write_pipeline(
 def check_tokenizers(folder: Path, *, with_t5: bool) -> None:
     """InputError for a pipeline's folder without the tokenizers that it should have."""
     for name in _tokenizers(with_t5=with_t5):
-        if not (folder / name).is_dir():
-            raise InputError(f"{folder / name} does not exist: give a pipeline's folder")
+        check_files(folder / name, "a pipeline's folder")
 
 
 def write_frame(folder: Path, *, schedule: Schedule, with_t5: bool, tokenizers_from: Path) -> None:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from flashjax.convert import mistaken
 from flashjax.convert.reading import open_safetensors, read_json
 from flashjax.convert.tensors import Info, Shape, Tensors
 from flashjax.types import InputError, listed
@@ -29,6 +31,21 @@ _DOWN = r"lora_A|lora_down|lora\.down|lora_linear_layer\.down"
 _UP = r"lora_B|lora_up|lora\.up|lora_linear_layer\.up"
 _PART = re.compile(rf"(.+)[._](?:({_DOWN})|({_UP}))(?:\.(?!weight$|bias$)([^.]+))?(?:\.weight)?")
 _METADATA = "lora_adapter_metadata"  # diffusers' key of the config
+_KINDS = (  # adapters that are no plain LoRA, by what is in their names
+    ("LoHa", re.compile(r"\.hada_")),
+    ("LoKr", re.compile(r"\.lokr_")),
+    ("DoRA", re.compile(r"\.dora_scale|\.lora_magnitude_vector")),
+    ("OFT", re.compile(r"\.oft_")),
+    ("GLoRA", re.compile(r"\.[ab][12]\.weight$")),
+    ("IA3", re.compile(r"\.on_input$|\.ia3_")),
+    ("a LoCon with a core", re.compile(r"\.lora_mid\.")),
+    ("a LoRA of embeddings", re.compile(r"\.lora_embedding_[AB]")),
+    ("a LoRA with full weights or biases", re.compile(r"\.diff(?:_b)?$|\.lora_[AB].*\.bias$")),
+)
+_PLAIN_CONFIG = {  # of PEFT's keys those that change what a product is, and what they are here
+    "peft_type": ("LORA",), "use_dora": (False,), "fan_in_fan_out": (False,), "lora_bias": (False,),
+}  # fmt: skip
+_OTHER_BASE = ("pissa", "olora", "corda", "loftq")  # begin what is added to other weights than W
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +69,17 @@ class Delta:
         return math.prod(inside) == rank and (rows, size) == (info.shape[0], info.size)
 
     def read(self) -> np.ndarray:
-        """The product in float32, "out in"."""
+        """The product in float32, "out in". InputError where it is not finite."""
         down, up = (self.tensors[name].astype(np.float32) for name in (self.down, self.up))
-        product = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
-        return np.float32(self.scale) * product
+        with np.errstate(all="ignore"):  # an overflow is what the next lines report
+            product = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
+            product = np.float32(self.scale) * product
+        if not np.isfinite(product).all():
+            raise InputError(
+                f"{self.tensors.where}: {self.up} @ {self.down} times {self.scale:.4g} is not "
+                "finite: train or fetch it anew"
+            )
+        return product
 
 
 def added(tensors: Tensors, deltas: Mapping[str, Sequence[Delta]]) -> Tensors:
@@ -117,8 +141,7 @@ def open_lora(text: str) -> tuple[str, dict[str, Delta]]:
     """
     path, scale = _path_and_scale(text)
     if path.is_dir():
-        names = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
-        path = next((path / name for name in names if (path / name).is_file()), path / names[0])
+        path = _file_of(path)
     tensors = open_safetensors(path)
     if not any(LORA.search(name) for name in tensors):
         raise InputError(f"{path} is no LoRA: {len(tensors)} tensors, {listed(list(tensors))}")
@@ -145,10 +168,19 @@ def products_of(
         else:
             strange.append(name)
     if strange:
+        kinds = [kind for kind, pattern in _KINDS if any(map(pattern.search, strange))]
         raise InputError(
-            f"{tensors.where}: {listed(strange)}: no part of a plain LoRA (DoRA, LoHa, LoKr and "
-            "biases are none): merge it with the tool that made it"
+            f"{tensors.where}: {listed(strange)}: {kinds[0] if kinds else 'what this is'} is no "
+            "plain LoRA: merge it with the tool that made it"
         )
+    codes = [
+        f"{name} is {tensors.infos[name].dtype.name}"
+        for parts in halves.values()
+        for name in parts.values()
+        if not jnp.issubdtype(tensors.infos[name].dtype, jnp.floating)
+    ]
+    if codes:
+        raise InputError(f"{tensors.where}: {listed(codes)}: codes, no factors of a product")
     if len(adapters) > 1:
         raise InputError(f"{tensors.where} holds the adapters {listed(sorted(adapters))}: keep one")
     half = [name for parts in halves.values() if len(parts) == 1 for name in parts.values()]
@@ -185,6 +217,17 @@ def _told(config: Mapping[str, Any], module: str, where: str) -> _Told:
     if prefix is None:
         return _Told()
     says, name = config[prefix], module.removeprefix(prefix)
+    for key, plain in _PLAIN_CONFIG.items():
+        if says.get(key) not in (*plain, None):
+            raise InputError(
+                f"{where}: its config says {key} {says[key]!r}, which is no plain LoRA"
+            )
+    begun = str(says.get("init_lora_weights")).lower()
+    if begun.startswith(_OTHER_BASE):
+        raise InputError(
+            f"{where} was begun as {begun!r}: it is added to other weights than the model's; "
+            "convert it to a plain LoRA with PEFT"
+        )
     alpha = says.get("lora_alpha")
     try:
         for pattern, other in dict(says.get("alpha_pattern") or {}).items():
@@ -213,6 +256,16 @@ def _config_of(path: Path, tensors: Tensors) -> dict[str, Any]:
         prefix, _, name = key.rpartition(".")
         found.setdefault(f"{prefix}." if prefix else "", {})[name] = value
     return found
+
+
+def _file_of(folder: Path) -> Path:
+    """The LoRA in a folder, as diffusers or PEFT calls it. InputError where there is none."""
+    names = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    found = mistaken.other_folder(folder)
+    raise InputError(found or f"{folder} is no LoRA: it has no {' and no '.join(names)}")
 
 
 def _path_and_scale(text: str) -> tuple[Path, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 _HEAD = 512  # bytes that tell a file's kind
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9]+):/+")
 _CONVERT = (
     'python -c "import torch, safetensors.torch as s; d = torch.load({old!r}, weights_only=True); '
     "s.save_file({{k: v.clone().contiguous() for k, v in d.get('state_dict', d).items() "
@@ -20,12 +21,35 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 def other_place(path: Path) -> str | None:
     """What a path is where nothing is, and what to do; None where it is just a path."""
     text = str(path)
-    if re.match(r"https?:/", text):
-        return f"{text} is an address, no path: fetch the file with `curl -L -O ADDRESS`, give that"
-    if _HUB_NAME.fullmatch(text) and not path.parent.exists():
+    if found := _SCHEME.match(text):  # a path has lost one of two slashes
+        text, kind = text[found.end() :], found[1].lower()
+        if kind.startswith("http"):
+            address = f"{kind}://{text}"
+            return f"{address} is an address, no path: fetch the file with `curl -L -O {address}`"
+        if kind != "hf":
+            return f"{kind}://{text} is an address, no path: fetch it first, and give the path"
+        path = Path(text)
+    if _HUB_NAME.fullmatch(text) and (found or not path.parent.exists()):
         fetch = f"`hf download {text} --local-dir {path.name}`"
         return f"{text} is a name on the Hugging Face hub, no path: {fetch}, then give {path.name}"
     return None
+
+
+def no_folder(text: str) -> str | None:
+    """What an address is where only folders will do, and what to do; None for a path."""
+    if not (found := _SCHEME.match(text)) or "://" not in text:
+        return None
+    return (
+        f"{text} is an address, no folder: mount what is at {found[1]}:// (gcsfuse, mount-s3) and "
+        "give its path"
+    )
+
+
+def absent(path: Path) -> str:
+    """What to say of a path where nothing is."""
+    if path.is_symlink():
+        return f"{path} is a link that leads nowhere: check it (ls -l)"
+    return f"{path} does not exist: check the path"
 
 
 def other_file(path: Path) -> str | None:

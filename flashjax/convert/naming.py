@@ -45,6 +45,8 @@ _OWN = {
     ("clip", "transformers"): "text_model text_projection",
     ("t5", "transformers"): "shared encoder",
 }
+_CLIP_WIDTH = "text_model.final_layer_norm.weight"
+RELEASED_CLIPS = {"clip_l": 768, "clip_g": 1280}  # their widths
 _NUMBERS = re.compile(r"(?:^|\.)(?:position_ids|num_batches_tracked)$")  # counted, not learned
 # Prefixes of copies: they are set aside where the network itself is there.
 _COPY = re.compile(r"(?:^|[._])(?:ema|teacher|fake|critic|discriminator)", re.IGNORECASE)
@@ -55,11 +57,17 @@ _CLIPS = (  # of a CLIP's prefix: which of the two it is
 _NOT_SD3 = (  # what shares some names with SD3's transformer
     (re.compile(r"(?:^|\.)(?:double_blocks|single_blocks|single_transformer_blocks)\."), "Flux"),
     (re.compile(r"(?:^|\.)controlnet_blocks\."), "a ControlNet"),
+    (re.compile(r"(?:^|\.)transformer_blocks\.\d+\.(?:img|txt)_mod\."), "Qwen-Image"),
+    (re.compile(r"(?:^|\.)(?:double_layers|single_layers|joint_transformer_blocks)\."), "AuraFlow"),
 )
 _OTHERS = (  # what shares none
     (re.compile(r"(?:^|\.)(?:input_blocks|output_blocks)\.\d+\."), "a UNet of SD 1, 2 or XL"),
     (re.compile(r"(?:^|\.)(?:down|up)_blocks\.\d+\.attentions\."), "a UNet of SD 1, 2 or XL"),
     (re.compile(r"(?:^|\.)(?:adaln_single|caption_projection)\."), "PixArt"),
+    (re.compile(r"(?:^|\.)(?:t_block\.1|y_embedder\.y_embedding)"), "PixArt"),
+    (re.compile(r"(?:^|\.)mlp_t5\.\d"), "HunyuanDiT"),
+    (re.compile(r"(?:^|\.)layers\.\d+\.attention\.qkv\."), "Lumina or Z-Image"),
+    (re.compile(r"(?:^|\.)blocks\.\d+\.(?:self|cross)_attn\."), "Wan"),
     (
         re.compile(r"^(?:token_embd|enc\.blk\.\d+|blk\.\d+)\."),
         "a text model named by llama.cpp",
@@ -82,14 +90,16 @@ def networks(tensors: Tensors) -> dict[str, tuple[Tensors, str]]:
     _refuse(tensors, _NOT_SD3)
     found: dict[str, tuple[str, str, str]] = {}
     for kind, places in _places(tensors).items():
+        clips = _which_clips(tensors, [prefix for _, prefix in places]) if kind == "clip" else {}
         for naming, prefix in places:
-            name = kind if kind != "clip" else _which_clip(prefix)
+            name = clips.get(prefix, "") if kind == "clip" else kind
             if name in found:
                 raise _twice(tensors, name, found[name][2], prefix)
             if name:
                 found[name] = (kind, naming, prefix)
-    if not found:
+    if "transformer" not in found:
         _refuse(tensors, _OTHERS)
+    if not found:
         raise _unknown(tensors)
     taken = {
         name: _own(tensors, kind, naming, prefix) for name, (kind, naming, prefix) in found.items()
@@ -147,8 +157,17 @@ def _places(tensors: Tensors) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def _which_clip(prefix: str) -> str:
-    return next((name for name, pattern in _CLIPS if pattern.search(prefix)), "")
+def _which_clips(tensors: Tensors, prefixes: list[str]) -> dict[str, str]:
+    """By prefix which of the two CLIPs it is: it says so, or else of two the narrower is L."""
+    found = {
+        prefix: name for prefix in prefixes for name, pattern in _CLIPS if pattern.search(prefix)
+    }
+    widths = {prefix: tensors.shapes.get(f"{prefix}{_CLIP_WIDTH}", (0,))[0] for prefix in prefixes}
+    if not found and len(prefixes) == len(set(widths.values())) == 2:
+        narrow, wide = sorted(prefixes, key=widths.__getitem__)
+        return {narrow: "clip_l", wide: "clip_g"}
+    released = {width: name for name, width in RELEASED_CLIPS.items()}
+    return {prefix: found.get(prefix) or released.get(widths[prefix], "") for prefix in prefixes}
 
 
 def _own(tensors: Tensors, kind: str, naming: str, prefix: str) -> dict[str, str]:
@@ -196,6 +215,8 @@ def _unknown(tensors: Tensors) -> InputError:
     if kinds := _places(tensors):
         alone = " and ".join(_ALONE[kind] for kind in kinds)
         return InputError(f"{tensors.where} is {alone} alone: give a file with a transformer")
+    if not tensors:
+        return InputError(f"{tensors.where} holds no tensors: fetch it anew")
     parts = zip(*(name.split(".")[:-1] for name in tensors), strict=False)
     same = itertools.takewhile(lambda found: len(set(found)) == 1, parts)
     prefix = "".join(f"{found[0]}." for found in same)

@@ -4,6 +4,8 @@ A name that ends like a file is that file, another one a folder. The manifest kn
 every file, so that what somebody changed, or put there, is theirs.
 """
 
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -48,11 +50,13 @@ def places(out: Path, names: Sequence[str]) -> list[Path]:
 def check_free(paths: Iterable[Path], *, force: bool, read: Iterable[Path] = ()) -> None:
     """InputError for a path that holds what flashjax did not write, or what is `read` from.
 
-    `force` gives files away, but never a folder in which somebody else has a file.
+    `force` gives files away, but never a folder in which somebody else has a file. InputError, too,
+    where nothing can be written.
     """
-    sources = [source.resolve() for source in read]
+    paths = list(paths)
+    sources = [_real(source) for source in read]
     for path in paths:
-        here = path.resolve()
+        here = _real(path)
         if any(here == source or here in source.parents for source in sources):
             raise InputError(f"{path} is what is read: choose another --out")
         if path.is_dir():
@@ -62,6 +66,20 @@ def check_free(paths: Iterable[Path], *, force: bool, read: Iterable[Path] = ())
                 f"{path} is there, and flashjax did not write it so: choose another --out, or "
                 "give --force to write over it"
             )
+    for folder in dict.fromkeys(path.parent for path in paths):
+        check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """InputError where nothing can be made in a folder, or in the one that it would be made in."""
+    here = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    try:
+        tempfile.TemporaryFile(dir=here).close()
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise InputError(
+            f"nothing can be written in {here} ({why}): choose another place"
+        ) from error
 
 
 def foreign(path: Path) -> list[Path]:
@@ -87,6 +105,11 @@ def keep_record(path: Path) -> None:
         if name != gone[0] and not name.startswith(gone[1])
     }
     write_json(path.parent / MANIFEST, {"written by flashjax": dict(sorted((old | new).items()))})
+
+
+def _real(path: Path) -> Path:
+    """The path without links; links that lead in a circle stay."""
+    return Path(os.path.realpath(path))
 
 
 def _check_folder(path: Path, *, force: bool) -> None:

@@ -43,6 +43,12 @@ def in_float32(name: str) -> Placement:
     return FLOAT32
 
 
+def as_stored(name: str) -> Placement:
+    """Every network as its file has it, what is wider or of 8 bits in float32."""
+    del name
+    return Placement(widest=FLOAT32.dtype)
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """All networks of one model; `text` is {"clip_l", "clip_g", "t5"}, without "t5" where absent.

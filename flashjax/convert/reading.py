@@ -34,6 +34,7 @@ _UNREAD = {  # what other tensors of a file may be, and their bits; who reads on
 }  # fmt: skip
 _METADATA = "__metadata__"
 _LONGEST_HEADER = 100_000_000  # what the format's own reader allows
+_MOST_TENSORS = 100_000  # a whole SD3.5 with averages and all encoders has 5,000
 
 
 def open_safetensors(path: Path | str) -> Tensors:
@@ -108,6 +109,8 @@ def _check_layout(path: Path, header: Any, size: int) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _broken(path, "its header is no object, or its metadata no texts")
     entries = {name: entry for name, entry in header.items() if name != _METADATA}
+    if len(entries) > _MOST_TENSORS:
+        raise InputError(f"{path} holds {len(entries)} tensors: no model has so many")
     for name, entry in entries.items():
         _check_entry(path, name, entry)
     end, before = 0, "the header"

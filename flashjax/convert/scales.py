@@ -8,6 +8,7 @@ MLX's `quantize`.
 import functools
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ _FP8 = {
     "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
 }
 _CODES = (_INT8, *_FP8.values())
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of a block
 _COMFY_KEYS = (  # what a marker may say of a layer; what else it says would change the weight
     "format", "convrot", "convrot_groupsize", "group_size", "params", "full_precision_matrix_mult",
     "per_row", "per_channel", "orig_dtype", "orig_shape",
@@ -89,6 +91,7 @@ def dequantised(tensors: Tensors) -> Tensors:
             ways = ", ".join((*found[name].parts[1:], *stored.parts[1:]))
             raise InputError(f"{tensors.where}: {name} has scales in two ways: {ways}; keep one")
         found[name] = stored
+    _check_siblings(tensors, found)
     used = {name for name in tensors if name.endswith((*_LEFT_OUT, COMFY))}
     used |= {part for stored in found.values() for part in stored.parts}
     if not used:
@@ -146,6 +149,21 @@ def hadamard(size: int) -> np.ndarray:
     while len(matrix) < size:
         matrix = np.kron(matrix, mix)
     return matrix / np.sqrt(np.float32(size))
+
+
+def _check_siblings(tensors: Tensors, found: Mapping[str, Stored]) -> None:
+    """InputError for codes without a scale where the same layer of another block has one.
+
+    In 8-bit floats they would pass for weights.
+    """
+    scales = {_NUMBER.sub("#", name): stored.parts for name, stored in found.items()}
+    for name, info in tensors.infos.items():
+        parts = scales.get(_NUMBER.sub("#", name))
+        if parts and name not in found and info.dtype in _CODES:
+            raise InputError(
+                f"{tensors.where}: {name} is {info.dtype.name} without a scale, and others like "
+                f"it have one ({parts[1]}): the file is not whole"
+            )
 
 
 def _told(tensors: Tensors, layer: str) -> bool:

@@ -10,6 +10,7 @@ import re
 from typing import TypeVar
 
 from flashjax.convert.fields import say
+from flashjax.convert.naming import RELEASED_CLIPS
 from flashjax.convert.tensors import Shape, Tensors
 from flashjax.models.clip import CLIPConfig
 from flashjax.models.mmdit import MMDiTConfig
@@ -18,7 +19,6 @@ from flashjax.models.vae import VAEConfig
 from flashjax.types import InputError
 
 HEAD_WIDTH = 64  # of every released transformer and text encoder
-RELEASED_CLIPS = (768, 1280)  # widths of L and bigG
 Config = TypeVar("Config", MMDiTConfig, VAEConfig, CLIPConfig, T5Config)
 
 
@@ -99,7 +99,7 @@ def clip_sizes(
     found = _agreed(sizes, known, "heads", "activation", "dtype")
     if found == known:
         return found
-    if width not in RELEASED_CLIPS:
+    if width not in RELEASED_CLIPS.values():
         say(f"{tensors.where} does not say its heads: they are taken to be {HEAD_WIDTH} wide")
     return dataclasses.replace(sizes, heads=_heads(tensors, width, HEAD_WIDTH))
 

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from flashjax import trees
+from flashjax.convert.fields import say
 from flashjax.convert.tensors import Info, Shape, Tensors
 from flashjax.types import InputError, Params, listed
 
@@ -138,6 +139,16 @@ class Placement:
 AS_STORED, FLOAT32 = Placement(), Placement(np.dtype(np.float32))
 
 
+def exact_dtype(dtypes: Collection[np.dtype]) -> np.dtype:
+    """The narrowest dtype that holds every number of each of `dtypes`."""
+    if len(dtypes) == 1:
+        return next(iter(dtypes))
+    wide = {dtype for dtype in dtypes if dtype.itemsize > 1}
+    if not wide:  # of 8 bits two kinds: float16 has the exponents of one, the fraction of the other
+        return np.dtype(np.float16)
+    return next(iter(wide)) if len(wide) == 1 else np.dtype(np.float32)
+
+
 def split_path(path: str) -> tuple[str, str]:
     """Of "a/qkv/kernel": ("a/qkv", ".weight"). A parameter outside a layer has no suffix."""
     module, _, parameter = path.rpartition("/")
@@ -211,8 +222,7 @@ def translated_rows(tensors: Tensors, given: list[Row], wanted: list[Row]) -> Te
     check_shapes(given, tensors)
     infos, places = {}, {}
     for source, target in zip(given, wanted, strict=True):
-        dtypes = {tensors.infos[key].dtype for key in source.keys}
-        dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+        dtype = exact_dtype({tensors.infos[key].dtype for key in source.keys})
         for part, key in enumerate(target.keys):
             infos[key], places[key] = Info(target.shape, dtype), (source, target, part)
 
@@ -265,10 +275,11 @@ def _load(
 def _read(row: Row, tensors: Tensors, sharding: Sharding) -> Array:
     """The elements "parts size" of one row, each device's share read for it alone."""
     info = tensors.infos[row.keys[0]]
+    dtype = exact_dtype({tensors.infos[key].dtype for key in row.keys})
 
     def share(index: tuple[slice, ...] | None) -> np.ndarray:
         start, stop, _ = (slice(None) if index is None else index[1]).indices(info.size)
-        pieces = [tensors.piece(key, start, stop) for key in row.keys]
+        pieces = [tensors.piece(key, start, stop).astype(dtype, copy=False) for key in row.keys]
         return pieces[0][None] if len(pieces) == 1 else np.stack(pieces)
 
     shape = (len(row.keys), info.size)
@@ -324,19 +335,19 @@ def _cutter(length: int, sharding: Sharding) -> Callable:
 
 
 def _common_dtype(rows: list[Row], tensors: Tensors, widest: Any) -> np.dtype:
-    """The one dtype that all tensors of a leaf are stored in, or `widest`."""
-    stored = {tensors.infos[key].dtype: key for row in rows for key in row.keys}
+    """The dtype that all tensors of a leaf are stored in; of several, one that holds each exactly.
+
+    `widest` stands for all wider ones, and for those that are mixed or of 8 bits.
+    """
+    stored = {tensors.infos[key].dtype for row in rows for key in row.keys}
     if widest is not None:
-        dtype = next(iter(stored))
-        kept = len(stored) == 1 and 2 <= dtype.itemsize <= widest.itemsize
-        return dtype if kept else widest
-    found = {dtype.name: key for dtype, key in stored.items()}
-    if len(found) > 1:
-        examples = ", ".join(f"{key} is {name}" for name, key in found.items())
-        raise InputError(
-            f"{tensors.where} mixes dtypes in one leaf ({examples}): choose a dtype (--dtype)"
-        )
-    return tensors.infos[rows[0].keys[0]].dtype
+        (dtype,) = stored if len(stored) == 1 else (widest,)
+        return dtype if 2 <= dtype.itemsize <= widest.itemsize else widest
+    dtype = exact_dtype(stored)
+    if len(stored) > 1:
+        names = " and ".join(sorted(found.name for found in stored))
+        say(f"{tensors.where} mixes {names} in layers that are kept as one: in {dtype.name}")
+    return dtype
 
 
 def _abstract(rows: Iterable[Row]) -> Params:

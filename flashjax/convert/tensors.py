@@ -13,6 +13,7 @@ import numpy as np
 from flashjax.types import InputError, listed
 
 Shape = tuple[int, ...]
+SMALL_ENERGY = 1e-24  # where squares may have lost digits
 
 
 @dataclass(frozen=True)
@@ -140,3 +141,10 @@ def joined(*parts: Tensors) -> Tensors:
     metadata = {key: value for part in parts for key, value in part.metadata.items()}
     where = ", ".join(dict.fromkeys(part.where for part in parts))
     return Tensors(where, infos, lambda name, *ends: owners[name].piece(name, *ends), metadata)
+
+
+def energy(array: np.ndarray) -> float:
+    """The sum of squares, of numbers too whose squares float32 has not."""
+    flat = array.reshape(-1).astype(np.float32, copy=False)
+    found = float(flat @ flat)
+    return found if found > SMALL_ENERGY else float(np.square(flat, dtype=np.float64).sum())

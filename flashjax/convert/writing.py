@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from flashjax.convert.reading import DTYPES, open_safetensors
-from flashjax.convert.tensors import Info, Tensors
-from flashjax.types import InputError
+from flashjax.convert.tensors import Info, Tensors, energy
+from flashjax.types import InputError, listed
 
 MAX_SHARD_BYTES = 10_000_000_000  # diffusers' own limit
 PIECE_ELEMENTS = 2**24  # that are checked, hashed and written at once
+SMALLEST_HALF = 1e-5  # root-mean-square weight that float16 keeps at 55 dB, a tenth of it at 35
 WIDER = "write it with --dtype bfloat16 or float32 (export.dtype of a config)"
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ORDER = {dtype: order for order, dtype in enumerate(DTYPES.values())}
@@ -39,32 +40,11 @@ def write_safetensors(
     """Write `tensors` in `dtype`, or each in its own; the file appears once it is proved complete.
 
     The order is the format's own library's, so that equal tensors give equal files. `metadata` is
-    {"format": "pt"} unless given. Every tensor is read back and compared. InputError for weights
-    that are not finite in `dtype`.
+    {"format": "pt"} unless given. Every tensor is read back and compared. A tensor that float16
+    would leave nothing of keeps its own dtype, and is said. InputError for weights that are not
+    finite in `dtype`.
     """
-    infos = _stored(path, tensors, dtype)
-    header = _header(infos, {"format": "pt"} if metadata is None else metadata)
-    digests, vanished = {}, []
-    with replacing(Path(path)) as new:
-        with new.open("wb") as file:
-            file.write(header)
-            for name, info in infos.items():
-                digest, before, after = hashlib.sha256(), 0, 0
-                narrowed = info.dtype == np.float16 != tensors.infos[name].dtype
-                for piece in _pieces(tensors, name):
-                    stored = stored_as(info.dtype, piece, f"{path}: tensor {name}")
-                    if narrowed:
-                        before += int(np.count_nonzero(piece))
-                        after += int(np.count_nonzero(stored))
-                    digest.update(stored.view(np.uint8))
-                    file.write(stored.view(np.uint8))
-                digests[name] = digest.digest()
-                vanished += [name] if 2 * after < before else []
-        _prove(new, digests)
-    if vanished:
-        names = vanished[0] + (f" and {len(vanished) - 1} more" if vanished[1:] else "")
-        kind = infos[vanished[0]].dtype.name
-        log.warning("%s: most of %s is too small for %s, and 0: %s", path, names, kind, WIDER)
+    _write(Path(path), tensors, _stored(path, tensors, dtype), metadata)
 
 
 def write_weights(
@@ -79,13 +59,12 @@ def write_weights(
     infos = _stored(folder / stem, tensors, dtype)
     shards = _shards(infos, max_shard_bytes)
     if len(shards) == 1:
-        write_safetensors(folder / f"{stem}.safetensors", tensors, dtype=dtype)
+        _write(folder / f"{stem}.safetensors", tensors, infos)
         return
     places: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
-        part = tensors.renamed({name: name for name in names}, where=tensors.where)
-        write_safetensors(folder / file, part, dtype=dtype)
+        _write(folder / file, tensors, {name: infos[name] for name in names})
         places |= dict.fromkeys(names, file)
     total = sum(info.nbytes for info in infos.values())
     write_json(
@@ -131,6 +110,27 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(new, path)
 
 
+def _write(
+    path: Path,
+    tensors: Tensors,
+    infos: Mapping[str, Info],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Those of the tensors that `infos` lists, in its order and dtypes, read back and compared."""
+    digests = {}
+    with replacing(path) as new:
+        with new.open("wb") as file:
+            file.write(_header(infos, {"format": "pt"} if metadata is None else metadata))
+            for name, info in infos.items():
+                digest = hashlib.sha256()
+                for piece in _pieces(tensors, name):
+                    stored = stored_as(info.dtype, piece, f"{path}: tensor {name}")
+                    digest.update(stored.view(np.uint8))
+                    file.write(stored.view(np.uint8))
+                digests[name] = digest.digest()
+        _prove(new, digests)
+
+
 def _stored(path: Path | str, tensors: Tensors, dtype: Any) -> dict[str, Info]:
     """The tensors as the file will have them, in its order: wide types first, then by name."""
     if dtype is not None and np.dtype(dtype) not in _NAMES:
@@ -140,7 +140,19 @@ def _stored(path: Path | str, tensors: Tensors, dtype: Any) -> dict[str, Info]:
         name: info if dtype is None else Info(info.shape, np.dtype(dtype))
         for name, info in tensors.infos.items()
     }
+    tiny = [name for name, info in infos.items() if _vanishes(tensors, name, info.dtype)]
+    if tiny:
+        log.info("%s: %s too small for float16, kept as stored", path, listed(tiny))
+    infos |= {name: tensors.infos[name] for name in tiny}
     return dict(sorted(infos.items(), key=lambda item: (-_ORDER[item[1].dtype], item[0])))
+
+
+def _vanishes(tensors: Tensors, name: str, dtype: np.dtype) -> bool:
+    """Whether a tensor as a whole is below what float16 resolves, and is to be narrowed to it."""
+    info = tensors.infos[name]
+    if dtype != np.float16 or info.dtype == dtype or info.dtype.itemsize == 1 or not info.size:
+        return False
+    return 0 < sum(map(energy, _pieces(tensors, name))) < info.size * SMALLEST_HALF**2
 
 
 def _header(infos: Mapping[str, Info], metadata: Mapping[str, str]) -> bytes:

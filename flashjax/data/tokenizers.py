@@ -7,10 +7,10 @@ import itertools
 import json
 import logging
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -98,31 +98,59 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
     with_t5 = not _leaves_t5_out(folder)
     for name in _VOCABULARIES:
         if with_t5 or name != "tokenizer_3":
-            _check_files(folder / name, _VOCABULARIES[name], "a folder in SD3.5's layout")
+            check_files(folder / name, "a folder in SD3.5's layout")
     config = folder / "tokenizer" / "tokenizer_config.json"
-    if "model_max_length" not in json.loads(config.read_text(encoding="utf-8")):
+    if "model_max_length" not in _read_json(config):
         raise InputError(f"{config}: no model_max_length; set it (77 for SD3.5)")
 
     from transformers import CLIPTokenizer, T5Tokenizer
 
-    clip_l = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    clip_l = _opened(CLIPTokenizer, folder / "tokenizer", _WORD_END)
     t5 = None
     if with_t5:
-        t5 = T5Tokenizer.from_pretrained(folder / "tokenizer_3", local_files_only=True)
+        t5 = _opened(T5Tokenizer, folder / "tokenizer_3", _T5_SPACE)
         t5_length = t5_length or min(t5.model_max_length, _T5_LENGTH)
     return Tokenizer(
         clip_l=clip_l,
-        clip_g=CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
+        clip_g=_opened(CLIPTokenizer, folder / "tokenizer_2", _WORD_END),
         t5=t5,
         clip_length=clip_l.model_max_length,
         t5_length=t5_length or 0,
     )
 
 
+def check_fits(tokenizer: Tokenizer, rows: Mapping[str, int], where: str) -> None:
+    """InputError where a tokenizer knows more tokens than its encoder's table of tokens has rows.
+
+    `rows` is by encoder, "clip_l", "clip_g" and "t5"; of one that is left out nothing is asked.
+    """
+    for name, count in rows.items():
+        known = getattr(tokenizer, name)
+        if known is not None and len(known) > count:
+            raise InputError(
+                f"{where}: the tokenizer of {name} has {len(known)} tokens, its text encoder "
+                f"{count}: they are of different models"
+            )
+
+
+def check_files(folder: Path, wanted: str, *, vocabulary: Sequence[str] = ()) -> None:
+    """InputError unless the folder of a tokenizer has all files of one; `wanted` is what to give.
+
+    `vocabulary` are the files that it needs where it has no tokenizer.json, by default those of a
+    pipeline's tokenizer of that name.
+    """
+    needed = ["tokenizer_config.json"]
+    if not (folder / "tokenizer.json").is_file():
+        needed += vocabulary or _VOCABULARIES[folder.name]
+    for name in needed:
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: no such file; give {wanted}")
+
+
 def load_clip_tokenizer(folder: Path) -> "CLIPTokenizer":
     """The tokenizer that lies beside the weights of a CLIP. InputError where there is none."""
     wanted = "the tokenizer of a CLIP beside its weights: tokenizer.json, tokenizer_config.json"
-    _check_files(folder, _VOCABULARIES["tokenizer"], wanted)
+    check_files(folder, wanted, vocabulary=_VOCABULARIES["tokenizer"])
 
     from transformers import CLIPTokenizer
 
@@ -161,17 +189,33 @@ def _leaves_t5_out(folder: Path) -> bool:
     index = folder / "model_index.json"
     if not index.is_file():
         return False
-    entry = json.loads(index.read_text(encoding="utf-8")).get("tokenizer_3")
+    entry = _read_json(index).get("tokenizer_3")
     return not entry or entry[1] is None
 
 
-def _check_files(folder: Path, vocabulary: Iterable[str], wanted: str) -> None:
-    needed = ["tokenizer_config.json"]
-    if not (folder / "tokenizer.json").is_file():
-        needed += vocabulary
-    for name in needed:
-        if not (folder / name).is_file():
-            raise InputError(f"{folder / name}: no such file; give {wanted}")
+def _opened(kind: Any, folder: Path, mark: str) -> Any:
+    """The tokenizer of a folder. InputError where it is broken, or has no `mark` in its words."""
+    try:
+        found = kind.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{folder} is no whole {kind.__name__}, fetch it anew: {first}") from error
+    if not any(mark in token for token in found.get_vocab()):
+        raise InputError(
+            f"{folder} is no {kind.__name__}, none of its {len(found)} tokens has {mark!r}: it is "
+            "of another encoder"
+        )
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return found
 
 
 def _write_clip(folder: Path, words: Iterable[str], *, length: int, pad: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import jinja2
 import numpy as np
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from flashjax.evaluate.bars import TIMES, Bar, verdict
 from flashjax.evaluate.grids import png_bytes
@@ -22,6 +23,7 @@ from flashjax.evaluate.judge import Figure, Measured
 
 Record: TypeAlias = Mapping[str, Any]  # a line of metrics.jsonl: "step" and "network/quantity"
 
+SHOWN_SIDE = 256  # pixels that a picture has at most in a table
 NBSP = "\N{NO-BREAK SPACE}"
 
 
@@ -121,6 +123,19 @@ def grouped(samplers: Sequence[Sampler]) -> list[tuple[str, list[Sampler]]]:
     """Neighbours of the same group under its heading."""
     groups = itertools.groupby(samplers, key=lambda sampler: sampler.group)
     return [(group, list(members)) for group, members in groups]
+
+
+def scale_of(images: np.ndarray) -> int:
+    """How pictures "n h w 3" are shown: 2 at twice their size, 1 as they are, 0 reduced."""
+    return min(2, SHOWN_SIDE // max(images.shape[1:3]))
+
+
+def reduced(images: np.ndarray) -> list[np.ndarray]:
+    """Pictures "n h w 3"; those that are too large for a table are made smaller."""
+    found = [Image.fromarray(image) for image in images]
+    for picture in found:
+        picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
+    return [np.asarray(picture) for picture in found]
 
 
 @dataclass(frozen=True)
@@ -234,6 +249,8 @@ def environment() -> jinja2.Environment:
         "duration": _duration,
         "megabytes": _megabytes,
         "data_uri": _data_uri,
+        "reduced": reduced,
+        "scale": scale_of,
     }
     environment.globals |= {
         "zip": zip,

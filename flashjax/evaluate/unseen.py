@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flashjax.data.buckets import fitted
+from flashjax.data.buckets import Size, fitted
 from flashjax.data.samples import Sample, Samples, Unreadable
 from flashjax.types import InputError
 
@@ -31,7 +31,7 @@ def halves(samples: Samples, count: int, *, side: int) -> Unseen:
     Pictures come to squares of `side` pixels, the size that is drawn. A broken one is left out, and
     so are captions alone among pictures.
     """
-    found = list(_read(samples, side))
+    found = list(_read(samples, (side, side)))
     pictured = [sample for sample in found if sample.image is not None]
     captions = [sample.caption for sample in pictured or found]
     if not captions:
@@ -49,8 +49,16 @@ def halves(samples: Samples, count: int, *, side: int) -> Unseen:
     return Unseen(captions[:count], images[:count], images[count:])
 
 
-def _read(samples: Samples, side: int) -> Iterator[Sample]:
-    """All samples that can be read, their pictures squares."""
+def pictures_of(samples: Samples, size: Size) -> np.ndarray:
+    """All pictures that can be read, in this size, uint8 "n H W 3". InputError where none can."""
+    images = [sample.image for sample in _read(samples, size) if sample.image is not None]
+    if not images:
+        raise InputError(f"{samples.name} has no pictures to compare with")
+    return np.stack(images)
+
+
+def _read(samples: Samples, size: Size) -> Iterator[Sample]:
+    """All samples that can be read, their pictures resized to cover `size`, and cropped."""
     for index in range(len(samples)):
         try:
             image, caption = samples[index]
@@ -58,5 +66,5 @@ def _read(samples: Samples, side: int) -> Iterator[Sample]:
             log.warning("%s: left out: %s", samples.name, error)
             continue
         if image is not None:
-            image = fitted(image, (side, side), crop="centre", seed=())
+            image = fitted(image, size, crop="centre", seed=())
         yield Sample(image, caption)

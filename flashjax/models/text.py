@@ -39,6 +39,12 @@ class TextConfig:
     def pooled_width(self) -> int:
         return self.clip_l.width + self.clip_g.projection
 
+    @property
+    def vocabularies(self) -> dict[str, int]:
+        """How many tokens each encoder knows, by its name; of a T5 that is absent nothing."""
+        found = {"clip_l": self.clip_l.vocabulary, "clip_g": self.clip_g.vocabulary}
+        return found | ({} if isinstance(self.t5, AbsentT5) else {"t5": self.t5.vocabulary})
+
 
 def encode_text(
     config: TextConfig, params: Params, tokens: Tokens, *, drop: Array | None = None

@@ -64,6 +64,9 @@ def initialise(environment: Mapping[str, str]) -> Job | None:
         jax.distributed.initialize(job.coordinator, job.processes, job.process)
     else:
         jax.distributed.initialize()
+    # What processes meet through is made at their first meeting, and gloo waits no more than half
+    # a minute for it: they meet while they are still abreast.
+    meet("all processes are here")
     return job
 
 

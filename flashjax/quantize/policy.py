@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flashjax.convert.writing import stored_as
+from flashjax.convert.writing import SMALLEST_HALF, stored_as
 from flashjax.quantize.codecs.codec import BF16, F16, F32, Q4_K, Q5_K, Q6_K, Q8_0, Codec
 from flashjax.types import InputError
 
@@ -26,7 +26,7 @@ EDGES = ("pos_embed", *EMBEDDERS, "final_layer.")
 
 # Steps, and float16 itself, end somewhere: below these root-mean-square weights a type loses its
 # usual fidelity (Q6_K has 32 dB left at 5e-4 and 19 at 1e-4, Q8_0 39 dB at 1e-4, F16 55 at 1e-5).
-SMALLEST_RMS = {Q4_K: 5e-4, Q5_K: 5e-4, Q6_K: 5e-4, Q8_0: 1e-4, F16: 1e-5}
+SMALLEST_RMS = {Q4_K: 5e-4, Q5_K: 5e-4, Q6_K: 5e-4, Q8_0: 1e-4, F16: SMALLEST_HALF}
 FINER = {Q4_K: Q8_0, Q5_K: Q8_0, Q6_K: Q8_0, Q8_0: F16, F16: F32}
 LARGEST = 65504.0  # of float16
 WIDER = "write it with --format gguf-bf16 or comfy-int8"  # which hold it

@@ -20,7 +20,7 @@ from flashjax.convert.reading import read_json
 from flashjax.convert.text import abstract_text
 from flashjax.convert.writing import write_json
 from flashjax.data.config import DataConfig
-from flashjax.data.tokenizers import Tokenizer, load_tokenizers
+from flashjax.data.tokenizers import Tokenizer, check_fits, load_tokenizers
 from flashjax.flow.schedule import Schedule
 from flashjax.models.clip import CLIPConfig
 from flashjax.models.mmdit import MMDiTConfig
@@ -166,7 +166,9 @@ def open_model(
     if "text" in names:
         wanted = abstract_text(pipeline.text_config)
         trees.check_same(wanted, pipeline.text, where=str(folder / PARAMS))
-    return pipeline, _tokenizer(folder / TOKENIZERS)
+    tokenizer = _tokenizer(folder / TOKENIZERS)
+    check_fits(tokenizer, pipeline.text_config.vocabularies, str(folder / TOKENIZERS))
+    return pipeline, tokenizer
 
 
 def student_of(workdir: Path, stage: str, mesh: Mesh | None = None) -> Params:

@@ -95,6 +95,9 @@ def convert(
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(FORMATS)}")
     paths = places(out, [FORMATS[name] for name in formats])
     check_free(paths, force=force, read=[source, base or source])
+    if "diffusers" in formats and kind_of(source) == "pipeline":
+        folders.settings(source)
+        folders.check_tokenizers(source, with_t5=folders.has_t5(source))
     known = folders.read_configs(base) if base else {}
     # Products are added in float32, and rounded to the wanted dtype alone.
     placement = Placement(np.dtype(dtype)) if loras and dtype else AS_STORED

@@ -16,7 +16,7 @@ from flashjax.convert.adapters import open_loras, with_loras
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.table import AS_STORED, Placement
 from flashjax.data.prompts import read_prompts, shortened
-from flashjax.data.tokenizers import Tokenizer, load_tokenizers
+from flashjax.data.tokenizers import Tokenizer, check_fits, load_tokenizers
 from flashjax.evaluate.sample import SOLVERS, Sampler, check_seed
 from flashjax.flow.guidance import SkipLayers
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
@@ -142,6 +142,7 @@ def open_source(options: argparse.Namespace, name: str) -> tuple[Pipeline, Token
     place = placement(options)
     known = {"absent_t5": options.absent_t5, "loras": loras}
     pipeline = open_pipeline(source, base=base, place=lambda _: place, **known)
+    check_fits(tokenizer, pipeline.text_config.vocabularies, str(home))
     return in_dtype(pipeline, computed_in(options)), tokenizer
 
 

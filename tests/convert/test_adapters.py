@@ -189,9 +189,21 @@ KOHYA = "lora_unet_proj_out.lora_{}.weight"
             r"proj_out.lora_down.weight \(2, 5\) and .* do not fit proj_out.weight \(64, 24\)",
         ),
         ({"transformer.proj_out.lora_A.weight": (2, 24)}, "the other half of it is not there"),
-        (PAIR | {"a.lora_magnitude_vector": (3,)}, "a.lora_magnitude_vector: no part of a plain"),
-        ({"a.hada_w1_a": (2, 3), "a.hada_w1_b": (3, 2)}, "a.hada_w1_a, a.hada_w1_b: no part of a"),
-        (PAIR | {"a.lora_B.bias": (3,)}, "a.lora_B.bias: no part of a plain LoRA"),
+        (
+            PAIR | {"a.lora_magnitude_vector": (3,)},
+            "a.lora_magnitude_vector: DoRA is no plain LoRA",
+        ),
+        ({"a.hada_w1_a": (2, 3), "a.hada_w1_b": (3, 2)}, "a.hada_w1_a, a.hada_w1_b: LoHa is no"),
+        (PAIR | {"a.lora_B.bias": (3,)}, "a.lora_B.bias: a LoRA with full weights or biases is no"),
+        (PAIR | {"a.diff_b": (3,)}, "a.diff_b: a LoRA with full weights or biases is no plain"),
+        ({"lora_unet_a.lokr_w1": (2, 2), "lora_unet_a.lokr_w2": (2, 3)}, "LoKr is no plain LoRA"),
+        (PAIR | {"a.dora_scale": (3, 1)}, "a.dora_scale: DoRA is no plain LoRA"),
+        ({"lora_unet_a.oft_blocks": (2, 2, 2)}, "OFT is no plain LoRA"),
+        ({f"lora_unet_a.{part}.weight": (2, 2) for part in ("a1", "a2", "b1", "b2")}, "GLoRA is"),
+        ({"lora_unet_a.weight": (3, 1), "lora_unet_a.on_input": ()}, "IA3 is no plain LoRA"),
+        (PAIR | {"a.lora_mid.weight": (2, 2)}, "a LoCon with a core is no plain LoRA"),
+        ({f"text_encoder.a.lora_embedding_{half}": (2, 2) for half in "AB"}, "a LoRA of embedd"),
+        (PAIR | {"a.strange": (2, 2)}, "a.strange: what this is is no plain LoRA"),
         (
             {"a.lora_A.x.weight": (2, 3), "a.lora_B.y.weight": (3, 2)},
             "holds the adapters x, y: keep one",
@@ -205,6 +217,57 @@ def test_what_is_no_plain_lora_of_this_model_is_refused(tensors, message, pipeli
     with pytest.raises(InputError, match=message) as caught:
         with_loras(pipeline.parts, open_loras([f"{path}:1"]), place=in_float32)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+NO_NUMBER = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("up", "alpha", "message"),
+    [
+        (torch.full((64, 2), NO_NUMBER), 2.0, "lora_up.weight @ .*lora_down.weight times 1 is not"),
+        (torch.ones(64, 2), NO_NUMBER, "times nan is not finite: train or fetch it anew"),
+        (torch.full((64, 2), 3e38), 2.0, "times 1 is not finite"),
+        (torch.ones(64, 2, dtype=torch.int8), 2.0, "lora_up.weight is int8: codes, no factors of"),
+    ],
+)
+def test_what_a_lora_makes_of_a_weight_is_finite_or_it_is_named(
+    up, alpha, message, pipeline, tmp_path
+):
+    """The fault is the LoRA's, and not that of the weights that it is added to."""
+    tensors = {KOHYA.format("down"): torch.ones(2, 24), KOHYA.format("up"): up}
+    tensors["lora_unet_proj_out.alpha"] = torch.tensor(alpha)
+    save_file(tensors, tmp_path / "l.safetensors")
+    with pytest.raises(InputError, match=rf"l\.safetensors: .*{message}"):
+        with_loras(pipeline.parts, open_loras([str(tmp_path / "l.safetensors")]), place=in_float32)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"peft_type": "LOHA"}, "its config says peft_type 'LOHA', which is"),
+        ({"peft_type": "LORA", "use_dora": True}, "its config says use_dora True"),
+        ({"fan_in_fan_out": True}, "its config says fan_in_fan_out True"),
+        ({"init_lora_weights": "pissa_niter_4"}, "was begun as 'pissa_niter_4': it is added to"),
+        ({"init_lora_weights": "OLoRA"}, "was begun as 'olora'"),
+    ],
+)
+def test_a_config_of_another_kind_of_adapter_is_refused(config, message, tmp_path):
+    save_file({n: torch.ones(s) for n, s in PAIR.items()}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2} | config))
+    with pytest.raises(InputError, match=message):
+        open_loras([str(tmp_path)])
+    plain = {"init_lora_weights": True, "use_dora": False, "peft_type": "LORA", "lora_bias": None}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2} | plain))
+    open_loras([str(tmp_path)])
+
+
+def test_a_folder_without_a_lora_says_what_it_has(tmp_path):
+    with pytest.raises(InputError, match="is no LoRA: it has no pytorch_lora_weights"):
+        open_loras([str(tmp_path)])
+    torch.save({}, tmp_path / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"adapter_model\.bin is a pickle"):
+        open_loras([f"{tmp_path}:0.5"])
 
 
 @pytest.mark.parametrize(
@@ -250,7 +313,6 @@ def test_an_adapter_inside_a_checkpoint_is_merged(pipeline, caplog):
 
 
 def test_diffusers_fuses_the_same_weights(pipeline, tokenizers, tmp_path):
-    pytest.importorskip("peft")
     from diffusers import StableDiffusion3Pipeline
 
     write_pipeline(tmp_path / "model", pipeline, tokenizers_from=tokenizers, dtype=np.float32)

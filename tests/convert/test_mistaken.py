@@ -78,7 +78,10 @@ def test_the_command_for_a_pickle_converts_it(tmp_path):
 def test_names_of_the_hub_and_addresses_are_told_from_paths(tmp_path):
     told = other_place(Path("stabilityai/stable-diffusion-3.5-medium"))
     assert "`hf download stabilityai/stable-diffusion-3.5-medium --local-dir stable-diff" in told
-    assert "is an address, no path" in other_place(Path("https://hf.co/a/b.safetensors"))
+    told = other_place(Path("https://hf.co/a/b.safetensors"))
+    assert told.endswith("fetch the file with `curl -L -O https://hf.co/a/b.safetensors`")
+    assert "`hf download a/b --local-dir b`" in other_place(Path("hf://a/b"))
+    assert "s3://bucket/x is an address, no path" in other_place(Path("s3://bucket/x"))
     assert other_place(tmp_path / "absent") is None
     assert other_place(Path("/nowhere")) is None
 

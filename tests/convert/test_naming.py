@@ -108,6 +108,35 @@ def test_a_whole_pipeline_under_diffusers_names_in_one_file_is_read(pipeline):
         assert_same(found[name], dict(wanted[name]))
 
 
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [("te1.", "te2."), ("conditioner.embedders.1.transformer.", "conditioner.embedders.0.a.")],
+)
+def test_of_two_clips_under_any_prefix_the_narrower_is_l(narrow, wide, pipeline):
+    """As released ones are: 768 and 1280 wide."""
+    given = whole_file(pipeline)
+    wanted = split_file(given)
+    sizes = {name: pipeline.parts[name][1].width for name in ("clip_l", "clip_g")}
+    prefix = {"clip_l": PREFIXES["clip_l"], "clip_g": PREFIXES["clip_g"]}
+    new = dict(zip(sorted(sizes, key=sizes.get), (narrow, wide), strict=True))
+    names = {
+        name: next(
+            (
+                new[clip] + name.removeprefix(old)
+                for clip, old in prefix.items()
+                if name.startswith(old)
+            ),
+            name,
+        )
+        for name in given
+    }
+    found = split_file(given.renamed(names, where="memory"))
+    assert found.keys() == wanted.keys()
+    first, second = sorted(sizes, key=sizes.get)
+    assert_same(found["clip_l"], dict(wanted[first]))
+    assert_same(found["clip_g"], dict(wanted[second]))
+
+
 EXTRAS = {
     "text_encoders.clip_l.logit_scale": np.array(4.6, FLOAT),
     "text_encoders.t5xxl.logit_scale": np.array(4.6, FLOAT),
@@ -192,6 +221,20 @@ def test_a_copy_is_set_aside_and_two_of_a_kind_are_refused(bare):
         (["down_blocks.0.attentions.0.proj_in.weight"], "is a UNet of SD 1, 2 or XL"),
         ([TO_Q, "controlnet_blocks.0.weight"], "is a ControlNet"),
         (["adaln_single.linear.weight"], "is PixArt"),
+        (["y_embedder.y_embedding", "blocks.0.attn.qkv.weight"], "is PixArt"),
+        (["double_layers.0.attn.w1q.weight", "single_layers.0.attn.w1q.weight"], "is AuraFlow"),
+        ([TO_Q, "transformer_blocks.0.img_mod.1.weight"], "is Qwen-Image"),
+        (["mlp_t5.0.weight", "blocks.0.attn1.Wqkv.weight"], "is HunyuanDiT"),
+        (["layers.0.attention.qkv.weight"], "is Lumina or Z-Image"),
+        (["blocks.0.self_attn.q.weight"], "is Wan"),
+        (
+            [
+                "model.diffusion_model.input_blocks.0.0.weight",
+                "first_stage_model.encoder.down.0.block.0.conv1.weight",
+            ],
+            "is a UNet of SD 1, 2 or XL",
+        ),
+        ([], "memory holds no tensors: fetch it anew"),
         (["enc.blk.0.attn_q.weight"], "is a text model named by llama.cpp"),
         (["lora_unet_joint_blocks_0_x_block_attn_qkv.lora_up.weight"], "is a LoRA, no model"),
         (["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"], "with --lora memory:1"),

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,3 +130,28 @@ def test_a_manifest_of_others_is_named(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(InputError, match=rf"{MANIFEST} is no manifest of flashjax"):
         keep_record(tmp_path / "a")
+
+
+@pytest.mark.parametrize("where", ["/proc/self/fdinfo", "/proc/none"])
+def test_a_place_where_nothing_can_be_written_is_known_at_once(where, tmp_path):
+    """Root may write wherever permissions forbid it: but not into a kernel's files."""
+    path = Path(where) / "deep" / "x.safetensors"
+    with pytest.raises(
+        InputError, match=r"nothing can be written in /proc\S* \(.+\): choose another"
+    ):
+        check_free([path], force=True)
+    check_free([tmp_path / "new" / "deep" / "x.safetensors"], force=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_below_a_file_is_known_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"nothing can be written in \S*file \(Not a directory\)"):
+        check_free([tmp_path / "file" / "x.safetensors"], force=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_of_others_is_known_at_once(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match=r"nothing can be written in .*Permission denied"):
+        check_free([tmp_path / "x.safetensors"], force=False)

@@ -86,6 +86,11 @@ LAID_OUT = {
     "of no type": ({"a": entry(0, 16, dtype="F31")}, 16, "a is F31, a type that the format does"),
     "twice there": (b'{"a":' + TWICE + b',"a":' + TWICE + b"}", 16, "a is there twice"),
     "a list": ([A], 16, "its header is no object"),
+    "of more than any model": (
+        {f"t{i}": entry(0, 0) for i in range(100_001)},
+        0,
+        "holds 100001 tensors: no model has so",
+    ),
     "half told": ({"a": {"dtype": "F32"}}, 16, "its header says too little of tensor a"),
 }
 
@@ -94,7 +99,7 @@ LAID_OUT = {
 def test_what_the_library_refuses_is_refused_in_a_line(name, tmp_path):
     header, size, message = LAID_OUT[name]
     path = written(tmp_path / "a.safetensors", header, size)
-    if name != "twice there":  # of which the library takes the last
+    if name not in ("twice there", "of more than any model"):  # the library takes the last, or all
         with pytest.raises(SafetensorError):
             safe_open(path, "np")
     with pytest.raises(InputError, match=message) as caught:

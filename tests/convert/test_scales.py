@@ -223,6 +223,22 @@ def test_what_cannot_be_undone_is_named_in_a_line(name) -> None:
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize("dtype", [np.int8, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+@pytest.mark.parametrize("scale", ["weight_scale", "scale_weight", "weight_scale_inv"])
+def test_a_scale_that_is_lost_is_missed(dtype, scale) -> None:
+    """Codes in 8-bit floats would pass for weights: what other blocks have tells them apart."""
+    layers = {f"joint_blocks.{block}.x_block.mlp.fc1": np.ones((4, 4), dtype) for block in range(3)}
+    whole = {f"{layer}.weight": codes for layer, codes in layers.items()}
+    whole |= {f"{layer}.{scale}": ONE for layer in layers}
+    plain = {"joint_blocks.0.x_block.mlp.fc2.weight": FP8, "pos_embed": FP8}
+    found = dequantised(in_memory(whole | plain))
+    assert all(found.infos[name].dtype == FP8.dtype for name in plain)
+    del whole[f"joint_blocks.1.x_block.mlp.fc1.{scale}"]
+    message = r"joint_blocks.1.x_block.mlp.fc1.weight is \w+ without a scale, and others like it"
+    with pytest.raises(InputError, match=message):
+        dequantised(in_memory(whole | plain))
+
+
 def test_a_folder_s_codes_are_undone_too(tmp_path) -> None:
     codes, scale, wanted = int8(per_channel=True)
     save_file({"a.weight": codes, "a.weight_scale": scale}, tmp_path / "model.safetensors")

@@ -1,5 +1,7 @@
 """Import and export in pieces: any mesh, any dtype, and no byte more than needed."""
 
+import logging
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -13,7 +15,6 @@ from flashjax.models.mmdit import MMDiTConfig
 from flashjax.parallel.layout import MMDIT
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import param_shardings
-from flashjax.types import InputError
 
 TINY = MMDiTConfig(depth=3, heads=4, dual=1, position_size=8, text_width=48, pooled_width=40)
 NAMINGS = ["sai", "diffusers"]
@@ -76,19 +77,48 @@ def test_a_dtype_is_kept_unless_another_is_chosen(dtype, params):
     np.testing.assert_array_equal(np.asarray(leaf), exact)
 
 
-def test_layers_of_one_leaf_in_two_dtypes_need_a_choice(params):
+MIXES = {  # dtypes of the layers of one leaf: what holds them all
+    ("float16", "float32"): "float32",
+    ("float16", "bfloat16"): "float32",
+    ("float8_e4m3fn", "bfloat16"): "bfloat16",
+    ("float8_e4m3fn", "float8_e5m2"): "float16",
+    ("float8_e4m3fn", "float16", "float8_e5m2"): "float16",
+}
+
+
+@pytest.mark.parametrize("dtypes", MIXES, ids="-".join)
+def test_layers_of_one_leaf_in_several_dtypes_are_kept_exactly(params, dtypes, caplog):
+    """Every number of an 8-bit type is one of float16's, and every one of 16 bits float32's."""
+    arrays = dict(transformer_to(params, TINY, "diffusers"))
+    names = [f"transformer_blocks.0.attn.to_{part}.weight" for block in (0,) for part in "qkv"]
+    for name in arrays:
+        arrays[name] = arrays[name].astype(dtypes[0])
+    for name, dtype in zip(names, dtypes, strict=False):
+        array = arrays[name].astype(dtype)
+        if array.itemsize < 4:  # all numbers that there are of such a type
+            codes = np.arange(2 ** (8 * array.itemsize), dtype=f"u{array.itemsize}").view(dtype)
+            array = np.resize(codes[np.isfinite(codes.astype(np.float32))], array.shape)
+        arrays[name] = array
+    with caplog.at_level(logging.INFO):
+        kept = transformer_from(in_memory(arrays), TINY, "diffusers")
+    found = transformer_to(kept, TINY, "diffusers")
+    assert found.infos[names[0]].dtype.name == MIXES[dtypes]
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(
+            found[name].astype(np.float32), array.astype(np.float32), err_msg=name
+        )
+    assert f"in layers that are kept as one: in {MIXES[dtypes]}" in caplog.text
+
+
+def test_layers_of_one_leaf_in_several_dtypes_have_the_dtype_that_is_asked(params):
     arrays = dict(transformer_to(params, TINY, "diffusers"))
     name = "transformer_blocks.0.attn.to_q.weight"
     arrays[name] = arrays[name].astype(np.float16)
-    with pytest.raises(InputError, match=r"attn.to_q.weight is float16.*choose a dtype"):
-        transformer_from(in_memory(arrays), TINY, "diffusers")
-    transformer_from(in_memory(arrays), TINY, "diffusers", Placement(np.dtype(np.float32)))
+    wide = transformer_from(in_memory(arrays), TINY, "diffusers", Placement(np.dtype(np.float32)))
     found = transformer_from(
         in_memory(arrays), TINY, "diffusers", Placement(widest=np.dtype(np.float32))
     )
-    assert trees.digest(found) == trees.digest(
-        transformer_from(in_memory(arrays), TINY, "diffusers", Placement(np.dtype(np.float32)))
-    )
+    assert trees.digest(found) == trees.digest(wide)
 
 
 @pytest.mark.parametrize(

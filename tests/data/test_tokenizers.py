@@ -3,6 +3,7 @@
 import filecmp
 import json
 import logging
+import shutil
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ import sentencepiece
 import torch
 import transformers
 
-from flashjax.data.tokenizers import BOS, EOS, build_tokenizers, load_tokenizers
+from flashjax.data.tokenizers import BOS, EOS, build_tokenizers, check_fits, load_tokenizers
 from flashjax.tasks.digit_scenes.captions import vocabulary
 from flashjax.types import InputError
 
@@ -213,6 +214,55 @@ def test_building_twice_writes_the_same_bytes(folder, tmp_path, name):
         folder / name, tmp_path / name, FILES[name], shallow=False
     )
     assert not differ and not missing
+
+
+def swapped(folder):
+    shutil.rmtree(folder / "tokenizer")
+    shutil.copytree(folder / "tokenizer_3", folder / "tokenizer")
+
+
+def broken(folder):
+    (folder / "tokenizer_3" / "tokenizer.json").write_text("{")
+
+
+def no_json(folder):
+    (folder / "tokenizer" / "tokenizer_config.json").write_text("<html>")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            swapped,
+            "tokenizer is no CLIPTokenizer, none of its .* tokens has '</w>': it is of anoth",
+        ),
+        (broken, "tokenizer_3 is no whole T5Tokenizer, fetch it anew"),
+        (no_json, "tokenizer_config.json is not JSON"),
+    ],
+)
+def test_a_tokenizer_of_another_model_or_broken_is_named(tmp_path, change, message):
+    build_tokenizers(tmp_path, WORDS)
+    change(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        load_tokenizers(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_editors_mark_and_line_ends_are_no_part_of_an_index(tmp_path):
+    build_tokenizers(tmp_path, WORDS)
+    index = {"tokenizer_3": [None, None]}
+    (tmp_path / "model_index.json").write_bytes(b"\xef\xbb\xbf\r\n" + json.dumps(index).encode())
+    assert load_tokenizers(tmp_path).t5 is None
+
+
+def test_a_tokenizer_with_more_tokens_than_its_encoder_has_rows_is_refused(tokenizer):
+    """Beyond the table a lookup takes its last row, and nobody is told."""
+    sizes = {"clip_l": len(tokenizer.clip_l), "clip_g": 2**20, "t5": len(tokenizer.t5)}
+    check_fits(tokenizer, sizes, "here")
+    with pytest.raises(
+        InputError, match=r"here: the tokenizer of t5 has \d+ tokens, its text enco"
+    ):
+        check_fits(tokenizer, sizes | {"t5": len(tokenizer.t5) - 1}, "here")
 
 
 @pytest.mark.parametrize("lost", ["tokenizer/merges.txt", "tokenizer_2/tokenizer_config.json"])

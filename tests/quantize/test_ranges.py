@@ -1,19 +1,22 @@
 """Weights that float16 does not hold: refused before a byte is written, or kept in 32 bits."""
 
+import json
 import logging
 
 import gguf
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from flashjax.cli import main
 from flashjax.convert.tensors import in_memory
 from flashjax.convert.transformer import abstract_transformer, transformer_to
-from flashjax.convert.writing import write_safetensors
+from flashjax.convert.writing import write_safetensors, write_weights
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.quantize.containers.gguf_export import quantize_transformer
-from flashjax.quantize.formats import FORMATS, GGUF, Model, write_format
+from flashjax.quantize.formats import FORMATS, GGUF, Model, fidelity, open_format, write_format
 from flashjax.quantize.ranges import check_ranges
 from flashjax.types import InputError
 
@@ -89,13 +92,48 @@ def test_weights_below_float16_keep_32_bits_in_gguf(plain, tmp_path, scheme):
     np.testing.assert_array_equal(found.data, tiny[BLOCK].astype(np.float32))
 
 
-def test_a_safetensors_file_of_weights_that_vanish_says_so(plain, tmp_path, caplog):
-    tiny = in_memory({BLOCK: plain[BLOCK] * ml_dtypes.bfloat16(1e-7), BIAS: plain[BIAS]})
-    with caplog.at_level(logging.WARNING):
-        write_safetensors(tmp_path / "bf16.safetensors", tiny)
-        assert not caplog.records
-        write_safetensors(tmp_path / "x.safetensors", tiny, dtype=np.float16)
-    assert f"most of {BLOCK} is too small for float16, and 0" in caplog.text
+@pytest.mark.parametrize("factor", [1e-6, 1e-9, 1e-30])
+def test_weights_that_float16_leaves_little_of_keep_their_own_dtype_in_safetensors(
+    plain, tmp_path, caplog, factor
+):
+    """A few that vanish among others do not matter; a whole tensor does."""
+    few = plain[EDGE].copy()
+    few[0] *= ml_dtypes.bfloat16(1e-9)
+    tiny = {BLOCK: plain[BLOCK] * ml_dtypes.bfloat16(factor), BIAS: plain[BIAS], EDGE: few}
+    with caplog.at_level(logging.INFO):
+        write_safetensors(tmp_path / "x.safetensors", in_memory(tiny), dtype=np.float16)
+        write_weights(tmp_path, "w", in_memory(tiny), dtype=np.float16, max_shard_bytes=2**18)
+    assert f"{BLOCK} too small for float16, kept as stored" in caplog.text
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        dtypes = {name: str(file.get_tensor(name).dtype) for name in file.keys()}
+        stored = file.get_tensor(BLOCK).float().numpy()
+    assert dtypes == {BLOCK: "torch.bfloat16", BIAS: "torch.float16", EDGE: "torch.float16"}
+    np.testing.assert_array_equal(stored, tiny[BLOCK].astype(np.float32))
+    index = json.loads((tmp_path / "w.safetensors.index.json").read_text())
+    shards = [tmp_path / name for name in set(index["weight_map"].values())]
+    assert len(shards) > 1
+    assert index["metadata"]["total_size"] == sum(array.nbytes for array in tiny.values())
+    (shard,) = (path for path in shards if BLOCK in load_file(path))
+    np.testing.assert_array_equal(load_file(shard)[BLOCK], tiny[BLOCK])
+
+
+FLOORED = {"mlx-8", "mlx-6", "torchao-int8", *GRAPHS}  # that keep a block's weight with least steps
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_format_that_would_leave_little_of_a_weight_is_refused_by_name(plain, kind, tmp_path):
+    tensors = in_memory(plain | {BLOCK: plain[BLOCK] * ml_dtypes.bfloat16(1e-6)}, "m.safetensors")
+    zeros = in_memory(plain | {BLOCK: np.zeros_like(plain[BLOCK]), BIAS: plain[BIAS] * 0})
+    check_ranges(zeros, [kind])
+    if kind in FLOORED:
+        message = rf"{BLOCK}.* on average, too small for {kind}: .*gguf-bf16 or comfy-int8"
+        with pytest.raises(InputError, match=message):
+            check_ranges(tensors, [kind])
+        return
+    check_ranges(tensors, [kind])
+    if kind in GGUF or kind.startswith("comfy"):
+        path = write_format(kind, Model(tensors, CONFIG, "tiny", sample_size=8), tmp_path)
+        assert fidelity(tensors, open_format(path, CONFIG))[BLOCK] > 20
 
 
 def test_the_command_line_refuses_before_it_writes_and_says_what_mends_it(plain, tmp_path, capsys):

@@ -123,3 +123,15 @@ def test_missing_or_unfinished_inputs_are_named(tmp_path):
 def test_config_is_written_whole(tmp_path):
     write_config(tmp_path / "run", SECTION)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["sigmas"] == [1.0, 0.5]
+
+
+def test_only_the_first_process_runs_a_stage_that_one_does_alone(tmp_path, monkeypatch):
+    first = Body()
+    results = run_stage("export", SECTION, tmp_path, first, inputs={}, seed=0, alone=True)
+    assert first.runs == 1 and results["loss"] == 0.5
+    other = Body()
+    (tmp_path / "quantize").mkdir()
+    monkeypatch.setattr("flashjax.stages.stage.is_first", lambda: False)
+    with pytest.raises(InputError, match="not a finished stage"):  # nobody else has run it here
+        run_stage("quantize", SECTION, tmp_path, other, inputs={}, seed=0, alone=True)
+    assert other.runs == 0

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
+from flashjax.convert.tensors import energy
 from flashjax.quantize.codecs.codec import Codec
 from flashjax.types import InputError
 
@@ -120,8 +121,7 @@ def decibels(signal: float, noise: float) -> float:
 
 def rms(array: np.ndarray) -> float:
     """The root of the mean square."""
-    flat = array.reshape(-1).astype(np.float32, copy=False)
-    return math.sqrt(float(flat @ flat) / flat.size)
+    return math.sqrt(energy(array) / array.size)
 
 
 def peak(array: np.ndarray) -> float:

@@ -15,6 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
+from flashjax.convert.outputs import check_writable
 from flashjax.parallel.chips import AS_OF
 from flashjax.parallel.hlo import Collective
 from flashjax.parallel.mesh import simulate_devices
@@ -53,6 +54,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     else:
         simulate_devices(target.devices)
     config, notes = as_planned(config, target)
+    if options.hlo:
+        check_writable(Path(options.hlo))
     chosen = tuple(name for name in options.programs.split(",") if name)
     planned = programs(config, open_devices(target), chosen)
     check_whole(planned, target)

@@ -104,8 +104,10 @@ def programs(
     unknown = set(names) - set(makers)
     if unknown:
         raise InputError(f"--programs {','.join(unknown)}: choose of {', '.join(makers)}")
-    apart = compute_of(config).encode_apart
+    apart = compute_of(config).encode_apart and not caches_text(config)
     chosen = names or tuple(name for name in makers if apart or name != "text")
+    if "text" in chosen and not apart:
+        raise InputError("--programs text: no program encodes captions apart from the others")
     model = model or named_model(config)
     planned = []
     for name in chosen:
@@ -153,9 +155,9 @@ def abstract_setting(config: ConfigDict, model: Model, mesh: Mesh) -> Setting:
     compute = compute_of(config)
     shape = (1, drawn.sample_size, drawn.sample_size, sizes.channels)
     latents: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
-    transformer, text = abstract_transformer(sizes), abstract_text(text_sizes)
+    transformer = abstract_transformer(sizes)
     teacher = _laid_out(_cast(transformer, compute.teacher_dtype), mesh, "teacher")
-    encoders = _laid_out(_cast(text, compute.text_dtype), mesh, "text")
+    encoders = _laid_out(_cast(abstract_text(text_sizes), compute.text_dtype), mesh, "text")
     pipeline = Pipeline(
         transformer=transformer,
         transformer_config=sizes,
@@ -166,17 +168,26 @@ def abstract_setting(config: ConfigDict, model: Model, mesh: Mesh) -> Setting:
         schedule=Schedule(drawn.shift),
         sample_size=drawn.sample_size,
     )
-    apart = compute.encode_apart
+    cached = caches_text(config)
+    apart = compute.encode_apart and not cached
+    pipeline = dataclasses.replace(pipeline, text={} if cached else encoders)
     empty = _tokens(text_sizes, drawn, 1)
+    if apart or cached:
+        empty = _encoded(config, text_sizes, empty)
     frozen = Frozen(
         teacher=teacher,
         student=None,
-        text={} if apart else encoders,
-        empty=_whole(_encoded(config, text_sizes, text, empty) if apart else empty, mesh),
+        text={} if apart or cached else encoders,
+        empty=_whole(empty, mesh),
         span=_whole(jax.ShapeDtypeStruct((2,), jnp.int32), mesh),
     )
     encode = make_encoder(config, text_sizes, mesh) if apart else None
     return make_setting(config, mesh, pipeline, frozen, (Batch(latents, empty),), encode)
+
+
+def caches_text(config: ConfigDict) -> bool:
+    """Whether captions are encoded once, by `prepare`: no training has a text encoder."""
+    return config.data.get("text", "") == "embeddings"
 
 
 def _text(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
@@ -289,7 +300,9 @@ def _forward(
     image = (model.sample_size // sizes.patch) ** 2
     forward = mmdit_flops(sizes, image=image, text=texts.clip_l.length + model.t5_tokens)
     heads = configs.section(config, "match.heads", HeadsConfig)
-    captions = {} if setting.encode else {"text": 2 * text_flops(texts, t5_tokens=model.t5_tokens)}
+    captions = (
+        {} if _come_encoded(setting) else {"text": 2 * text_flops(texts, t5_tokens=model.t5_tokens)}
+    )
     return forward, heads_flops(heads, width=sizes.width, image=image), captions
 
 
@@ -302,15 +315,21 @@ def _batch(config: ConfigDict, model: ModelConfig, setting: Setting, size: int) 
     latents: Any = jax.ShapeDtypeStruct((size, *setting.samples[0].latents.shape[1:]), jnp.float32)
     texts = setting.pipeline.text_config
     tokens: Any = _tokens(texts, model, size)
-    if setting.encode is not None:
-        tokens = _encoded(config, texts, setting.pipeline.text, tokens)
+    if _come_encoded(setting):
+        tokens = _encoded(config, texts, tokens)
     return _batched(Batch(latents, tokens), setting.mesh)
 
 
-def _encoded(config: ConfigDict, sizes: TextConfig, params: Any, tokens: Tokens) -> Cond:
+def _come_encoded(setting: Setting) -> bool:
+    """Whether batches have captions encoded, from a cache or by a program of their own."""
+    return isinstance(setting.frozen.empty, Cond)
+
+
+def _encoded(config: ConfigDict, sizes: TextConfig, tokens: Tokens) -> Cond:
+    """What the encoders make of tokens, in the dtype of a cache where they come from there."""
     computed = computed_text(config, sizes)
-    bare = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    return jax.eval_shape(lambda p, t: encode_text(computed, p, t), bare, tokens)
+    cond = jax.eval_shape(lambda p, t: encode_text(computed, p, t), abstract_text(sizes), tokens)
+    return _cast(cond, config.data.dtype) if caches_text(config) else cond
 
 
 def _tokens(sizes: TextConfig, model: ModelConfig, size: int) -> Any:

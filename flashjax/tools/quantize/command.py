@@ -12,6 +12,7 @@ from typing import Any
 from flashjax.convert import folder as folders
 from flashjax.convert.adapters import Lora, check_used, merged, open_loras
 from flashjax.convert.outputs import check_free, is_file_name, keep_record, places, write_as
+from flashjax.convert.pipeline import as_stored, in_float32
 from flashjax.convert.sizes import mmdit_sizes
 from flashjax.convert.transformer import cropped_position
 from flashjax.convert.writing import write_json
@@ -174,7 +175,10 @@ def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) ->
     student, judging, errors = None, None, None
     if options.calibrate or options.measure or options.report:
         source, loras = Path(options.source), loras_of(options)
-        student = open_student(source, base=base, steps=options.steps, loras=loras)
+        # Of a mixed format each leaf in turn takes values that 16 bits do not hold.
+        place = in_float32 if MIXED in paths else as_stored
+        steps = options.steps
+        student = open_student(source, base=base, steps=steps, loras=loras, place=place)
         captions = read_prompts(options.measure) if options.measure else []
         if options.report:
             file, samples = options.measure, options.samples

@@ -13,7 +13,7 @@ from PIL import Image
 
 from flashjax.convert import folder as folders
 from flashjax.convert.pipeline import ABSENT_T5_TOKENS, NETWORKS
-from flashjax.data.tokenizers import load_tokenizers
+from flashjax.data.tokenizers import check_fits, load_tokenizers
 from flashjax.evaluate.sample import draw_noise
 from flashjax.flow.schedule import student_sigmas
 from flashjax.models import vae
@@ -42,7 +42,9 @@ def picture(
     sizes = {name: config for name, (_, config) in parts.items()}
     absent = AbsentT5(transformer.text_width, ABSENT_T5_TOKENS)
     text_config = TextConfig(sizes["clip_l"], sizes["clip_g"], sizes.get("t5", absent))
-    tokens = load_tokenizers(home)([prompt])
+    tokenizer = load_tokenizers(home)
+    check_fits(tokenizer, text_config.vocabularies, str(home))
+    tokens = tokenizer([prompt])
     cond = jax.jit(lambda text, tokens: encode_text(text_config, text, tokens))(params, tokens)
     given = dict(zip(INPUTS[1:3], (np.asarray(cond.text), np.asarray(cond.pooled)), strict=True))
     side = settings["sample_size"]

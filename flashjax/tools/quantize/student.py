@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashjax.convert.adapters import Lora
-from flashjax.convert.pipeline import Pipeline
+from flashjax.convert.pipeline import Pipeline, Place, as_stored
 from flashjax.data.prompts import read_prompts
-from flashjax.data.tokenizers import Tokenizer, load_tokenizers
+from flashjax.data.tokenizers import Tokenizer, check_fits, load_tokenizers
 from flashjax.evaluate.judge import Compared, Judge
 from flashjax.evaluate.sample import draw_noise
 from flashjax.evaluate.unseen import Unseen, halves
@@ -51,11 +51,18 @@ class Student:
 
 
 def open_student(
-    source: Path, *, base: Path | None, steps: int, loras: Sequence[Lora] = ()
+    source: Path,
+    *,
+    base: Path | None,
+    steps: int,
+    loras: Sequence[Lora] = (),
+    place: Place = as_stored,
 ) -> Student:
     """The model of a source, with what it lacks from `base`, and with LoRAs added."""
-    pipeline = open_pipeline(source, base=base, loras=loras)
-    tokenizer = load_tokenizers(home_of(source, base))
+    home = home_of(source, base)
+    tokenizer = load_tokenizers(home)
+    pipeline = open_pipeline(source, base=base, place=place, loras=loras)
+    check_fits(tokenizer, pipeline.text_config.vocabularies, str(home))
     return Student(pipeline, tokenizer, tuple(student_sigmas(steps, pipeline.shift).tolist()))
 
 

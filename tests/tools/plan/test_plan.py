@@ -54,6 +54,21 @@ def test_every_program_of_a_run_is_described_without_a_number(planned):
         assert sum(program.flops.values()) > 3 * program.forward
 
 
+def test_with_embeddings_cached_no_program_has_a_text_encoder():
+    cached = ["data.text=embeddings", "data.dtype=bfloat16", "compute.encode_apart=True"]
+    config = configs.load("configs/sd35_medium_4step.py", cached)
+    found = programs.programs(config, open_devices(parse_target("cpu:8")))
+    assert "text" not in [program.name for program in found]
+    for program in found:
+        assert "text" not in program.flops and program.resident == 0
+        leaves = jax.tree.leaves(program.arguments)
+        assert {leaf.dtype.name for leaf in leaves if leaf.shape[1:] == (333, 4096)} == {"bfloat16"}
+        shapes = {leaf.shape for leaf in leaves}
+        assert (32128, 4096) not in shapes  # T5's words
+    with pytest.raises(InputError, match="--programs text: no program encodes captions apart"):
+        programs.programs(config, open_devices(parse_target("cpu:8")), ("text",))
+
+
 def test_the_teacher_costs_two_passes_the_fake_one_and_the_roll_out_its_mean(planned):
     config, found = planned
     student, critic = found[1], found[2]

@@ -1,0 +1,233 @@
+"""`evaluate --source A,B`: any checkpoints side by side on the same prompts and noise, judged."""
+
+import argparse
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from flashjax.convert.outputs import check_free, keep_record
+from flashjax.data.kinds.listed import Wording
+from flashjax.data.kinds.recognise import open_kind
+from flashjax.data.prompts import read_prompts, shortened
+from flashjax.evaluate import report
+from flashjax.evaluate.judge import Compared, Judge, Measured, figures_of, told
+from flashjax.evaluate.sample import SOLVERS, Drawn, Sampler
+from flashjax.evaluate.unseen import pictures_of
+from flashjax.models.mmdit import MMDiT
+from flashjax.parallel.mesh import make_mesh
+from flashjax.sources import LORA_FLAG
+from flashjax.stages.drawing import Studio, draw_all
+from flashjax.stages.model import PACKAGED, packaged
+from flashjax.stages.registry import check_judges, open_judges
+from flashjax.stages.stage import versions
+from flashjax.tools.axes import sources_of
+from flashjax.tools.sample import (
+    DTYPES,
+    GRIDS,
+    check_flags,
+    latent_size,
+    open_source,
+    sampler_of,
+)
+from flashjax.tools.sheets import SETTINGS
+from flashjax.types import InputError
+
+EACH = {"steps": int, "guidance_scale": float, "grid": str}  # one value, or one of each source
+PAGE, FEATURES, DRAWN = "report.html", "features", "drawn"
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The flags of the verb where it works without a config."""
+    verb.add_argument(
+        "--source", required=True, metavar="A[,B]", help="checkpoints; the first is the reference"
+    )
+    verb.add_argument("--prompts", required=True, metavar="FILE", help="one prompt a line")
+    verb.add_argument("--out", required=True, metavar="DIR", help=f"where {PAGE} goes")
+    verb.add_argument("--force", action="store_true", help="write over files of others")
+    verb.add_argument("--base", metavar="DIR", help="a pipeline with whatever the sources lack")
+    verb.add_argument("--lora", **LORA_FLAG)
+    verb.add_argument("--judges", default="", metavar="NAME=PATH,…", help="clip, pick, dino, fid")
+    verb.add_argument("--real", metavar="PATH", help="real pictures, as data.source has them")
+    verb.add_argument("--steps", default="28", metavar="N[,N]", help="of all, or of each source")
+    verb.add_argument("--guidance_scale", default="1", metavar="X[,X]", help="the same")
+    verb.add_argument("--grid", default="sampler", metavar="|".join(GRIDS), help="the same")
+    verb.add_argument("--solver", choices=tuple(SOLVERS), default="euler")
+    verb.add_argument("--skip_layers", metavar="7,8,9", help="blocks of skip-layer guidance")
+    verb.add_argument("--negative_prompt", default="", metavar="TEXT", help="acts with guidance")
+    verb.add_argument("--size", metavar="HxW", help="height x width, pixels; the first model's own")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--batch", type=int, default=8, help="pictures at a time")
+    verb.add_argument("--shown", type=int, default=8, help="pictures of each source in the report")
+    verb.add_argument("--dtype", choices=tuple(DTYPES), help="of weights and computing")
+    verb.add_argument("--absent_t5", type=int, default=256, metavar="N")
+    verb.add_argument("--title", default="Checkpoints side by side")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draws and judges every source, and prints the path of the report.
+
+    What is drawn is kept until all is done: the same command goes on where it was interrupted.
+    """
+    prompts = [shortened(prompt) for prompt in read_prompts(options.prompts)]
+    sources = sources_of(options.source, tuple(PACKAGED))
+    cells = cells_of(options, list(sources))
+    for cell in cells.values():
+        check_flags(cell, 1)
+    out, paths = Path(options.out), [_path(source) for source in sources.values()]
+    names = [name for name in options.judges.split(",") if name]
+    check_judges(names, key="--judges")
+    check_free([out / PAGE], force=options.force, read=paths)
+    opened = open_kind(options.real, Wording()) if options.real else None
+    judges: list[Judge] = []
+    rows: list[report.Sampler] = []
+    for label, source in sources.items():
+        cell = cells[label]
+        cell.size = cell.size or _size_of(rows)
+        drawn, sampler = draw_source(cell, source, prompts, out / DRAWN)
+        if not rows:  # the first is whom others are compared with
+            real = pictures_of(opened, drawn.images.shape[1:3]) if opened else None
+            others = drawn.images if len(sources) > 1 else None
+            compared = Compared(real, others, out / FEATURES)
+            judges = open_judges(names, paths[0], compared, prompts, key="--judges")
+        rows.append(row_of(label, sampler, drawn, judges, prompts))
+    shown = [dataclasses.replace(row, images=row.images[: options.shown]) for row in rows]
+    report.write_report(out / PAGE, page(options, shown, judges, prompts, paths))
+    keep_record(out / PAGE)
+    shutil.rmtree(out / DRAWN)
+    print(out / PAGE)
+
+
+def cells_of(options: argparse.Namespace, labels: Sequence[str]) -> dict[str, argparse.Namespace]:
+    """The flags of every source, where one value is for all and several are one for each."""
+    found = {label: copy.copy(options) for label in labels}
+    for flag, kind in EACH.items():
+        texts = getattr(options, flag).split(",")
+        if len(texts) not in (1, len(labels)):
+            raise InputError(f"--{flag} has {len(texts)} values: give one, or one for each source")
+        values = [_value(flag, kind, text) for text in texts]
+        for label, value in zip(labels, values * (len(labels) // len(values)), strict=True):
+            setattr(found[label], flag, value)
+    return found
+
+
+def _value(flag: str, kind: type, text: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError as error:
+        raise InputError(f"--{flag} {text}: give a value of {kind.__name__}") from error
+    if flag == "grid" and value not in GRIDS:
+        raise InputError(f"--grid {text}: choose of {', '.join(GRIDS)}")
+    return value
+
+
+def draw_source(
+    cell: argparse.Namespace, source: str, prompts: list[str], place: Path
+) -> tuple[Drawn, Sampler]:
+    """A source's pictures of all prompts; its weights go before the next one's come."""
+    mesh = make_mesh({"data": -1})
+    pipeline, tokenizer = open_source(cell, source)
+    size = latent_size(cell.size, pipeline)
+    sampler = sampler_of(cell, pipeline, size)
+    whole = NamedSharding(mesh, PartitionSpec())
+    empty = tokenizer([shortened(cell.negative_prompt)])
+    networks = {name: getattr(pipeline, name) for name in ("transformer", "vae", "text")}
+    networks, empty = jax.device_put((networks, empty), whole)
+    pipeline = dataclasses.replace(pipeline, **networks)
+    model = MMDiT(pipeline.transformer_config)
+    studio = Studio(mesh, dataclasses.replace(pipeline, transformer={}), empty, model, size)
+    draw = functools.partial(studio.program(sampler), pipeline.transformer)
+    place = place / asked(cell, source, prompts)
+    drawn = draw_all(studio, draw, tokenizer(prompts), place, seed=cell.seed, chunk=cell.batch)
+    assert drawn is not None  # one process alone
+    return drawn, sampler
+
+
+def asked(cell: argparse.Namespace, source: str, prompts: list[str]) -> str:
+    """A name for what is drawn: all that pictures depend on, so that no other's are taken."""
+    path = _path(source)
+    stat = path.stat()
+    told = [source, stat.st_mtime_ns, stat.st_size, prompts]
+    told += [getattr(cell, name) for name in (*SETTINGS, "seed", "batch")]
+    return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
+
+
+def row_of(
+    label: str,
+    sampler: Sampler,
+    drawn: Drawn,
+    judges: Sequence[Judge],
+    prompts: list[str],
+) -> report.Sampler:
+    """A source's row, and a line of its figures."""
+    measured = Measured(
+        figures=figures_of(judges, drawn.images, prompts),
+        samples=len(drawn.images),
+        steps=sampler.steps,
+        passes=sampler.passes,
+        seconds_per_image=drawn.seconds_per_image,
+    )
+    log.info("%-32s %s  %.4f s/image", label, told(measured.figures), drawn.seconds_per_image)
+    guided = f", guidance {sampler.guidance_scale:g}" if sampler.guidance_scale != 1 else ""
+    note = f"{sampler.steps} steps{guided}"
+    return report.Sampler(label, note, "Sources", drawn.images, measured)
+
+
+def page(
+    options: argparse.Namespace,
+    rows: Sequence[report.Sampler],
+    judges: Sequence[Judge],
+    prompts: list[str],
+    paths: Sequence[Path],
+) -> report.Report:
+    """The report that a run has, as far as files without one have it."""
+    settings: dict[str, Any] = {k: v for k, v in vars(options).items() if v not in (None, "", [])}
+    return report.Report(
+        title=options.title,
+        summary=(
+            f"{len(rows)} checkpoint{'s' if len(rows) > 1 else ''}, each drawing the same "
+            f"{len(prompts)} prompts from the same noise."
+        ),
+        bars=(),
+        captions=prompts[: options.shown],
+        samplers=rows,
+        reference=rows[0].name,
+        notes=[judge.note for judge in judges],
+        curves=(),
+        files=[
+            report.FileSize(row.name, bytes_of(path)) for row, path in zip(rows, paths, strict=True)
+        ],
+        stage_seconds={},
+        config=json.dumps(settings, indent=2),
+        versions=versions(),
+        seed=options.seed,
+        hardware=f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}",
+    )
+
+
+def bytes_of(path: Path) -> int:
+    """Of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _path(source: str) -> Path:
+    return packaged(source) if source in PACKAGED else Path(source)
+
+
+def _size_of(rows: Sequence[report.Sampler]) -> str | None:
+    """The size that the first source has drawn, as a flag says it: others draw the same."""
+    return "x".join(str(side) for side in rows[0].images.shape[1:3]) if rows else None
