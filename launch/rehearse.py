@@ -148,7 +148,7 @@ def rehearse(workdir: Path, size: Size) -> list[tuple[str, Callable[[], str]]]:
         ("dirt is listed", partial(checks.dirt_is_listed, work, pictures)),
         ("shapes of pictures", partial(checks.buckets_are_several, work, size.buckets)),
         ("prompts are clean", partial(checks.prompts_are_clean, own / "prompts.txt", prompts)),
-        ("the report is whole", partial(checks.report_has_every_row, work)),
+        ("the report is whole", partial(checks.report_has_every_row, work, prompts)),
         ("diffusers draws the export", partial(checks.diffusers_draws, drawn, size.side)),
         ("gguf opens the 6-bit file", partial(checks.gguf_opens, gguf, work)),
     ]
