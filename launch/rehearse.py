@@ -75,7 +75,7 @@ def overrides(size: Size, data_folder: Path) -> dict[str, object]:
         "evaluate.samples": size.drawn,
         "evaluate.chunk": size.drawn,
         "evaluate.shown": 2,
-        "evaluate.teacher_steps": 4,
+        "evaluate.teacher_steps": 6,
     }
     for job in JOBS:
         changed |= {f"{job}.job.steps": size.steps, f"{job}.job.batch_size": size.batch}
