@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.convert.mistaken import no_folder
-from flashjax.parallel.hosts import initialise, is_first
+from flashjax.parallel.hosts import initialise, is_first, leave
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError
@@ -76,7 +76,7 @@ HELP = "\n".join(
 )
 
 TEXTS = ("--prompt", "--negative_prompt", "--title")  # flags whose values are no paths
-WRONG_INPUT, INTERRUPTED = 2, 75
+DEFECT, WRONG_INPUT, INTERRUPTED = 1, 2, 75
 DIVERGED = "what is saved is finite; try a lower learning rate, in another workdir"
 MENDABLE = {  # what a disk refuses, and what a user does about it
     errno.ENOSPC: "free some room, or choose another place",
@@ -104,6 +104,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for library in ("absl", "jax"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    code = DEFECT
+    try:
+        code = answer(arguments)
+    finally:
+        if code in (WRONG_INPUT, DEFECT):
+            leave(code)
+    return code
+
+
+def answer(arguments: Sequence[str]) -> int:
+    """Runs the verb; what ends it in a way that a user can mend is said in one line."""
     try:
         run(arguments)
     except InputError as error:

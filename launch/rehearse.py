@@ -49,9 +49,12 @@ class Size:
     drawn: int
 
 
-FULL = Size(Narrow(), side=192, buckets=3, pictures=190, steps=6, batch=8, substeps=2, drawn=4)
+FULL = Size(
+    Narrow(depth=8, dual=4),
+    **dict(side=192, buckets=2, pictures=190, steps=4, batch=4, substeps=2, drawn=4),
+)
 SMALL = Size(
-    Narrow(depth=4, dual=2, heads=1, position_size=48, channels=(8, 8, 16, 16), groups=4),
+    Narrow(depth=4, dual=3, heads=1, position_size=48, channels=(8, 8, 16, 16), groups=4),
     **dict(side=64, buckets=1, pictures=20, steps=2, batch=4, substeps=1, drawn=2),
 )
 
@@ -72,7 +75,7 @@ def overrides(size: Size, data_folder: Path) -> dict[str, object]:
         "evaluate.samples": size.drawn,
         "evaluate.chunk": size.drawn,
         "evaluate.shown": 2,
-        "evaluate.teacher_steps": 4,
+        "evaluate.teacher_steps": 6,
     }
     for job in JOBS:
         changed |= {f"{job}.job.steps": size.steps, f"{job}.job.batch_size": size.batch}
@@ -145,7 +148,7 @@ def rehearse(workdir: Path, size: Size) -> list[tuple[str, Callable[[], str]]]:
         ("dirt is listed", partial(checks.dirt_is_listed, work, pictures)),
         ("shapes of pictures", partial(checks.buckets_are_several, work, size.buckets)),
         ("prompts are clean", partial(checks.prompts_are_clean, own / "prompts.txt", prompts)),
-        ("the report is whole", partial(checks.report_has_every_row, work)),
+        ("the report is whole", partial(checks.report_has_every_row, work, prompts)),
         ("diffusers draws the export", partial(checks.diffusers_draws, drawn, size.side)),
         ("gguf opens the 6-bit file", partial(checks.gguf_opens, gguf, work)),
     ]

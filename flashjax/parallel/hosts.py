@@ -5,7 +5,10 @@ environment. Without any of these there is one process, and nothing to initialis
 """
 
 import dataclasses
+import os
 import re
+import sys
+import traceback
 from collections.abc import Mapping
 
 import jax
@@ -68,6 +71,20 @@ def initialise(environment: Mapping[str, str]) -> Job | None:
     # a minute for it: they meet while they are still abreast.
     meet("all processes are here")
     return job
+
+
+def leave(code: int) -> None:
+    """Ends a process of a job of several at once, with this exit code; alone it goes on.
+
+    At its usual end it would wait for the others to end, too, which may be waiting for it: minutes
+    later both would be aborted, and nobody would know why.
+    """
+    if jax.distributed.is_initialized():
+        if sys.exc_info()[0]:
+            traceback.print_exc()  # nobody else does it any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def is_first() -> bool:

@@ -12,7 +12,7 @@ from flashjax.data.config import DataConfig
 from flashjax.data.kinds.drawn import is_undrawn, place_of, with_pictures
 from flashjax.data.kinds.listed import Wording
 from flashjax.data.kinds.recognise import open_kind
-from flashjax.data.samples import Samples
+from flashjax.data.samples import Samples, Unreadable
 from flashjax.data.selection import Mixed, split
 from flashjax.data.tokenizers import Tokenizer
 from flashjax.evaluate.judge import Compared, Judge, JudgeKind
@@ -136,6 +136,32 @@ def check_data(config: ConfigDict) -> None:
     weight = config.match.match.adversarial_weight if "match" in config else 0
     if weight and not pictures:
         raise InputError(NO_PICTURES.format(weight=weight))
+
+
+def check_held_out(config: ConfigDict) -> None:
+    """InputError where fewer samples are held out than are drawn and compared with.
+
+    A task makes as many as it is asked for.
+    """
+    data, count = configs.section(config, "data", DataConfig), config.evaluate.samples
+    if set(data.sources).intersection(NAMES):
+        return
+    held = [_open_source(source, data, Path())["validation"] for source in data.sources]
+    pictured = [part for part in held if data.draw.steps or _has_pictures(part)]
+    found, needed = sum(map(len, pictured or held)), (2 if pictured else 1) * count
+    if found < needed and (found or not config.evaluate.prompts):
+        raise InputError(
+            f"evaluate.samples={count}: {found} samples are held out, and {needed} are needed, to "
+            f"draw{' and to compare with' if pictured else ''}: lower it, or raise data.validation "
+            f"(never more than a fifth of the samples is held out)"
+        )
+
+
+def _has_pictures(samples: Samples) -> bool:
+    try:
+        return len(samples) > 0 and samples.size(0) is not None
+    except Unreadable:
+        return True
 
 
 def check_judges(names: Sequence[str], *, key: str = JUDGES) -> None:

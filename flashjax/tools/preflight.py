@@ -24,7 +24,7 @@ from flashjax.sources import transformer_sizes
 from flashjax.stages import export, match, split
 from flashjax.stages.evaluate import BITS
 from flashjax.stages.model import home_of, source_of
-from flashjax.stages.registry import check_data, check_judges
+from flashjax.stages.registry import check_data, check_held_out, check_judges
 from flashjax.stages.setting import Compute
 from flashjax.stages.training import JobConfig
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
@@ -83,7 +83,7 @@ def check_taps(config: ConfigDict) -> None:
 
 def data(config: ConfigDict) -> Problems:
     """The samples are there, and so are prompts and judges; heads have pictures to see."""
-    yield from told(check_data, config)
+    yield from told(check_data, config) or told(check_held_out, config)
     yield from told(match.prompts_of, config)
     for name in ("match", "evaluate"):
         if file := config[name].get("prompts", ""):

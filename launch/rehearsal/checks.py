@@ -73,11 +73,14 @@ def prompts_are_clean(prompts: Path, count: int) -> str:
     return f"{count} prompts, the longest of {max(map(len, found))} characters"
 
 
-def report_has_every_row(workdir: Path) -> str:
+def report_has_every_row(workdir: Path, prompts: int) -> str:
+    """Every sampler is in the report, and drew every prompt."""
     page = (workdir / "report" / "report.html").read_text()
     rows = stage_results(workdir / "evaluate")["rows"]
     missing = [row["name"] for row in rows if row["name"] not in page]
     assert rows and not missing, f"missing: {missing}"
+    fewer = [row["name"] for row in rows if "steps" in row and row["samples"] != prompts]
+    assert not fewer, f"not all of {prompts} prompts: {fewer}"
     return f"{len(rows)} rows, {len(page) / 1e6:.1f} MB"
 
 

@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_images
 
 SUBJECTS = {"china.jpg": "an old temple with a curved roof", "flower.jpg": "a flower in a garden"}
 PLACES = ("upper left", "upper right", "lower left", "lower right")
-RATIOS = (1.0, 1.33, 0.75, 1.8, 0.55)  # width to height
+RATIOS = (1.0, 1.33, 0.75, 1.9)  # width to height
 SUFFIXES = ("png", "jpg", "webp", "jpeg")
 FAR_TOO_LONG = 600  # words, each a token
 PROMPTS = (
@@ -41,9 +41,8 @@ def write_pictures(folder: Path, count: int, side: int) -> int:
     photographs = dict(zip(SUBJECTS, load_sample_images().images, strict=True))
     random = np.random.default_rng(0)
     for number in range(count):
-        name = list(SUBJECTS)[number % 2]
+        name, suffix = random.choice([*SUBJECTS]), random.choice(SUFFIXES)
         crop, place = _crop(photographs[name], RATIOS[number % len(RATIOS)], side, random)
-        suffix = SUFFIXES[number % len(SUFFIXES)]
         _write(folder / f"{number:04}.{suffix}", crop, f"{SUBJECTS[name]}, {place}")
     square = Image.fromarray(photographs["china.jpg"][:side, :side])
     _write(folder / "a name with spaces.png", square, "an old temple\r\n")

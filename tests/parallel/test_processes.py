@@ -15,25 +15,31 @@ import pytest
 JOB = Path(__file__).with_name("job.py")
 
 
-def start(processes, folder, first, last):
-    """Runs the job in so many processes, with four devices together; the losses of each."""
+def begin(commands):
+    """Processes that are one job, each with its own words after `python`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     running = []
-    for number in range(processes):
+    for number, words in enumerate(commands):
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "",
             "PYTHONPATH": ":".join(path for path in sys.path if path),
             "FLASHJAX_COORDINATOR": f"127.0.0.1:{port}",
-            "FLASHJAX_PROCESSES": str(processes),
+            "FLASHJAX_PROCESSES": str(len(commands)),
             "FLASHJAX_PROCESS": str(number),
         }
-        command = [sys.executable, str(JOB), str(folder), str(first), str(last)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        command = [sys.executable, *map(str, words)]
         running.append(subprocess.Popen(command, env=environment, **pipes))
+    return running
+
+
+def start(processes, folder, first, last):
+    """Runs the job in so many processes, with four devices together; the losses of each."""
+    running = begin([[JOB, folder, first, last]] * processes)
     try:
         said = [process.communicate(timeout=300) for process in running]
     finally:
@@ -72,3 +78,19 @@ def test_branches_stacked_over_two_processes_are_separate_jobs(job):
         alone = job.run_branches(1, 3, first=number, devices=jax.devices()[:2])
         np.testing.assert_allclose(losses[str(number)], alone[str(number)], rtol=1e-5)
     assert stacked[0]["0"] != stacked[1]["1"]  # they draw their own random numbers
+
+
+def test_one_process_that_is_refused_ends_at_once_with_its_own_code(tmp_path):
+    """The other one waits for it; at a usual end each would wait for the other for minutes."""
+    config = Path(__file__).parents[2] / "configs" / "nano.py"
+    words = ["-m", "flashjax", "import", "--config", config, "--workdir", tmp_path]
+    words += ["--config.simulate_devices=1"]
+    waiting, refused = running = begin([words, [*words, "--config.teacher.source=nowhere"]])
+    try:
+        _, error = refused.communicate(timeout=100)
+        assert waiting.poll() is None, waiting.communicate()[1][-2000:]
+    finally:
+        for process in running:
+            process.kill()
+    assert refused.returncode == 2, error[-2000:]
+    assert error.startswith("flashjax import: ") and len(error.splitlines()) == 1

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from PIL import Image
 
 from flashjax import config as configs
 from flashjax import trees
@@ -104,3 +105,21 @@ def test_branches_without_a_weight_are_named(tmp_path):
     assert preflight.problems(config, tmp_path) == [
         "merge.weights names lo: the branches are hi, lo"
     ]
+
+
+@pytest.mark.parametrize(("prompts", "needed"), [(False, 1000), (True, 500)])
+def test_a_run_that_could_not_be_measured_at_its_end_is_told_so_at_its_begin(
+    tmp_path, prompts, needed
+):
+    source = tmp_path / ("p.txt" if prompts else "p")
+    if prompts:
+        source.write_text("\n".join(f"prompt {n}" for n in range(100)))
+    else:
+        source.mkdir()
+        for number in range(100):
+            Image.new("RGB", (64, 64)).save(source / f"{number}.png")
+            (source / f"{number}.txt").write_text("a picture")
+    (line,) = found(tmp_path, f"data.source={source}", "evaluate.judges=()")
+    assert f"evaluate.samples=500: 20 samples are held out, and {needed} are needed" in line
+    few = f"evaluate.samples={20 if prompts else 10}"
+    assert found(tmp_path, f"data.source={source}", "evaluate.judges=()", few) == []
