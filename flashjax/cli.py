@@ -22,7 +22,7 @@ from flashjax import config as configs
 from flashjax.parallel.hosts import initialise, is_first
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
-from flashjax.types import InputError
+from flashjax.types import InputError, abridged
 
 VERBS = {  # verb: (module that runs it, what it does)
     "teach": ("stages.teach", "train a complete small teacher from data"),
@@ -71,6 +71,7 @@ HELP = "\n".join(
 )
 
 TEXTS = ("--prompt", "--negative_prompt", "--title")  # flags whose values are no paths
+LONGEST = 2000  # characters of a message: names in a file may be of any length
 WRONG_INPUT, INTERRUPTED = 2, 75
 MENDABLE = {  # what a disk refuses, and what a user does about it
     errno.ENOSPC: "free some room, or choose another place",
@@ -232,7 +233,8 @@ def _at_home(word: str) -> str:
 def _say(arguments: Sequence[str], message: str, code: int) -> int:
     """One line about what ended the verb."""
     verb = "".join(f" {word}" for word in arguments[:1] if word in VERBS | TOOLS)
-    print(f"flashjax{verb}: " + " ".join(message.splitlines()), file=sys.stderr)
+    line = " ".join(message.splitlines())
+    print(f"flashjax{verb}: {abridged(line, LONGEST)}", file=sys.stderr)
     return code
 
 
