@@ -23,7 +23,7 @@ from flashjax.convert.mistaken import no_folder
 from flashjax.parallel.hosts import initialise, is_first, leave
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
-from flashjax.types import InputError
+from flashjax.types import InputError, abridged
 
 VERBS = {  # verb: (module that runs it, what it does)
     "teach": ("stages.teach", "train a complete small teacher from data"),
@@ -78,6 +78,7 @@ HELP = "\n".join(
 TEXTS = ("--prompt", "--negative_prompt", "--title")  # flags whose values are no paths
 DEFECT, WRONG_INPUT, INTERRUPTED = 1, 2, 75
 DIVERGED = "what is saved is finite; try a lower learning rate, in another workdir"
+LONGEST = 2000  # characters of a message: names in a file may be of any length
 MENDABLE = {  # what a disk refuses, and what a user does about it
     errno.ENOSPC: "free some room, or choose another place",
     errno.EDQUOT: "free some room, or choose another place",
@@ -255,7 +256,8 @@ def _at_home(word: str) -> str:
 def _say(arguments: Sequence[str], message: str, code: int) -> int:
     """One line about what ended the verb."""
     verb = "".join(f" {word}" for word in arguments[:1] if word in VERBS | TOOLS)
-    print(f"flashjax{verb}: " + " ".join(message.splitlines()), file=sys.stderr)
+    line = " ".join(message.splitlines())
+    print(f"flashjax{verb}: {abridged(line, LONGEST)}", file=sys.stderr)
     return code
 
 

@@ -3,6 +3,7 @@
 Letters: b batch, h w c latent grid and channels, m text tokens, d text width, p pooled width.
 """
 
+import itertools
 from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
@@ -21,9 +22,14 @@ class InputError(ValueError):
 
 
 def listed(names: Collection[str], *, most: int = 5, separator: str = ", ") -> str:
-    """The first `most` of these and how many more there are: a message stays one line."""
-    first = separator.join(list(names)[:most])
+    """The first `most` of these, long ones cut, and how many more: a message stays one line."""
+    first = separator.join(map(abridged, itertools.islice(names, most)))
     return first if len(names) <= most else f"{first}{separator}and {len(names) - most} more"
+
+
+def abridged(name: str, most: int = 160) -> str:
+    """A name of a file's own, cut in the middle where it is longer than any model's."""
+    return name if len(name) <= most else f"{name[: most // 2]}...{name[-most // 2 :]}"
 
 
 @flax.struct.dataclass

@@ -10,6 +10,7 @@ import pytest
 
 from flashjax import cli
 from flashjax.cli import main, split_overrides
+from flashjax.types import InputError
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "nano.py")
 PLACE = ["--config", CONFIG, "--workdir", "/nowhere"]
@@ -71,6 +72,14 @@ def test_what_a_disk_refuses_is_one_line_wherever_it_happens(code, advice, monke
     line = answer(capsys, "sample")
     assert line == f"flashjax sample: some/file: {os.strerror(code)}: {cli.MENDABLE[code]}"
     assert advice in line
+
+
+def test_a_message_is_no_longer_than_a_screen(monkeypatch, capsys):
+    def refuse(options):
+        raise InputError("tensor " + "w" * 100_000 + "\nis none")
+
+    monkeypatch.setattr(cli, "run", refuse)
+    assert len(answer(capsys, "export")) < 2100
 
 
 def test_an_error_that_no_user_can_mend_is_not_hidden(monkeypatch):

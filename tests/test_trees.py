@@ -52,6 +52,14 @@ def test_check_same_stays_one_short_line_however_many_are_wrong():
     assert len(message) < 300
 
 
+def test_a_name_of_any_length_leaves_a_message_short():
+    long = {"w" * 100_000 + str(i): np.ones(1) for i in range(9)}
+    with pytest.raises(InputError) as caught:
+        trees.check_same({}, long, where="file")
+    assert f"{80 * 'w'}...{79 * 'w'}0, " in str(caught.value)
+    assert len(str(caught.value)) < 1200
+
+
 def test_digest_sees_names_values_and_dtypes():
     same = {"b": TREE["b"].copy(), "a": dict(TREE["a"])}
     renamed = {"a": TREE["a"], "c": TREE["b"]}

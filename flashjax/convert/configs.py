@@ -103,9 +103,7 @@ def mmdit_config_from_diffusers(config: Json, where: str) -> MMDiTConfig:
     """Of `SD3Transformer2DModel`'s config; `where` names its file in messages."""
     read = Fields(config, TRANSFORMER, where)
     read.require("_class_name", TRANSFORMER["_class_name"])
-    how = read("quantization_config")
-    if how is not None and (not isinstance(how, dict) or how.get("quant_method") != "torchao"):
-        raise read.refused("quantization_config", "none, or torchao's,")
+    _require_codes(read)
     depth = read.whole("num_layers", most=DEEPEST)
     mmdit = MMDiTConfig(
         depth=depth,
@@ -125,6 +123,16 @@ def mmdit_config_from_diffusers(config: Json, where: str) -> MMDiTConfig:
         raise read.refused("attention_head_dim", "a width of the model that 4 divides")
     read.say_unknown()
     return mmdit
+
+
+def _require_codes(read: Fields) -> None:
+    """InputError for codes that are not made weights again when they are read."""
+    how = read("quantization_config")
+    said = how if isinstance(how, dict) else {}
+    method = said.get("quant_method")
+    eight_bits = method == "bitsandbytes" and said.get("load_in_8bit") is True
+    if how is not None and method != "torchao" and not eight_bits:
+        raise read.refused("quantization_config", "none, torchao's, or bitsandbytes' 8 bits,")
 
 
 def _leading(read: Fields, key: str, depth: int) -> int:
@@ -174,7 +182,8 @@ def vae_config_from_diffusers(config: Json, where: str) -> VAEConfig:
     read = Fields(config, VAE, where)
     for key in ("_class_name", "in_channels", "out_channels", "mid_block_add_attention"):
         read.require(key, VAE[key])
-    for key in ("quantization_config", "latents_mean", "latents_std"):
+    _require_codes(read)
+    for key in ("latents_mean", "latents_std"):
         read.require(key, None)
     for key in ("use_quant_conv", "use_post_quant_conv"):
         read.require(key, False)
@@ -273,8 +282,8 @@ def clip_config_from_transformers(config: Json, where: str, *, projected: bool) 
         config, where = config["text_config"], f"{where}, text_config"
     read = Fields(config, CLIP, where)
     read.require("model_type", "clip_text_model", "clip")
-    for key in ("quantization_config", "transformers_weights"):
-        read.require(key, None)
+    _require_codes(read)
+    read.require("transformers_weights", None)
     read.require("layer_norm_eps", 1e-5)
     width, heads = read.whole("hidden_size"), read.whole("num_attention_heads")
     if width % heads:
@@ -321,8 +330,8 @@ def t5_config_from_transformers(config: Json, where: str) -> T5Config:
     act = "gelu_new" if (gated, act) == ("gated", "gelu") else act
     read = Fields(config, T5 | {"dense_act_fn": act, "is_gated_act": gated == "gated"}, where)
     read.require("model_type", "t5", "mt5")
-    for key in ("quantization_config", "transformers_weights"):
-        read.require(key, None)
+    _require_codes(read)
+    read.require("transformers_weights", None)
     for key, wanted in (("is_gated_act", True), ("dense_act_fn", "gelu_new")):
         if read(key) != wanted:
             key = key if key in config else "feed_forward_proj"

@@ -100,6 +100,9 @@ def other_folder(folder: Path) -> str | None:
     if (folder / "snapshots").is_dir():
         found = sorted((folder / "snapshots").iterdir())
         return f"{folder} is the hub's cache: give {found[0]}" if found else None
+    inside = [*folder.glob("*/model_index.json"), *folder.glob("transformer/config.json")]
+    if inside:
+        return f"{folder} has no model_index.json: give {min(inside).parent}, which is in it"
     files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.gguf"))
     if files:
         return f"{folder} has no model_index.json or config.json: give {files[0]} itself"

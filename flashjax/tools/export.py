@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,8 @@ def run(options: argparse.Namespace) -> None:
     """Writes every network of the source in every format, and prints where."""
     out = Path(options.out)
     default = ["sai"] if is_file_name(out) else list(FORMATS)
-    if not options.shard_gb > 0:
-        raise InputError(f"--shard_gb {options.shard_gb}: give more than 0")
+    if not 0 < options.shard_gb < math.inf:
+        raise InputError(f"--shard_gb {options.shard_gb}: give a number above 0")
     paths = convert(
         Path(options.source),
         out,

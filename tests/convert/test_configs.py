@@ -285,6 +285,8 @@ READERS = {
         ("transformer", "qk_norm", "layer_norm"),
         ("transformer", "out_channels", 4),
         ("transformer", "quantization_config", {"quant_method": "bitsandbytes"}),
+        ("transformer", "quantization_config", "torchao"),
+        ("vae", "quantization_config", {"quant_method": "gptq"}),
         ("vae", "_class_name", "AutoencoderTiny"),
         ("vae", "act_fn", "mish"),
         ("vae", "in_channels", 4),

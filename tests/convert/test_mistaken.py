@@ -92,6 +92,12 @@ def test_a_folder_that_is_no_model_says_what_to_give(tmp_path):
     assert "unet.ckpt is a pickle" in other_folder(tmp_path)
     save_file({"a": np.ones(2)}, tmp_path / "a.safetensors")
     assert other_folder(tmp_path).endswith("a.safetensors itself")
+    (tmp_path / "out" / "transformer").mkdir(parents=True)
+    (tmp_path / "out" / "transformer" / "config.json").touch()
+    assert other_folder(tmp_path / "out").endswith("transformer, which is in it")
+    (tmp_path / "all" / "diffusers").mkdir(parents=True)
+    (tmp_path / "all" / "diffusers" / "model_index.json").touch()
+    assert other_folder(tmp_path / "all").endswith("diffusers, which is in it")
     cache = tmp_path / "models--stabilityai--x"
     (cache / "snapshots" / "11fe06").mkdir(parents=True)
     assert other_folder(cache).endswith("give " + str(cache / "snapshots" / "11fe06"))

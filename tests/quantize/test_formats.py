@@ -1,6 +1,7 @@
 """A tiny transformer in every format: read back, and run by the runtimes that install anywhere."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from flashjax.convert.transformer import (
 from flashjax.convert.writing import write_json
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
 from flashjax.quantize.formats import (
+    EXCHANGES,
     FORMATS,
     INFORMED,
     Model,
@@ -25,6 +27,7 @@ from flashjax.quantize.formats import (
     open_format,
     write_format,
 )
+from flashjax.sources import open_transformer
 from flashjax.types import Cond, InputError
 
 CONFIG = MMDiTConfig(
@@ -84,6 +87,21 @@ def test_a_format_holds_every_tensor_at_its_fidelity(name: str, model, tmp_path:
     table = fidelity(model.tensors, open_format(path, CONFIG))
     assert min(table.values()) > FLOORS_DB[name]
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("name", [n for n in FORMATS if n not in EXCHANGES])
+def test_what_is_written_is_a_source_and_written_again_it_changes_little(name, model, tmp_path):
+    """A graph is for its runtime alone; everything else is a checkpoint like any other."""
+    path = write_format(name, model, tmp_path / "once")
+    opened = open_transformer(path)
+    assert opened.config == CONFIG
+    once, stored = opened.under_sai_names(), open_format(path, CONFIG)
+    assert once.shapes == stored.shapes == model.tensors.shapes
+    for key in once:
+        np.testing.assert_array_equal(once[key], stored[key], err_msg=key)
+    again = write_format(name, replace(model, tensors=once), tmp_path / "twice")
+    assert min(fidelity(once, open_format(again, CONFIG)).values()) > FLOORS_DB[name]
+    assert min(fidelity(model.tensors, open_format(again, CONFIG)).values()) > FLOORS_DB[name] - 3
 
 
 # diffusers decodes K types in float16; Q4_K's difference of two numbers loses the most by that.

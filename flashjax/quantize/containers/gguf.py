@@ -199,6 +199,8 @@ class _Header:
             return self.text()
         if kind == ARRAY:
             item_kind, count = self.unpack("<IQ")
+            if item_kind == ARRAY:  # as deep as a file is long
+                raise self.damaged("a key (an array of arrays)")
             return [self.value(item_kind) for _ in range(count)]
         if kind not in SCALARS:
             raise self.damaged(f"a key (value type {kind})")

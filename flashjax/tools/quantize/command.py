@@ -163,6 +163,8 @@ def source_model(options: argparse.Namespace) -> Model:
     )
     if not options.position:
         return model
+    if options.format.startswith("gguf") or ",gguf" in options.format:
+        log.info("a GGUF with a cropped table: ComfyUI and diffusers read it, sd.cpp does not")
     tensors = cropped_position(model.tensors, options.position)
     sizes = mmdit_sizes(tensors, model.config)
     return dataclasses.replace(model, tensors=tensors, config=sizes)

@@ -143,6 +143,16 @@ def test_a_table_that_lies_is_refused_in_a_line(path: Path, tmp_path: Path) -> N
         read_gguf(lying)
 
 
+def test_arrays_of_arrays_are_no_end_of_the_reader(tmp_path: Path) -> None:
+    """Twelve bytes a level: a file of a megabyte would be deeper than any stack."""
+    deep = struct.pack("<I", 9) + 100_000 * struct.pack("<IQ", 9, 1)
+    key = struct.pack("<Q", 1) + b"a"
+    path = tmp_path / "deep.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key + deep)
+    with pytest.raises(InputError, match=r"damaged in a key \(an array of arrays\)"):
+        read_gguf(path)
+
+
 def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     def failing():
         yield encoded("w", WEIGHTS, Q8_0)

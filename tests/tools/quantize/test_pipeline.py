@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from flashjax.cli import main
-from flashjax.convert.folder import read_pipeline
+from flashjax.convert.folder import read_parts, read_pipeline
+from flashjax.convert.text import t5_to
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.evaluate.sample import Sampler, draw_noise, make_sample
 from flashjax.flow.schedule import sampler_sigmas
@@ -121,6 +122,23 @@ def test_diffusers_draws_from_a_torchao_folder_alone(written, ours) -> None:
     ).images  # fmt: skip
     assert drawn.shape[0] == 1
     assert np.isfinite(drawn).all()
+
+
+def test_a_torchao_folder_is_read_back_as_torchao_and_transformers_have_it(written):
+    """Every network of it: eight bits in the transformer and T5, sixteen in the others."""
+    pytest.importorskip("torchao")
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.T5EncoderModel.from_pretrained(written / TORCHAO / "text_encoder_3")
+    parts = read_parts(written / TORCHAO)
+    assert parts.keys() == {"transformer", "vae", "clip_l", "clip_g", "t5"}
+    ours = t5_to(*parts["t5"])
+    assert "Int8Tensor" in {type(value).__name__ for value in theirs.state_dict().values()}
+    for name, value in theirs.state_dict().items():
+        if name in ours:
+            whole = value.dequantize() if hasattr(value, "qdata") else value
+            np.testing.assert_allclose(
+                ours[name], whole.float().numpy(), rtol=2e-2, atol=1e-3, err_msg=name
+            )
 
 
 def test_openvino_genai_draws_our_picture(written, tiny_teacher) -> None:
