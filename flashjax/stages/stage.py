@@ -105,6 +105,8 @@ def at_work(folder: Path) -> Iterator[None]:
             raise InputError(
                 f"another job is at work in {folder}: wait for its end, or use another --workdir"
             ) from error
+        except OSError as error:  # Lustre and NFS may be mounted without locks
+            log.warning("%s cannot be locked (%s): start no second job there", folder, error)
         yield
 
 

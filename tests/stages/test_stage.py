@@ -1,5 +1,7 @@
 """The stage runner: once, resumed, refused."""
 
+import errno
+import fcntl
 import json
 import shutil
 
@@ -175,3 +177,12 @@ def test_two_jobs_are_not_at_work_in_one_folder(tmp_path):
 
     assert _run(tmp_path, second) == {"refused": True}
     assert _run(tmp_path, Body()) == {"refused": True}  # it is done, and nobody is at work
+
+
+def test_a_disk_without_locks_is_said_and_works(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert _run(tmp_path, Body())["runs"] == 1
+    assert "cannot be locked" in caplog.text
