@@ -249,7 +249,7 @@ def _at_home(word: str) -> str:
     """`--flag=~/path` with the home folder in it, which shells leave to us; texts stay."""
     flag, _, value = word.partition("=")
     if flag.startswith("--") and flag not in TEXTS and value.startswith("~"):
-        return f"{flag}={Path(value).expanduser()}"
+        return f"{flag}={os.path.expanduser(value)}"  # of no such user it stays
     return word
 
 

@@ -117,6 +117,8 @@ def test_a_home_folder_that_the_shell_leaves_is_found(flag, monkeypatch):
     seen = []
     monkeypatch.setattr(cli, "run", seen.append)
     assert main(["sample", f"{flag}=~/x.safetensors:1", "--prompt=~/art", "~", "a=~"]) == 0
+    assert main(["sample", f"{flag}=~nobody-is-called-so/x"]) == 0
+    assert seen.pop() == ["sample", f"{flag}=~nobody-is-called-so/x"]
     assert seen == [["sample", f"{flag}=/home/me/x.safetensors:1", "--prompt=~/art", "~", "a=~"]]
 
 

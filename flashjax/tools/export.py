@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     paths = convert(
         Path(options.source),
         out,
-        formats=options.format.split(",") if options.format else default,
+        formats=[name.strip() for name in options.format.split(",")] if options.format else default,
         force=options.force,
         base=base_folder(options.base),
         dtype=DTYPES[options.dtype] if options.dtype else None,

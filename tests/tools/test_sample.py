@@ -189,7 +189,7 @@ def test_sizes_solvers_and_skipped_layers_reach_the_sampler(picture, tiny_teache
     [
         (("--size", "60x64"), "--size 60x64: give HEIGHTxWIDTH in pixels, multiples of 16"),
         (("--skip_layers", "1"), "blocks (1,) cannot all be skipped"),
-        (("--source", "/nowhere"), "/nowhere is no model: give a pipeline's folder"),
+        (("--source", "/nowhere"), "/nowhere does not exist: check the path"),
         (("--steps", "0"), "--steps 0: give one or more"),
         (("--batch", "0"), "--batch 0: give one or more"),
         (("--seed", "-1"), "seed -1: give a number from 0"),

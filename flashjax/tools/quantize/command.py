@@ -213,7 +213,7 @@ def check_options(options: argparse.Namespace) -> list[str]:
     """The formats that are asked for. InputError for flags that do not go together."""
     if not (options.source and options.out and options.format):
         raise InputError("give --source, --out and --format, or --memory alone")
-    names = list(dict.fromkeys(options.format.split(",")))
+    names = list(dict.fromkeys(name.strip() for name in options.format.split(",")))
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(NAMES)}")
