@@ -137,7 +137,7 @@ def draw_all(
     count = len(tokens.clip_l)
     noise = draw_noise(seed, count, studio.shape)
     rows = filled(count, chunk, studio.rows)
-    paths = [place / f"{number:05}.npz" for number in range(len(rows))]
+    paths = [place / f"{row[0]}-{len(row)}.npz" for row in rows]  # of another mesh other names
     left = [number for number, path in enumerate(paths) if not first_sees(path.is_file())]
 
     def start(number: int) -> tuple[Array, Array]:

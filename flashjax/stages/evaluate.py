@@ -28,7 +28,7 @@ from flashjax.stages.drawing import Studio, draw_all, first_sees, make_studio
 from flashjax.stages.export import FOLDER
 from flashjax.stages.model import home_of, network_shardings, open_model, student_of
 from flashjax.stages.registry import check_judges, open_judges, open_samples
-from flashjax.stages.setting import DTYPES
+from flashjax.stages.setting import DTYPES, compute_of
 from flashjax.stages.stage import run_stage, write_json
 from flashjax.types import InputError, Params
 
@@ -86,7 +86,12 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     return run_stage(
         "evaluate",
-        {**config.evaluate, "student": config.student},
+        {
+            **config.evaluate,
+            "student": config.student,
+            "size": config.data.get("size", 0),
+            "compute": dataclasses.asdict(compute_of(config)),
+        },
         workdir,
         body,
         inputs={name: workdir / name for name in ("guide", "match", "export", "quantize")},

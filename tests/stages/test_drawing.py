@@ -42,11 +42,14 @@ def test_an_interrupted_drawing_goes_on_and_gives_the_same_pictures(tmp_path):
     # The first chunk is drawn twice, and kept when the third is asked for.
     with pytest.raises(KeyboardInterrupt):
         draw_all(STUDIO, Draw(stop=3), tokens(5), tmp_path / "part", seed=7, chunk=2)
-    assert [path.name for path in (tmp_path / "part").iterdir()] == ["00000.npz"]
+    assert [path.name for path in (tmp_path / "part").iterdir()] == ["0-2.npz"]
     again = Draw()
     rest = draw_all(STUDIO, again, tokens(5), tmp_path / "part", seed=7, chunk=2)
     np.testing.assert_array_equal(rest.images, expected)
     assert [0, 3] not in again.chunks  # what is kept is not drawn again
+    other = SimpleNamespace(rows=3, shape=STUDIO.shape)  # another mesh splits otherwise
+    moved = draw_all(other, Draw(), tokens(5), tmp_path / "part", seed=7, chunk=2)
+    np.testing.assert_array_equal(moved.images, expected)
 
 
 def test_chunks_split_over_devices_and_are_filled_up():
