@@ -50,8 +50,8 @@ class Size:
 
 
 FULL = Size(
-    Narrow(depth=8, dual=4),
-    **dict(side=192, buckets=2, pictures=190, steps=4, batch=4, substeps=2, drawn=4),
+    Narrow(depth=6, dual=3),
+    **dict(side=192, buckets=2, pictures=190, steps=4, batch=2, substeps=2, drawn=4),
 )
 SMALL = Size(
     Narrow(depth=4, dual=3, heads=1, position_size=48, channels=(8, 8, 16, 16), groups=4),
