@@ -1,6 +1,8 @@
 """The section `data` of a config: what a run learns from, and how it is made ready."""
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Literal
 
 from flashjax.types import InputError
@@ -36,7 +38,7 @@ class DataConfig:
 
     Attributes:
       source: a folder, a pattern of tars, a manifest, a dataset's name, a file of prompts, a
-        task; on this machine or at an address (gs://, s3://). Or several.
+        task; on this machine or at an address (gs://, s3://). Or several, with commas between.
       weights: of several sources, how often samples of each are seen; () is by their numbers.
         What is held out of several is seen once each.
       seed: of the split, of crops, and of what a task makes.
@@ -88,5 +90,9 @@ class DataConfig:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """All sources, where there is one as well."""
-        return (self.source,) if isinstance(self.source, str) else self.source
+        """All sources, where there is one as well; a path with a comma that is there is one."""
+        if not isinstance(self.source, str):
+            return self.source
+        if Path(self.source).exists():
+            return (self.source,)
+        return tuple(re.split(r",(?![^{]*\})", self.source))  # a pattern may have {a,b}
