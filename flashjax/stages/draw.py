@@ -81,13 +81,14 @@ def draw_all(draw: Draw, samples: Samples, folder: Path, first: int, *, batch: i
 def open_teacher(config: ConfigDict, workdir: Path, data: DataConfig) -> Draw:
     """`draw(captions, numbers) -> images uint8 "n H W 3"`, on the host."""
     mesh = make_mesh(without_branches(config.mesh))
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    if data.draw.batch_size % rows:
+        raise InputError(
+            f"data.draw.batch_size={data.draw.batch_size} does not split over data x fsdp = {rows} "
+            f"devices: make it a multiple of {rows}"
+        )
     pipeline, tokenizer = open_model(workdir, mesh)
     studio = make_studio(config, mesh, pipeline, tokenizer([""]))
-    if data.draw.batch_size % studio.rows:
-        raise InputError(
-            f"data.draw.batch_size={data.draw.batch_size} does not split over data x fsdp = "
-            f"{studio.rows} devices: make it a multiple of {studio.rows}"
-        )
     teacher = studio.place(pipeline.transformer, role="teacher")
     grid = sampler_sigmas(data.draw.steps, pipeline.schedule, studio.pipeline.tokens)
     sampler = Sampler(tuple(grid.tolist()), data.draw.guidance_scale)

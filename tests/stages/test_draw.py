@@ -14,6 +14,7 @@ from flashjax.evaluate.sample import Sampler, make_sample, noise_key
 from flashjax.flow.schedule import sampler_sigmas
 from flashjax.sources import open_pipeline
 from flashjax.stages import draw, import_teacher, prepare
+from flashjax.stages.drawing import fetched
 from flashjax.stages.registry import open_samples
 from flashjax.types import InputError
 
@@ -99,12 +100,14 @@ def test_what_is_drawn_is_not_drawn_again_and_a_tar_that_is_gone_has_the_same_by
     assert {path.name: path.read_bytes() for path in sorted(place.glob("*.tar"))} == before
 
 
-def test_a_sharded_teacher_draws_the_same(run, tiny_teacher):
+def test_a_sharded_teacher_draws_the_same(run, tiny_teacher, monkeypatch):
     config, folder = run
+    drawn = []
+    monkeypatch.setattr(draw, "fetched", lambda both: drawn.append(both[0]) or fetched(both))
     other = config_of(tiny_teacher, folder, mesh__data=2, mesh__fsdp=2)
     data = configs.section(other, "data", draw.DataConfig)
     one, many = (draw.open_teacher(c, folder, data)(PROMPTS[:4], range(4)) for c in (config, other))
-    assert many.sharding.num_devices == 4
+    assert [images.sharding.num_devices for images in drawn] == [1, 4]
     np.testing.assert_allclose(np.int32(many), np.int32(one), atol=1)
 
 

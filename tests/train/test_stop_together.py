@@ -52,7 +52,7 @@ def test_processes_end_after_the_same_step_when_one_of_them_is_told_to_stop():
     ]
     try:
         for process in running:
-            assert process.stdout.readline() == "going\n"
+            assert "going\n" in iter(process.stdout.readline, "")  # gloo has its say before
         running[1].send_signal(signal.SIGTERM)
         said = [process.communicate(timeout=120) for process in running]
     finally:
