@@ -136,11 +136,14 @@ def gather(
     judges: Sequence[Judge],
     prompts: list[str],
 ) -> dict[str, Any]:
-    """All rows, those of real pictures first; what is shown of each comes into one file."""
+    """All rows, and in one file what is shown of each.
+
+    Real pictures come first where it is their captions that were drawn.
+    """
     rows = [read_json(place / ROW) for place in places]
     pictures = [np.load(place / SHOWN, allow_pickle=False) for place in places]
     shown = len(pictures[0])
-    if unseen.images is not None:
+    if unseen.images is not None and prompts == unseen.captions:
         real = {"name": "real pictures", "group": "Reference", "note": "unseen"}
         rows.insert(0, real | measure(judges, unseen.images, unseen.captions))
         pictures.insert(0, unseen.images[:shown])
