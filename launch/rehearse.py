@@ -32,6 +32,7 @@ JOBS = ("guide", "match", "split")
 # Nearly all of the time goes into compiling; the programs are as true without XLA's last passes.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 QUICK += " --xla_cpu_use_fusion_emitters=false"
+MARK = "launch/rehearse.py makes this folder anew each time\n"
 OURS = "rehearsal"  # a file that says that a folder is a rehearsal's
 
 
@@ -162,11 +163,12 @@ def is_begun(stage: Path) -> bool:
 def clear(workdir: Path) -> bool:
     """Makes the folder empty but for a mark; False for one that holds what is not ours."""
     if workdir.exists() and any(workdir.iterdir()):
-        if not (workdir / OURS).is_file():
+        mark = workdir / OURS
+        if not mark.is_file() or mark.read_text() != MARK:
             return False
         shutil.rmtree(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / OURS).write_text("launch/rehearse.py makes this folder anew each time\n")
+    (workdir / OURS).write_text(MARK)
     return True
 
 

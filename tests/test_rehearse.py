@@ -110,6 +110,8 @@ def test_a_stage_that_is_left_is_named(tmp_path):
 def test_a_folder_of_others_is_left_alone(tmp_path):
     (tmp_path / "mine").write_text("mine")
     assert not rehearse.clear(tmp_path) and (tmp_path / "mine").read_text() == "mine"
+    (tmp_path / rehearse.OURS).write_text("a file of that name")
+    assert not rehearse.clear(tmp_path) and (tmp_path / "mine").read_text() == "mine"
     assert rehearse.clear(tmp_path / "new") and rehearse.clear(tmp_path / "new")
 
 

@@ -94,10 +94,12 @@ def run(options: argparse.Namespace) -> None:
     opened = open_kind(options.real, Wording()) if options.real else None
     judges: list[Judge] = []
     rows: list[report.Sampler] = []
+    places = []
     for label, source in sources.items():
         cell = cells[label]
         cell.size = cell.size or _size_of(rows)
-        drawn, sampler = draw_source(cell, source, prompts, out / DRAWN)
+        places.append(out / DRAWN / asked(cell, source, prompts))
+        drawn, sampler = draw_source(cell, source, prompts, places[-1])
         if not rows:  # the first is whom others are compared with
             real = pictures_of(opened, drawn.images.shape[1:3]) if opened else None
             others = drawn.images if len(sources) > 1 else None
@@ -107,7 +109,10 @@ def run(options: argparse.Namespace) -> None:
     shown = [dataclasses.replace(row, images=row.images[: options.shown]) for row in rows]
     report.write_report(out / PAGE, page(options, shown, judges, prompts, paths))
     keep_record(out / PAGE)
-    shutil.rmtree(out / DRAWN)
+    for place in places:  # what else may lie beside them is not ours
+        shutil.rmtree(place)
+    if not any((out / DRAWN).iterdir()):
+        (out / DRAWN).rmdir()
     print(out / PAGE)
 
 
@@ -150,18 +155,22 @@ def draw_source(
     model = MMDiT(pipeline.transformer_config)
     studio = Studio(mesh, dataclasses.replace(pipeline, transformer={}), empty, model, size)
     draw = functools.partial(studio.program(sampler), pipeline.transformer)
-    place = place / asked(cell, source, prompts)
     drawn = draw_all(studio, draw, tokenizer(prompts), place, seed=cell.seed, chunk=cell.batch)
     assert drawn is not None  # one process alone
     return drawn, sampler
 
 
 def asked(cell: argparse.Namespace, source: str, prompts: list[str]) -> str:
-    """A name for what is drawn: all that pictures depend on, so that no other's are taken."""
-    path = _path(source)
-    stat = path.stat()
-    told = [source, stat.st_mtime_ns, stat.st_size, prompts]
-    told += [getattr(cell, name) for name in (*SETTINGS, "seed", "batch")]
+    """A name for what is drawn: of all that pictures depend on, so that no other's are taken.
+
+    Of files it is their sizes and times, not only of the folder that they are in.
+    """
+    loras = [Path(text) for lora in cell.lora for text in (lora, lora.rpartition(":")[0]) if text]
+    files = [
+        file for path in (_path(source), Path(cell.base or source), *loras) for file in _files(path)
+    ]
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    told = [stamps, prompts, *(getattr(cell, name) for name in (*SETTINGS, "seed", "batch"))]
     return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
 
 
@@ -220,8 +229,14 @@ def page(
 
 def bytes_of(path: Path) -> int:
     """Of a file, or of all files of a folder."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or all files of a folder."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def _path(source: str) -> Path:

@@ -1,5 +1,6 @@
 """`evaluate --source`: checkpoints side by side, without a workdir."""
 
+import argparse
 import re
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 from PIL import Image
 
 from flashjax.cli import main
+from flashjax.tools import evaluate
+from flashjax.tools.sheets import SETTINGS
 
 PROMPTS = ["a red seven on a blue background", "a green two on a white background"]
 
@@ -34,6 +37,9 @@ def test_sources_are_drawn_judged_and_reported_side_by_side(
         (real / f"{number}.txt").write_text("noise")
     judged = ["--judges", f"clip={clip_folder('quick_gelu')},dino=/nowhere", "--real", str(real)]
     each = ["--steps", "2,1", "--guidance_scale", "4,1", "--title", "Two of them"]
+    theirs = tmp_path / "out" / "drawn" / "by hand.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
     run = [*flags(prompts, tmp_path / "out", tiny_teacher, tiny_teacher / "transformer")]
     assert main([*run, "--base", str(tiny_teacher), *judged, *each]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report.html")
@@ -43,7 +49,8 @@ def test_sources_are_drawn_judged_and_reported_side_by_side(
     assert page.count("data:image/png") == 4
     assert re.search(r"CLIP score.*CMMD.*CMMD-T", page, re.DOTALL)
     left = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert left == [".flashjax.json", "features", "report.html"]  # what was drawn is gone
+    assert left == [".flashjax.json", "drawn", "features", "report.html"]
+    assert list(theirs.parent.iterdir()) == [theirs]  # what we drew is gone, and nothing else
 
 
 @pytest.mark.parametrize(
@@ -71,3 +78,16 @@ def test_a_report_of_somebody_else_is_not_written_over(tiny_teacher, prompts, tm
     assert main(flags(prompts, tmp_path, tiny_teacher)) == 2
     assert "--force" in capsys.readouterr().err
     assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_pictures_of_other_weights_are_not_taken_for_a_sources(tmp_path):
+    folder = tmp_path / "a model"
+    (folder / "transformer").mkdir(parents=True)
+    weights = folder / "transformer" / "w.safetensors"
+    weights.write_bytes(b"1")
+    asked = {name: None for name in (*SETTINGS, "seed", "batch")} | {"lora": []}
+    names = set()
+    for steps, written in ((4, b"1"), (2, b"1"), (2, b"22")):  # within the folder alone
+        weights.write_bytes(written)
+        names.add(evaluate.asked(argparse.Namespace(**asked | {"steps": steps}), str(folder), []))
+    assert len(names) == 3
