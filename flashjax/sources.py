@@ -23,7 +23,7 @@ from flashjax.convert.pipeline import (
     assemble,
     in_float32,
 )
-from flashjax.convert.reading import open_safetensors, read_json
+from flashjax.convert.reading import open_safetensors
 from flashjax.convert.scales import dequantised
 from flashjax.convert.sizes import mmdit_sizes
 from flashjax.convert.table import check_shapes
@@ -36,6 +36,7 @@ from flashjax.convert.transformer import (
     translated,
 )
 from flashjax.convert.weights import open_weights
+from flashjax.data.jsons import read_json
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.variants import SD3_VAE
 from flashjax.quantize.containers.gguf import MAGIC, open_gguf

@@ -22,7 +22,6 @@ from flashjax.convert.pipeline import (
     in_float32,
     read_all,
 )
-from flashjax.convert.reading import read_json
 from flashjax.convert.table import FLOAT32, Placement
 from flashjax.convert.tensors import Tensors
 from flashjax.convert.text import clip_from, clip_is_projected, clip_to, t5_from, t5_to
@@ -30,6 +29,7 @@ from flashjax.convert.transformer import transformer_from, transformer_to
 from flashjax.convert.vae import vae_from, vae_to
 from flashjax.convert.weights import DIFFUSERS, TRANSFORMERS, open_weights
 from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, write_json, write_weights
+from flashjax.data.jsons import read_json
 from flashjax.data.tokenizers import check_files
 from flashjax.flow.schedule import Schedule
 from flashjax.models.clip import CLIPConfig

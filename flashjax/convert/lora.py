@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashjax.convert import mistaken
-from flashjax.convert.reading import open_safetensors, read_json
+from flashjax.convert.reading import open_safetensors
 from flashjax.convert.tensors import Info, Shape, Tensors
+from flashjax.data.jsons import read_json
 from flashjax.types import InputError, listed
 
 # What every tensor of an adapter has in its name.

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from flashjax.convert.reading import read_json
 from flashjax.convert.writing import replacing, write_json
+from flashjax.data.jsons import read_json
 from flashjax.types import InputError
 
 MANIFEST = ".flashjax.json"

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flashjax import trees
 from flashjax.convert import vit_configs
 from flashjax.convert.blocks import block_rows, layout
-from flashjax.convert.reading import read_json
 from flashjax.convert.table import (
     AS_STORED,
     FLOAT32,
@@ -28,6 +27,7 @@ from flashjax.convert.table import (
 from flashjax.convert.tensors import Shape, Tensors
 from flashjax.convert.text import clip_from
 from flashjax.convert.weights import open_weights
+from flashjax.data.jsons import read_json
 from flashjax.models.clip import CLIPConfig
 from flashjax.models.vit import ViT, ViTConfig
 from flashjax.types import InputError, Params

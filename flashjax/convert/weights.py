@@ -9,9 +9,10 @@ from pathlib import Path
 
 from flashjax.convert import mistaken
 from flashjax.convert.fields import say
-from flashjax.convert.reading import open_safetensors, read_json
+from flashjax.convert.reading import open_safetensors
 from flashjax.convert.scales import dequantised
 from flashjax.convert.tensors import Tensors, joined
+from flashjax.data.jsons import read_json
 from flashjax.types import InputError, listed
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # how each library names its files

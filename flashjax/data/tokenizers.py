@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flashjax.data.jsons import read_json
 from flashjax.data.prompts import shortened
 from flashjax.types import InputError, Tokens
 
@@ -100,7 +101,7 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
         if with_t5 or name != "tokenizer_3":
             check_files(folder / name, "a folder in SD3.5's layout")
     config = folder / "tokenizer" / "tokenizer_config.json"
-    if "model_max_length" not in _read_json(config):
+    if "model_max_length" not in read_json(config):
         raise InputError(f"{config}: no model_max_length; set it (77 for SD3.5)")
 
     from transformers import CLIPTokenizer, T5Tokenizer
@@ -189,7 +190,7 @@ def _leaves_t5_out(folder: Path) -> bool:
     index = folder / "model_index.json"
     if not index.is_file():
         return False
-    entry = _read_json(index).get("tokenizer_3")
+    entry = read_json(index).get("tokenizer_3")
     return not entry or entry[1] is None
 
 
@@ -205,16 +206,6 @@ def _opened(kind: Any, folder: Path, mark: str) -> Any:
             f"{folder} is no {kind.__name__}, none of its {len(found)} tokens has {mark!r}: it is "
             "of another encoder"
         )
-    return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds no JSON object")
     return found
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flashjax.convert.folder import read_transformer
-from flashjax.convert.reading import read_json
 from flashjax.convert.table import Placement
 from flashjax.convert.transformer import transformer_from
 from flashjax.data.cache import read_cache
+from flashjax.data.jsons import read_json
 from flashjax.data.prompts import read_prompts
 from flashjax.evaluate.judge import Compared, Figure, Judge, figures_of, told
 from flashjax.evaluate.sample import Drawn, Sampler

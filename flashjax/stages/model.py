@@ -16,10 +16,10 @@ from flashjax import trees
 from flashjax.checkpoint import load_params, save_params
 from flashjax.convert.folder import INDEX
 from flashjax.convert.pipeline import Pipeline
-from flashjax.convert.reading import read_json
 from flashjax.convert.text import abstract_text
 from flashjax.convert.writing import write_json
 from flashjax.data.config import DataConfig
+from flashjax.data.jsons import read_json
 from flashjax.data.tokenizers import Tokenizer, check_fits, load_tokenizers
 from flashjax.flow.schedule import Schedule
 from flashjax.models.clip import CLIPConfig

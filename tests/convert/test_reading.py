@@ -8,8 +8,9 @@ import pytest
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from flashjax.convert.reading import open_safetensors, read_json
+from flashjax.convert.reading import open_safetensors
 from flashjax.convert.weights import open_weights
+from flashjax.data.jsons import read_json
 from flashjax.types import InputError
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
