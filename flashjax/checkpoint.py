@@ -1,7 +1,8 @@
 """State to disk and back with Orbax: asynchronous, atomic, onto any mesh.
 
 `Checkpoints` holds the running state of a stage and the position of its data; `save_params` and
-`load_params` hold the plain parameter tree that a stage hands on.
+`load_params` hold the plain parameter tree that a stage hands on. Both keep a checksum of every
+array and compare it with what is read, on whatever mesh.
 """
 
 import contextlib
@@ -21,21 +22,33 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
 from flashjax import trees
+from flashjax.checksums import check_sums, checksums
 from flashjax.types import InputError, Params
+
+CHECKSUMS = "checksums"
 
 # What Orbax raises for files that are absent, cut short or not its own.
 _BROKEN = (ValueError, KeyError, OSError, json.JSONDecodeError)
 
 
 class Checkpoints:
-    """The last `keep` checkpoints of a folder; unfinished saves are invisible and swept away."""
+    """The last `keep` checkpoints of a folder, and for good those of every `milestone` steps.
 
-    def __init__(self, folder: Path | str, *, keep: int = 2) -> None:
+    Unfinished saves are invisible and swept away.
+    """
+
+    def __init__(self, folder: Path | str, *, keep: int = 2, milestone: int = 0) -> None:
         _quieten()
         self._folder = Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=milestone or None, cleanup_tmp_directories=True
+        )
         # Without its handlers a fresh manager cannot tell the shapes that a checkpoint holds.
-        handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+            CHECKSUMS: ocp.JsonCheckpointHandler(),
+        }
         self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def save(
@@ -47,10 +60,12 @@ class Checkpoints:
         """
         with _writing(self._folder, state):
             if step not in self._manager.all_steps():
-                items = ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
-                )
-                self._manager.save(step, args=items, force=True)
+                items = {
+                    "state": ocp.args.StandardSave(state),
+                    "data": ocp.args.JsonSave(data_state),
+                    CHECKSUMS: ocp.args.JsonSave(checksums(state)),
+                }
+                self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             if wait:
                 self._manager.wait_until_finished()
 
@@ -61,17 +76,25 @@ class Checkpoints:
     def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
         """The state of `step`, laid out as `abstract` says (ShapeDtypeStructs with shardings).
 
-        The mesh may differ from the one that saved. InputError if the files are broken or the
-        shapes are not those of `abstract`.
+        The mesh may differ from the one that saved. InputError if the files are broken, an array is
+        not what was saved, or the shapes are not those of `abstract`.
         """
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-        )
-        with _reading(self._folder / str(step)):
+        items = {
+            "state": ocp.args.StandardRestore(abstract),
+            "data": ocp.args.JsonRestore(),
+            CHECKSUMS: ocp.args.JsonRestore(),
+        }
+        folder, before = self._folder / str(step), self._before(step)
+        onward = f"goes on from step {before}" if before else "begins anew"
+        with _reading(folder, advice=f"move it away, and the stage {onward}"):
             saved = _tree(self._manager.item_metadata(step)["state"])
-            trees.check_same(abstract, saved, where=f"{self._folder}/{step}")
-            restored = self._manager.restore(step, args=items)
+            trees.check_same(abstract, saved, where=str(folder))
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            check_sums(restored["state"], restored[CHECKSUMS])
         return restored["state"], restored["data"]
+
+    def _before(self, step: int) -> int | None:
+        return max((other for other in self._manager.all_steps() if other < step), default=None)
 
     def close(self) -> None:
         """Finish what is being written."""
@@ -83,8 +106,9 @@ class Checkpoints:
 def save_params(folder: Path | str, params: Params) -> None:
     """Write a parameter tree; the folder appears once it is complete and replaces an older."""
     _quieten()
-    with _writing(Path(folder).absolute(), params), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(folder).absolute(), params, force=True)
+    folder, told = Path(folder).absolute(), {CHECKSUMS: checksums(params)}
+    with _writing(folder, params), ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder, params, force=True, custom_metadata=told)
 
 
 def load_params(
@@ -97,20 +121,32 @@ def load_params(
 
     `place` makes `abstract` of the shapes that are saved, where nobody knows them before. Without
     both, this process reads all of it alone, as numpy arrays in the host's memory. InputError if
-    the folder is missing or broken, or its shapes are not those of `abstract`.
+    the folder is missing or broken, an array is not what was saved, or shapes are not those of
+    `abstract`.
     """
     _quieten()
     folder = Path(folder).absolute()
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist: it should hold the parameters of a stage")
-    with _reading(folder):
+    with _reading(folder, advice="delete its stage and run it again"):
         if abstract is None and place is None:
-            return _on_host(folder)
+            params = _on_host(folder)
+        else:
+            with ocp.StandardCheckpointer() as checkpointer:
+                saved = _tree(checkpointer.metadata(folder).item_metadata)
+                abstract = place(saved) if abstract is None and place else abstract
+                trees.check_same(abstract, saved, where=str(folder))
+                params = checkpointer.restore(folder, abstract)
+        check_sums(params, kept_checksums(folder))
+    return params
+
+
+def kept_checksums(folder: Path | str) -> dict[str, int]:
+    """What `save_params` noted of each array. InputError where there is none."""
+    with _reading(Path(folder), advice="it was not written by this flashjax, or is damaged"):
         with ocp.StandardCheckpointer() as checkpointer:
-            saved = _tree(checkpointer.metadata(folder).item_metadata)
-            abstract = place(saved) if abstract is None and place else abstract
-            trees.check_same(abstract, saved, where=str(folder))
-            return checkpointer.restore(folder, abstract)
+            found = checkpointer.metadata(Path(folder).absolute()).custom_metadata
+        return found[CHECKSUMS]
 
 
 def _on_host(folder: Path) -> Params:
@@ -134,7 +170,7 @@ def _tree(metadata: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _reading(folder: Path) -> Iterator[None]:
+def _reading(folder: Path, *, advice: str) -> Iterator[None]:
     """What is wrong with files, as one InputError; what a disk refuses, as the OSError that it is.
 
     A disk that fails says nothing of the files: they may be whole.
@@ -151,9 +187,7 @@ def _reading(folder: Path) -> Iterator[None]:
         if code not in (None, errno.ENOENT, errno.ENOTDIR):
             raise OSError(code, os.strerror(code), str(folder)) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{folder} is no complete checkpoint, delete it: {reason[:200]}"
-        ) from error
+        raise InputError(f"{folder} is no complete checkpoint ({reason[:200]}): {advice}") from error
 
 
 def _code(error: Exception) -> int | None:

@@ -150,6 +150,60 @@ def test_damage_names_the_folder(damage, key, tmp_path):
         load_params(tmp_path / "params")
 
 
+def _flip(path, bit):
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bytes(data))
+
+
+def test_no_flipped_bit_of_the_data_is_read(key, tmp_path):
+    """Floats of a network hardly compress: most bits of the file are theirs, and no codec's."""
+    state = {"w": jax.random.normal(key, (64, 64)), "b": jnp.arange(64, dtype=jnp.bfloat16)}
+    abstract = jax.eval_shape(lambda: state)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (1, 2):
+        checkpoints.save(step, state, {}, wait=True)
+    save_params(tmp_path / "params", state)
+    read = {
+        tmp_path / "checkpoints" / "2": lambda: checkpoints.restore(2, abstract)[0],
+        tmp_path / "params": lambda: load_params(tmp_path / "params"),
+    }
+    for folder, load in read.items():
+        data = max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
+        bits = np.random.default_rng(0).integers(8 * data.stat().st_size, size=20).tolist()
+        refused = 0
+        for bit in bits:
+            _flip(data, bit)
+            try:
+                jax.tree.map(np.testing.assert_array_equal, load(), state)
+            except InputError as error:
+                refused += 1
+                assert str(folder) in str(error)
+            _flip(data, bit)
+        assert refused >= 18, refused
+        jax.tree.map(np.testing.assert_array_equal, load(), state)
+
+
+def test_a_damaged_checkpoint_names_the_one_before(tmp_path):
+    state = {"w": jnp.ones(3)}
+    checkpoints = Checkpoints(tmp_path)
+    for step in (10, 20):
+        checkpoints.save(step, state, {}, wait=True)
+        (tmp_path / str(step) / "checksums" / "metadata").write_text('{"w": 7}')
+    with pytest.raises(InputError, match=r"20 is .*move it away, and the stage goes on from step 10"):
+        checkpoints.restore(20, jax.eval_shape(lambda: state))
+    with pytest.raises(InputError, match=r"10 is .*what was saved: w\): .*the stage begins anew"):
+        checkpoints.restore(10, jax.eval_shape(lambda: state))
+
+
+def test_milestones_stay_for_good(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, milestone=4)
+    for step in range(1, 8):
+        checkpoints.save(step, {"w": jnp.ones(3)}, {}, wait=True)
+    checkpoints.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"4", "7"}
+
+
 @pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO])
 def test_a_disk_that_fails_says_nothing_of_the_files(code, tmp_path, monkeypatch):
     save_params(tmp_path / "params", {"w": jnp.ones(3)})

@@ -1,0 +1,51 @@
+"""Checksums: the same on every mesh and on the host, another for every change of one element."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from flashjax.checksums import check_sums, checksums
+from flashjax.parallel.mesh import make_mesh
+
+DTYPES = [np.float32, ml_dtypes.bfloat16, np.float16, np.int32, np.uint8, np.bool_]
+
+
+def _by_hand(array):
+    """The definition, one element after the other."""
+    kind = f"u{array.dtype.itemsize}"
+    total = 0
+    for place, word in enumerate(array.reshape(-1).view(kind).tolist()):
+        mixed = place * 0x9E3779B1 % 2**32
+        total += word * ((mixed ^ mixed >> 15) | 1)
+    return total % 2**32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (3,), (8, 4, 5)])
+def test_hosts_and_devices_follow_the_definition(dtype, shape, key):
+    array = np.asarray(jax.random.normal(key, shape) * 3).astype(dtype)
+    want = {"w": _by_hand(array)}
+    assert checksums({"w": array}) == checksums({"w": jnp.asarray(array)}) == want
+
+
+def test_a_mesh_does_not_change_them(key):
+    array = jax.random.normal(key, (8, 4, 6))
+    for sizes, spec in [({"fsdp": 8}, P("fsdp")), ({"fsdp": 2, "tensor": 2}, P("fsdp", "tensor"))]:
+        split = jax.device_put(array, jax.sharding.NamedSharding(make_mesh(sizes), spec))
+        assert checksums({"w": split}) == checksums({"w": array})
+
+
+@pytest.mark.parametrize("bit", range(16))
+def test_a_flipped_bit_and_two_arrays_that_changed_places_are_named(bit, key):
+    tree = {"a": np.asarray(jax.random.normal(key, (40,)), ml_dtypes.bfloat16), "b": np.ones(3)}
+    kept = checksums(tree)
+    flipped = tree["a"].view(np.uint16).copy()
+    flipped[bit] ^= 1 << bit
+    with pytest.raises(ValueError, match="not what was saved: a$"):
+        check_sums({"a": flipped.view(ml_dtypes.bfloat16), "b": tree["b"]}, kept)
+    with pytest.raises(ValueError, match="not what was saved: a, b$"):
+        check_sums({"a": tree["b"], "b": tree["a"]}, kept)
+    check_sums(tree, kept)
