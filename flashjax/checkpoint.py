@@ -187,7 +187,8 @@ def _reading(folder: Path, *, advice: str) -> Iterator[None]:
         if code not in (None, errno.ENOENT, errno.ENOTDIR):
             raise OSError(code, os.strerror(code), str(folder)) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{folder} is no complete checkpoint ({reason[:200]}): {advice}") from error
+        reason = reason[:200]
+        raise InputError(f"{folder} is no complete checkpoint ({reason}): {advice}") from error
 
 
 def _code(error: Exception) -> int | None:

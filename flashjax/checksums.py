@@ -22,15 +22,18 @@ PART = 2**20  # elements that a host weighs at once
 
 def checksums(tree: Any) -> dict[str, int]:
     """32 bits of each leaf by its path, computed where it lies: on devices, or on this host."""
-    leaves = trees.flatten(tree)
-    sums = {p: _on_host(x) if isinstance(x, np.ndarray) else _on_devices(x) for p, x in leaves.items()}
+    sums = {
+        path: _on_host(leaf) if isinstance(leaf, np.ndarray) else _on_devices(leaf)
+        for path, leaf in trees.flatten(tree).items()
+    }
     return {path: int(value) for path, value in jax.device_get(sums).items()}
 
 
 def check_sums(tree: Any, kept: Mapping[str, int]) -> None:
     """ValueError that names the leaves of `tree` whose checksums are not those that were kept."""
     found = checksums(tree)
-    changed = sorted(path for path in found.keys() | kept.keys() if found.get(path) != kept.get(path))
+    paths = sorted(found.keys() | kept.keys())
+    changed = [path for path in paths if found.get(path) != kept.get(path)]
     if changed:
         raise ValueError(f"not what was saved: {listed(changed)}")
 
@@ -67,5 +70,5 @@ def _weights(place: Any) -> Any:
 
 
 def _unsigned(dtype: Any) -> Any:
-    """The unsigned integer of a dtype's bits; 64 of them, which only hosts have, are taken as two."""
+    """The unsigned integer of a dtype's bits; 64 of them, as hosts have, are taken as two."""
     return np.dtype(f"uint{8 * min(4, np.dtype(dtype).itemsize)}")

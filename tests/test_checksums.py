@@ -44,8 +44,8 @@ def test_a_flipped_bit_and_two_arrays_that_changed_places_are_named(bit, key):
     kept = checksums(tree)
     flipped = tree["a"].view(np.uint16).copy()
     flipped[bit] ^= 1 << bit
-    with pytest.raises(ValueError, match="not what was saved: a$"):
+    with pytest.raises(ValueError, match=r"not what was saved: a$"):
         check_sums({"a": flipped.view(ml_dtypes.bfloat16), "b": tree["b"]}, kept)
-    with pytest.raises(ValueError, match="not what was saved: a, b$"):
+    with pytest.raises(ValueError, match=r"not what was saved: a, b$"):
         check_sums({"a": tree["b"], "b": tree["a"]}, kept)
     check_sums(tree, kept)

@@ -11,8 +11,8 @@ from flashjax import tasks
 ROOT = Path(flashjax.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
-    "types trees checksums config parallel data models flow losses train checkpoint convert quantize "
-    "evaluate tasks sources stages tools cli __main__"
+    "types trees checksums config parallel data models flow losses train checkpoint convert "
+    "quantize evaluate tasks sources stages tools cli __main__"
 ).split()
 # Libraries that only some floors may import; no floor for the oracles of the tests.
 HOMES = {
