@@ -39,7 +39,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path | str, *, keep: int = 2, milestone: int = 0) -> None:
         _quieten()
-        self._folder = Path(folder).absolute()
+        self._folder, self._milestone = Path(folder).absolute(), milestone
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=milestone or None, cleanup_tmp_directories=True
         )
@@ -96,6 +96,14 @@ class Checkpoints:
     def _before(self, step: int) -> int | None:
         return max((other for other in self._manager.all_steps() if other < step), default=None)
 
+    def keep_newest(self) -> None:
+        """Of a job that is done: all but its newest checkpoint and its milestones go."""
+        with _writing(self._folder, {}):
+            self._manager.wait_until_finished()
+            for step in sorted(self._manager.all_steps())[:-1]:
+                if not self._milestone or step % self._milestone:
+                    self._manager.delete(step)
+
     def close(self) -> None:
         """Finish what is being written."""
         with _writing(self._folder, {}):
@@ -139,6 +147,11 @@ def load_params(
                 params = checkpointer.restore(folder, abstract)
         check_sums(params, kept_checksums(folder))
     return params
+
+
+def is_tree(path: Path) -> bool:
+    """Whether a folder is one that `save_params` wrote."""
+    return (path / "_CHECKPOINT_METADATA").is_file()
 
 
 def kept_checksums(folder: Path | str) -> dict[str, int]:

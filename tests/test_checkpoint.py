@@ -197,9 +197,11 @@ def test_a_damaged_checkpoint_names_the_one_before(tmp_path):
 
 
 def test_milestones_stay_for_good(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=1, milestone=4)
+    checkpoints = Checkpoints(tmp_path, keep=2, milestone=4)
     for step in range(1, 8):
         checkpoints.save(step, {"w": jnp.ones(3)}, {}, wait=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"4", "6", "7"}
+    checkpoints.keep_newest()
     checkpoints.close()
     assert {path.name for path in tmp_path.iterdir()} == {"4", "7"}
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.checkpoint import save_params
 from flashjax.parallel.sharding import abstract_on
-from flashjax.stages.setting import Setting
+from flashjax.stages.setting import Setting, compute_of
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job, show_parameters
 from flashjax.types import Params
@@ -75,7 +75,8 @@ def distil(
         counted = {"steps": job.steps, "samples": job.steps * job.batch_size}
         return counted | dict(results or {})
 
-    return run_stage(folder or name, section, workdir, body, inputs=inputs, seed=config.seed)
+    whole = {**section, "compute": dataclasses.asdict(compute_of(config))}
+    return run_stage(folder or name, whole, workdir, body, inputs=inputs, seed=config.seed)
 
 
 def keep_student(folder: Path, average: Params, setting: Setting) -> None:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from flashjax.checkpoint import save_params
 from flashjax.parallel.mesh import make_mesh
+from flashjax.stages.identity import OPERATION, leaves
 from flashjax.stages.model import student_of
 from flashjax.stages.split import folder_of
 from flashjax.stages.stage import read_stage, run_stage
@@ -59,6 +60,7 @@ def _ancestry(folder: Path) -> dict[str, Any]:
     record = read_stage(folder)
     if record is None:
         raise InputError(f"{folder} is no stage: train its branch with `flashjax split`")
-    shared = {key: record["section"][key] for key in ("branches", "match", "student")}
+    section = {key: record["section"][key] for key in ("branches", "match", "student")}
+    shared = {key: x for key, x in leaves(section).items() if not OPERATION.fullmatch(key)}
     digests = {f"input {key}": found["digest"] for key, found in record["inputs"].items()}
     return digests | shared | {"seed": record["seed"]}

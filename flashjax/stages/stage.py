@@ -19,6 +19,8 @@ from typing import Any, TypeAlias
 
 from flashjax import config as configs
 from flashjax.parallel.hosts import is_first, meet
+from flashjax.stages.contents import CHECKPOINTS, TRACES, check_contents, contents
+from flashjax.stages.identity import Change, changes, forbidden, told
 from flashjax.types import InputError
 
 # Does the work in the stage's folder, from its own checkpoints if there are any, and returns the
@@ -26,8 +28,6 @@ from flashjax.types import InputError
 Body: TypeAlias = Callable[[Path], dict[str, Any]]
 
 LOCK = ".lock"
-WEIGHTS = ("*.safetensors", "*.gguf")
-TRACES = ("stage.json", "metrics", "hosts", LOCK)  # of a stage's folder, how their names begin
 PACKAGES = ("flashjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,9 @@ def run_stage(
     While it is at work no other job may be in its folder.
 
     `section` is all that the stage depends on, as plain values; `inputs` are the stage folders or
-    files that it reads. A folder of another config or of changed inputs is an InputError, but where
-    a stage was refused or stopped before its first checkpoint, nothing is lost: it starts anew.
+    files that it reads. A folder of another identity (identity.py) or of changed inputs is an
+    InputError, but where a stage was refused or stopped before its first checkpoint, nothing is
+    lost: it starts anew. Changes of operation are noted with their step.
     """
     folder = Path(workdir) / name
     asked = {
@@ -64,28 +65,23 @@ def run_stage(
     if before is not None and not anew:
         _check_unchanged(folder, before, asked)
         if before["status"] == "done":
-            log.info("%s skipped: already done", name)
+            with_others = told(changed_between(before, asked))
+            log.info("%s skipped: already done%s", name, with_others and f" ({with_others})")
             return before["results"]
         log.info("%s was interrupted: it goes on", name)
-    seconds_before = 0.0 if before is None or anew else before["seconds"]
-    record = asked | {"versions": versions(), "status": "running", "seconds": seconds_before}
+    record = _begun(folder, asked, None if anew else before)
     first = is_first()
     meet(f"{name} is read")  # before it is written
     if first:
-        for path in map(Path, inputs.values()):
-            check_whole(path)
-        if before is not None and anew:
-            for metrics in folder.glob("metrics*"):  # or its curves would begin twice
-                shutil.rmtree(metrics)
-        folder.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
+        _make_room(folder, inputs, anew=before is not None and anew)
+    started, seconds_before = time.monotonic(), record["seconds"]
     with at_work(folder) if first else contextlib.nullcontext():
         if first:
             write_json(folder / "stage.json", record)
         try:
             results = body(folder) if first or not alone else {}
             record |= {"status": "done", "results": results}
-            record |= {"weights": weights_of(folder)} if first else {}
+            record |= {"contents": contents(folder)} if first else {}
         finally:
             record["seconds"] = round(seconds_before + time.monotonic() - started, 3)
             if first:
@@ -93,6 +89,27 @@ def run_stage(
     meet(f"{name} is written")
     log.info("%s done in %.0f s", name, record["seconds"])
     return stage_results(folder) if alone else results
+
+
+def _begun(
+    folder: Path, asked: Mapping[str, Any], before: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The record of a stage that begins, or goes on from what was recorded before."""
+    record = {**asked, "versions": versions(), "status": "running", "seconds": 0.0, "changes": []}
+    if before is not None:
+        record |= {"seconds": before["seconds"], "changes": _continued(folder, before, record)}
+    return record
+
+
+def _make_room(folder: Path, inputs: Mapping[str, Path | str], *, anew: bool) -> None:
+    """The stage's folder, once its inputs are what their stages wrote."""
+    for path in map(Path, inputs.values()):
+        if noted := (read_stage(path) or {}).get("contents"):
+            check_contents(path, noted)
+    if anew:
+        for metrics in folder.glob("metrics*"):  # or its curves would begin twice
+            shutil.rmtree(metrics)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -108,32 +125,6 @@ def at_work(folder: Path) -> Iterator[None]:
         except OSError as error:  # Lustre and NFS may be mounted without locks
             log.warning("%s cannot be locked (%s): start no second job there", folder, error)
         yield
-
-
-def weights_of(folder: Path) -> dict[str, str]:
-    """A digest of each tree of parameters and file of weights in a stage's folder, by its path.
-
-    Checkpoints are the stage's own, and not handed on.
-    """
-    kinds = [folder.rglob(pattern) for pattern in ("params", *WEIGHTS)]
-    found = (path.relative_to(folder) for paths in kinds for path in paths)
-    return {
-        str(path): _digest(folder / path)
-        for path in sorted(found)
-        if not any(part.startswith(("checkpoints", ".")) for part in path.parts)
-    }
-
-
-def check_whole(folder: Path) -> None:
-    """InputError where the weights of a finished stage are not those that it wrote."""
-    kept = (read_stage(folder) or {}).get("weights", {})
-    found = weights_of(folder) if kept else {}
-    changed = sorted(name for name, digest in kept.items() if found.get(name) != digest)
-    if changed:
-        raise InputError(
-            f"{folder / changed[0]} is not what its stage wrote: bring that back, or delete "
-            f"{folder} to run it anew"
-        )
 
 
 def read_stage(folder: Path | str) -> dict[str, Any] | None:
@@ -158,7 +149,7 @@ def came_to_nothing(folder: Path) -> bool:
 def _is_trace(path: Path) -> bool:
     """Whether a file of a stage says how it went, and is nothing that came of it."""
     unfinished = any(".orbax-checkpoint-tmp" in part for part in path.parts)
-    return unfinished or path.parts[0].startswith(TRACES)
+    return unfinished or path.parts[0].startswith((*TRACES, LOCK))
 
 
 def stage_results(folder: Path | str) -> dict[str, Any]:
@@ -187,14 +178,12 @@ def write_config(workdir: Path | str, config: Any) -> None:
 def _check_unchanged(folder: Path, before: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """InputError if the folder's stage was asked for something else."""
     advice = f"use another --workdir or delete {folder}"
-    was, now = ({"seed": r["seed"], **_leaves(r["section"])} for r in (before, asked))
-    for key in sorted(was.keys() | now.keys()):
-        if was.get(key) != now.get(key):
-            change = f"{key}: {was.get(key)} -> {now.get(key)}"
-            raise InputError(
-                f"workdir {folder.parent} holds stage {folder.name!r} of another config "
-                f"(differs in {change}): {advice}"
-            )
+    wrong = forbidden(changed_between(before, asked), done=before["status"] == "done")
+    if wrong:
+        raise InputError(
+            f"workdir {folder.parent} holds stage {folder.name!r} of another config "
+            f"(differs in {told(wrong)}): {advice}"
+        )
     for key in sorted(before["inputs"].keys() | asked["inputs"].keys()):
         pair = before["inputs"].get(key), asked["inputs"].get(key)
         if None in pair or pair[0]["digest"] != pair[1]["digest"]:
@@ -204,16 +193,26 @@ def _check_unchanged(folder: Path, before: Mapping[str, Any], asked: Mapping[str
             )
 
 
-def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
-    """Values of nested dicts by dotted path."""
-    if not isinstance(tree, dict):
-        return {path: tree}
-    prefix = f"{path}." if path else ""
-    return {
-        name: leaf
-        for key, value in tree.items()
-        for name, leaf in _leaves(value, f"{prefix}{key}").items()
-    }
+def changed_between(before: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Change]:
+    """What a stage is asked for now that it was not before, by dotted key."""
+    was, now = ({"seed": r["seed"], **r["section"]} for r in (before, asked))
+    return changes(was, now)
+
+
+def _continued(folder: Path, before: Mapping[str, Any], record: Mapping[str, Any]) -> list[Any]:
+    """The changes of operation on a stage's way so far, each with the step that it began at."""
+    found = changed_between(before, record)
+    versions = changes({"versions": before["versions"]}, {"versions": record["versions"]})
+    if not (found | versions):
+        return before.get("changes", [])
+    reached = max(map(int, _steps(folder)), default=0)
+    log.info("%s goes on otherwise from step %d: %s", folder.name, reached, told(found | versions))
+    return [*before.get("changes", []), {"step": reached, "changes": found | versions}]
+
+
+def _steps(folder: Path) -> Iterator[str]:
+    """Names of a stage's checkpoints."""
+    return (path.name for path in (folder / CHECKPOINTS).glob("*") if path.name.isdecimal())
 
 
 def _describe_input(path: Path, name: str) -> dict[str, str]:

@@ -13,9 +13,10 @@ from clu import parameter_overview
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Position
 from flashjax.parallel.hosts import is_first
+from flashjax.stages.contents import CHECKPOINTS
 from flashjax.train.heartbeat import heartbeat
 from flashjax.train.loop import Step, every, loop, progress
-from flashjax.train.metrics import MetricsHook, make_writer
+from flashjax.train.metrics import CURVES, MetricsHook, MultiWriter, make_writer
 from flashjax.types import InputError, Params
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,14 @@ log = logging.getLogger(__name__)
 class JobConfig:
     """How long a job trains, on how many samples a step, and how often it reports and saves.
 
-    A step that takes more than `stall_seconds` is taken for a hang, and explained.
+    Attributes:
+      steps: that it trains.
+      batch_size: samples of a step, on all devices together.
+      log_steps: between two records of its metrics.
+      checkpoint_steps: between two saves.
+      stall_seconds: a step that takes more is taken for a hang, and explained.
+      keep: the newest checkpoints that stay while it trains; once it is done, one.
+      milestone_steps: checkpoints of every so many steps stay for good; 0 is none.
     """
 
     steps: int
@@ -33,11 +41,15 @@ class JobConfig:
     log_steps: int
     checkpoint_steps: int
     stall_seconds: float = 1800.0
+    keep: int = 2
+    milestone_steps: int = 0
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if value <= 0:
+            if value <= 0 and name != "milestone_steps":
                 raise InputError(f"{name}={value}: give more than 0")
+        if self.milestone_steps < 0:
+            raise InputError(f"milestone_steps={self.milestone_steps}: give 0 or more")
 
 
 def run_job(
@@ -65,7 +77,7 @@ def run_job(
       The state after `job.steps` steps. Raises `Interrupted` after a signal, everything saved, and
       FloatingPointError where a number was none: what is saved is finite.
     """
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / CHECKPOINTS, keep=job.keep, milestone=job.milestone_steps)
     start = checkpoints.latest_step() or 0
     if start:
         state, position = checkpoints.restore(start, abstract)
@@ -73,9 +85,7 @@ def run_job(
         log.info("%s goes on from step %d", name, start)
     else:
         state = init()
-    # Every process writes what its own devices say; the first one's folder is the job's.
-    own = "metrics" if is_first() else f"metrics-{jax.process_index()}"
-    writer = make_writer(folder / own)
+    writer = _writer(folder, start)
     logged = MetricsHook(writer, steps=job.log_steps, stop=job.steps)
 
     def save(number: int, state: Any, *, wait: bool = False) -> None:
@@ -86,20 +96,23 @@ def run_job(
         alive = heartbeat(
             folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds, start=start
         )
-        with progress(name, start=start, stop=job.steps) as show, alive as beat:
+        span = {"start": start, "stop": job.steps}
+        with progress(name, **span) as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
-            return loop(
-                step,
-                state,
-                data,
-                start=start,
-                stop=job.steps,
-                hooks=[show, beat, logged, keep],
-                save=lambda n, s: save(n, s, wait=True),
-            )
+            hooks, last = [show, beat, logged, keep], lambda n, s: save(n, s, wait=True)
+            state = loop(step, state, data, **span, hooks=hooks, save=last)
+        checkpoints.keep_newest()
+        return state
     finally:
         checkpoints.close()
         writer.close()
+
+
+def _writer(folder: Path, start: int) -> MultiWriter:
+    """Every process writes what its own devices say; the first one's folder is the job's."""
+    own = folder / ("metrics" if is_first() else f"metrics-{jax.process_index()}")
+    forget_after(own / CURVES, start)
+    return make_writer(own)
 
 
 def show_parameters(params: Params) -> None:
@@ -107,7 +120,21 @@ def show_parameters(params: Params) -> None:
     log.info("\n%s", parameter_overview.get_parameter_overview(params, include_stats=False))
 
 
+def forget_after(path: Path, step: int) -> None:
+    """Takes records of later steps out of a file of metrics: they are made again."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
+    if len(kept) < len(lines):
+        draft = path.with_suffix(".tmp")
+        draft.write_text("".join(kept))
+        draft.replace(path)
+
+
+def _step_of(line: str) -> int:
+    return json.loads(line).get("step", 0)
+
+
 def curves(folder: Path) -> list[dict[str, Any]]:
     """The scalars that a job wrote, one record per interval, in step order."""
-    path = folder / "metrics" / "metrics.jsonl"
+    path = folder / "metrics" / CURVES
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

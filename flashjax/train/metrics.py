@@ -17,6 +17,8 @@ import tensorboardX
 
 from flashjax.types import Metrics
 
+CURVES = "metrics.jsonl"
+
 
 class MetricWriter(Protocol):
     """What the stages need of `clu.metric_writers.MetricWriter`."""
@@ -133,7 +135,7 @@ class MultiWriter:
 
 def make_writer(folder: Path | str) -> MultiWriter:
     """TensorBoard events and `metrics.jsonl` in `folder`."""
-    return MultiWriter([EventWriter(folder), JsonlWriter(Path(folder) / "metrics.jsonl")])
+    return MultiWriter([EventWriter(folder), JsonlWriter(Path(folder) / CURVES)])
 
 
 class MetricsHook:

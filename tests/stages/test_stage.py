@@ -11,7 +11,14 @@ from flashjax.stages.stage import read_stage, run_stage, write_config
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError
 
-SECTION = {"steps": 4, "optimiser": {"rate": 0.1}, "sigmas": (1.0, 0.5)}
+SECTION = {
+    "steps": 4,
+    "optimiser": {"rate": 0.1},
+    "sigmas": (1.0, 0.5),
+    "loss": {"weight": 0.1},
+    "mesh": {"fsdp": 1},
+    "job": {"checkpoint_steps": 2},
+}
 
 
 class Body:
@@ -55,7 +62,7 @@ def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):
 @pytest.mark.parametrize(
     ("change", "seed", "message"),
     [
-        ({"optimiser": {"rate": 0.2}}, 0, r"differs in optimiser\.rate: 0\.1 -> 0\.2"),
+        ({"loss": {"weight": 0.2}}, 0, r"differs in loss\.weight: 0\.1 -> 0\.2"),
         ({"steps": 5}, 0, "differs in steps: 4 -> 5"),
         ({"new": 1}, 0, "differs in new: None -> 1"),
         ({}, 1, "differs in seed: 0 -> 1"),
@@ -71,6 +78,43 @@ def test_another_config_is_refused(tmp_path, change, seed, message, interruption
     with pytest.raises(InputError, match=message) as caught:
         _run(tmp_path, body, section=SECTION | change, seed=seed)
     assert body.runs == 1 and f"delete {tmp_path / 'match'}" in str(caught.value)
+
+
+WAY = {"mesh": {"fsdp": 2}, "job": {"checkpoint_steps": 1}}
+RATE = {"optimiser": {"rate": 0.05}}
+
+
+def test_how_a_stage_is_carried_out_may_change_and_is_noted_with_its_step(tmp_path, caplog):
+    def at_step(number):
+        def body(folder):
+            (folder / "checkpoints" / str(number)).mkdir(parents=True)
+            (folder / "checkpoints" / str(number) / "state").touch()
+            raise Interrupted(number)
+
+        return body
+
+    caplog.set_level("INFO")
+    for number, section in [(10, SECTION), (20, SECTION | WAY), (30, SECTION | WAY | RATE)]:
+        with pytest.raises(Interrupted):
+            _run(tmp_path, at_step(number), section=section)
+    assert "otherwise from step 20: optimiser.rate: 0.1 -> 0.05" in caplog.text
+    assert _run(tmp_path, Body(), section=SECTION | RATE)["runs"] == 1
+    record = read_stage(tmp_path / "match")
+    assert record["changes"] == [
+        {"step": 10, "changes": {"job.checkpoint_steps": [2, 1], "mesh.fsdp": [1, 2]}},
+        {"step": 20, "changes": {"optimiser.rate": [0.1, 0.05]}},
+        {"step": 30, "changes": {"job.checkpoint_steps": [1, 2], "mesh.fsdp": [2, 1]}},
+    ]
+    assert record["section"]["optimiser"] == {"rate": 0.05}
+
+
+def test_a_finished_stage_stands_on_any_mesh_and_keeps_its_rates(tmp_path, caplog):
+    caplog.set_level("INFO")
+    _run(tmp_path, Body())
+    assert _run(tmp_path, Body(), section=SECTION | WAY)["runs"] == 1
+    assert "already done (job.checkpoint_steps: 2 -> 1, mesh.fsdp: 1 -> 2)" in caplog.text
+    with pytest.raises(InputError, match=r"differs in optimiser\.rate: 0\.1 -> 0\.05\)"):
+        _run(tmp_path, Body(), section=SECTION | RATE)
 
 
 @pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])
@@ -158,7 +202,7 @@ def test_weights_that_are_not_what_their_stage_wrote_are_refused(name, change, t
     else:
         path.write_bytes(bytes(499) + b"\x01" + bytes(500))
     body = Body()
-    with pytest.raises(InputError, match=r"is not what its stage wrote: bring that back"):
+    with pytest.raises(InputError, match=r"is not what the stage wrote: bring that back"):
         _run(tmp_path, body, name="export", inputs={"merge": tmp_path / "merge"})
     assert body.runs == 0 and not (tmp_path / "export").exists()
 

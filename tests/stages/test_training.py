@@ -60,6 +60,26 @@ def test_the_metrics_of_a_job_are_kept_as_records(tmp_path):
     assert all(record["time/step_seconds"] > 0 for record in records)
 
 
+def test_a_step_that_is_trained_again_is_recorded_once(tmp_path):
+    """A job that was killed after its last save goes back to it; a line may be cut in two."""
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop_at=5)
+    path = tmp_path / "metrics" / "metrics.jsonl"
+    later = '{"step": 6, "toy/loss": 99.0}\n'
+    path.write_text(path.read_text() + later + later[:9])
+    run(tmp_path)
+    assert [record["step"] for record in curves(tmp_path)] == [2, 4, 6, 8]
+    assert 99.0 not in [record["toy/loss"] for record in curves(tmp_path)]
+
+
+def test_a_finished_job_keeps_its_newest_checkpoint(tmp_path):
+    job = dataclasses.replace(JOB, checkpoint_steps=2, keep=3, milestone_steps=4)
+    data = Ahead(batches(SAMPLES, batch_size=JOB.batch_size, seed=0), np.asarray)
+    abstract = jax.eval_shape(init)
+    run_job("toy", tmp_path, job, step=advance, init=init, abstract=abstract, data=data)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"4", "8"}
+
+
 def test_a_job_of_nothing_is_refused():
     for name in ("steps", "batch_size", "log_steps", "checkpoint_steps", "stall_seconds"):
         with pytest.raises(InputError, match=f"{name}=0: give more than 0"):

@@ -1,0 +1,63 @@
+"""What a finished stage left, as its stage.json notes it: every tree of weights and every file."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flashjax.checkpoint import is_tree, kept_checksums
+from flashjax.types import InputError, listed
+
+CHECKPOINTS = "checkpoints"
+TRACES = ("stage.json", "metrics", "hosts")  # how the names begin of what says how a stage went
+CHECKED_INSIDE = ".array_record"  # shards of a cache may be terabytes; each record has a hash
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """By path: a digest of a tree's checksums; of a file its bytes and SHA-256.
+
+    What says how the stage went, its checkpoints and hidden files are not part of it.
+    """
+    return {str(path.relative_to(folder)): _described(path) for path in _parts(folder)}
+
+
+def check_contents(folder: Path, noted: Mapping[str, Any]) -> None:
+    """InputError where a stage's folder does not hold what was noted when it was finished."""
+    there = {name for name in noted if (folder / name).exists()}
+    changed = sorted(name for name in noted if name not in there or _differs(folder, name, noted))
+    if changed:
+        raise InputError(
+            f"{folder}: {listed(changed)} is not what the stage wrote: bring that back, or delete "
+            f"{folder} to run it anew"
+        )
+
+
+def _differs(folder: Path, name: str, noted: Mapping[str, Any]) -> bool:
+    return _described(folder / name) != noted[name]
+
+
+def _parts(folder: Path) -> Iterator[Path]:
+    """Trees and files below a folder, in order."""
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith((".", CHECKPOINTS, *TRACES)):
+            yield from _below(path)
+
+
+def _below(path: Path) -> Iterator[Path]:
+    if path.is_file() or is_tree(path):
+        yield path
+        return
+    for child in sorted(path.iterdir()):
+        if not child.name.startswith("."):
+            yield from _below(child)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        sums = sorted(kept_checksums(path).items())
+        return {"arrays": len(sums), "checksums": hashlib.sha256(repr(sums).encode()).hexdigest()}
+    size = path.stat().st_size
+    if path.suffix == CHECKED_INSIDE:
+        return {"bytes": size}
+    with path.open("rb") as file:
+        return {"bytes": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

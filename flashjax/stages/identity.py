@@ -1,0 +1,59 @@
+"""What a stage is, and how it is merely carried out: which keys of its section may change.
+
+A section's *identity* (data, method, losses, model, seed) makes its result: another identity is
+another result. *Operation* (mesh, computation, intervals) may change whenever a stage starts again.
+*Rates* may change while it is under way, as they do when training breaks; a finished stage has
+been trained with those that it has.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+OPERATION = re.compile(
+    r"(.*\.)?("
+    r"(mesh|compute)(\..*)?"
+    r"|job\.(log_steps|checkpoint_steps|stall_seconds|keep|milestone_steps)"
+    r"|parts"  # of a batch that is differentiated one after the other
+    r"|chunk|draw\.batch_size"  # pictures at a time
+    r")"
+)
+RATES = re.compile(r"(.*\.)?[a-z]*_?optimiser\..*")
+
+Change = tuple[Any, Any]  # a value before, and now
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Change]:
+    """What differs between two sections, by dotted key."""
+    was, asked = leaves(before), leaves(now)
+    return {
+        key: (was.get(key), asked.get(key))
+        for key in sorted(was.keys() | asked.keys())
+        if was.get(key) != asked.get(key)
+    }
+
+
+def forbidden(found: Mapping[str, Change], *, done: bool) -> dict[str, Change]:
+    """Those changes that make another stage of it."""
+    return {
+        key: change
+        for key, change in found.items()
+        if not OPERATION.fullmatch(key) and (done or not RATES.fullmatch(key))
+    }
+
+
+def told(found: Mapping[str, Change]) -> str:
+    """Changes as a reader wants them: "a.b: 1 -> 2, c: ..."."""
+    return ", ".join(f"{key}: {was} -> {now}" for key, (was, now) in found.items())
+
+
+def leaves(tree: Any, path: str = "") -> dict[str, Any]:
+    """Values of nested dicts by dotted path."""
+    if not isinstance(tree, dict):
+        return {path: tree}
+    prefix = f"{path}." if path else ""
+    return {
+        name: leaf
+        for key, value in tree.items()
+        for name, leaf in leaves(value, f"{prefix}{key}").items()
+    }

@@ -1,0 +1,58 @@
+"""What a stage left: trees of weights by their checksums, files by their bytes."""
+
+import shutil
+
+import jax.numpy as jnp
+import pytest
+
+from flashjax.checkpoint import load_params, save_params
+from flashjax.data.cache import write_shard
+from flashjax.stages.contents import check_contents, contents
+from flashjax.types import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "merge"
+    save_params(folder / "lo" / "params", {"w": jnp.arange(8.0)})
+    write_shard(folder / "64x64.array_record", [b"record" * 20])
+    for name in ("model.json", "checkpoints/4/x", "metrics-1/x", "hosts/x", ".lock", "stage.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    return folder
+
+
+def test_results_are_noted_and_traces_are_not(folder):
+    noted = contents(folder)
+    assert list(noted) == ["64x64.array_record", "lo/params", "model.json"]
+    check_contents(folder, noted)
+
+
+def _swap(folder):
+    shutil.rmtree(folder / "lo" / "params")
+    save_params(folder / "lo" / "params", {"w": jnp.arange(8.0) + 1})
+
+
+def _remove(folder):
+    (folder / "64x64.array_record").unlink()
+
+
+def _change(folder):
+    (folder / "model.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [(_swap, "lo/params"), (_remove, "64x64.array_record"), (_change, "model.json")],
+)
+def test_another_tree_or_file_in_its_place_is_named(folder, damage, name):
+    noted = contents(folder)
+    damage(folder)
+    with pytest.raises(InputError, match=f"merge: {name} is not what the stage wrote"):
+        check_contents(folder, noted)
+
+
+def test_a_tree_that_was_swapped_is_whole_in_itself(folder):
+    """So its stage has to know it: the tree's own checksums are right."""
+    _swap(folder)
+    assert load_params(folder / "lo" / "params")["w"][0] == 1
