@@ -111,6 +111,14 @@ class Checkpoints:
             self._manager.close()
 
 
+def check_checkpoint(folder: Path) -> None:
+    """InputError unless a folder of `Checkpoints` is whole; this host reads all of it."""
+    _quieten()
+    with _reading(folder, advice="move it away, and its stage goes on from the one before"):
+        kept = json.loads((folder / CHECKSUMS / "metadata").read_text())
+        check_sums(_on_host(folder / "state"), kept)
+
+
 def save_params(folder: Path | str, params: Params) -> None:
     """Write a parameter tree; the folder appears once it is complete and replaces an older."""
     _quieten()

@@ -62,6 +62,7 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
         "tools.evaluate",
         "any checkpoints side by side (or, with --config, the samplers of a run)",
     ),
+    "verify": ("tools.verify", "read every byte that a workdir keeps, and say what has changed"),
     "bench": ("tools.bench.command", "measure speed and memory on this machine"),
 }
 CONFIGURED = ("plan", "bench")  # tools that read a config

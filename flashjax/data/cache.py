@@ -78,6 +78,19 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
     draft.replace(path)
 
 
+def check_shard(path: Path) -> None:
+    """InputError for a shard of which a record cannot be read: each has a hash of its own."""
+    try:
+        source = ArrayRecordDataSource([str(path)])
+        for start in range(0, len(source), KEPT_ROWS):
+            source.__getitems__(list(range(start, min(start + KEPT_ROWS, len(source)))))
+    except (ValueError, RuntimeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} is damaged: delete it and run prepare again ({reason})"
+        ) from error
+
+
 class Records:
     """The records of a bucket, read when they are asked for."""
 

@@ -1,6 +1,7 @@
 """What every training stage shares: resume, progress, metrics, checkpoints, a clean stop."""
 
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from flashjax.data.pipeline import Position
 from flashjax.parallel.hosts import is_first
 from flashjax.stages.contents import CHECKPOINTS
 from flashjax.train.heartbeat import heartbeat
-from flashjax.train.loop import Step, every, loop, progress
+from flashjax.train.loop import Hook, Step, every, loop, progress
 from flashjax.train.metrics import CURVES, MetricsHook, MultiWriter, make_writer
 from flashjax.types import InputError, Params
 
@@ -99,7 +100,8 @@ def run_job(
         span = {"start": start, "stop": job.steps}
         with progress(name, **span) as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
-            hooks, last = [show, beat, logged, keep], lambda n, s: save(n, s, wait=True)
+            hooks: list[Hook] = [show, beat, logged, keep]
+            last = functools.partial(save, wait=True)
             state = loop(step, state, data, **span, hooks=hooks, save=last)
         checkpoints.keep_newest()
         return state
