@@ -177,6 +177,8 @@ def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -
     if options.dry_run:
         print(configs.to_json(config))
         return
+    if options.fork:
+        _module("stages.fork").fork(Path(options.fork), config, Path(options.workdir), verb)
     _module(VERBS[verb][0]).run(config, Path(options.workdir))
 
 
@@ -214,6 +216,9 @@ def parser(verb: str) -> Parser:
     found.add_argument("--config", required=True, metavar="FILE", help="a configs/*.py file")
     found.add_argument("--workdir", required=True, metavar="DIR", help="where results go")
     found.add_argument("--dry_run", action="store_true", help="check it all, print the config")
+    found.add_argument(
+        "--fork", metavar="STAGE", help="begin with the checkpoint of another workdir's stage"
+    )
     return found
 
 

@@ -27,7 +27,7 @@ from flashjax.types import InputError
 # figures worth keeping, as JSON.
 Body: TypeAlias = Callable[[Path], dict[str, Any]]
 
-LOCK = ".lock"
+LOCK, FORKED = ".lock", "forked"
 PACKAGES = ("flashjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,8 @@ def run_stage(
         "inputs": {key: _describe_input(Path(path), key) for key, path in inputs.items()},
     }
     before, anew = read_stage(folder), came_to_nothing(folder)
-    if before is not None and not anew:
+    forked = before is not None and before["status"] == FORKED
+    if before is not None and not anew and not forked:
         _check_unchanged(folder, before, asked)
         if before["status"] == "done":
             with_others = told(changed_between(before, asked))
@@ -96,9 +97,12 @@ def _begun(
 ) -> dict[str, Any]:
     """The record of a stage that begins, or goes on from what was recorded before."""
     record = {**asked, "versions": versions(), "status": "running", "seconds": 0.0, "changes": []}
-    if before is not None:
-        record |= {"seconds": before["seconds"], "changes": _continued(folder, before, record)}
-    return record
+    if before is None:
+        return record
+    record |= {FORKED: before[FORKED]} if FORKED in before else {}
+    if before["status"] == FORKED:
+        return record
+    return record | {"seconds": before["seconds"], "changes": _continued(folder, before, record)}
 
 
 def _make_room(folder: Path, inputs: Mapping[str, Path | str], *, anew: bool) -> None:
@@ -205,14 +209,15 @@ def _continued(folder: Path, before: Mapping[str, Any], record: Mapping[str, Any
     versions = changes({"versions": before["versions"]}, {"versions": record["versions"]})
     if not (found | versions):
         return before.get("changes", [])
-    reached = max(map(int, _steps(folder)), default=0)
+    reached = max(steps_saved(folder), default=0)
     log.info("%s goes on otherwise from step %d: %s", folder.name, reached, told(found | versions))
     return [*before.get("changes", []), {"step": reached, "changes": found | versions}]
 
 
-def _steps(folder: Path) -> Iterator[str]:
-    """Names of a stage's checkpoints."""
-    return (path.name for path in (folder / CHECKPOINTS).glob("*") if path.name.isdecimal())
+def steps_saved(folder: Path) -> list[int]:
+    """The steps of a stage's checkpoints."""
+    names = (path.name for path in (folder / CHECKPOINTS).glob("*"))
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def _describe_input(path: Path, name: str) -> dict[str, str]:
