@@ -4,7 +4,11 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# XLA aborts the process where a device is 40 s late at a collective: a busy machine's may be.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 
 # Compilation is most of the suite's time, and many tests, workers and stages compile the same
 # programs: they share what they compile, and it goes with the session that made it.

@@ -1,5 +1,8 @@
 """Checksums: the same on every mesh and on the host, another for every change of one element."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -49,3 +52,34 @@ def test_a_flipped_bit_and_two_arrays_that_changed_places_are_named(bit, key):
     with pytest.raises(ValueError, match=r"not what was saved: a, b$"):
         check_sums({"a": tree["b"], "b": tree["a"]}, kept)
     check_sums(tree, kept)
+
+
+CROWDED = """
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from flashjax.checksums import checksums
+over = NamedSharding(jax.make_mesh((2,), ("branch",)), PartitionSpec("branch"))
+state = {str(i): jax.device_put(jnp.ones((2, 300 + i, 256)), over) for i in range(40)}
+work = jax.device_put(jnp.ones((2, 1000, 1000)), over)
+
+@jax.jit
+def step(work, state):
+    for _ in range(10):
+        work = jnp.tanh(work @ work)
+    return work, jax.tree.map(lambda x: x * work[:, :1, :1], state)
+
+for _ in range(3):
+    work, state = step(work, state)
+    print(len(checksums(state)))
+"""
+
+
+def test_devices_that_still_train_do_not_stop_each_other():
+    """A program for each array did: some began on one device, others on the other, none ended."""
+    flags = "--xla_force_host_platform_device_count=2"
+    flags += " --xla_cpu_collective_call_terminate_timeout_seconds=30"
+    env = {"PYTHONPATH": ":".join(sys.path), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    done = subprocess.run(
+        [sys.executable, "-c", CROWDED], env=env, check=False, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["40"] * 3, done.stderr[-2000:]

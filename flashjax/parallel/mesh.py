@@ -5,6 +5,7 @@ across slices (DCN). Only `branch` and `data` may cross slices: nothing else can
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from flashjax.types import InputError
 
 AXES = ("branch", "data", "fsdp", "context", "tensor")
 CROSSING = ("branch", "data")
+PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 
 def make_mesh(sizes: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -101,6 +103,10 @@ def simulate_devices(number: int) -> None:
     except RuntimeError as error:
         raise RuntimeError("simulate_devices must run before JAX touches a device") from error
     jax.config.update("jax_platforms", "cpu")
+    # XLA aborts where a device is 40 s late at a collective, as one of a busy machine may be.
+    flags = os.environ.get("XLA_FLAGS", "")
+    if PATIENCE.partition("=")[0] not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {PATIENCE}".strip()
 
 
 def _arrange(
