@@ -63,9 +63,13 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
         "any checkpoints side by side (or, with --config, the samplers of a run)",
     ),
     "verify": ("tools.verify", "read every byte that a workdir keeps, and say what has changed"),
+    "chaos": (
+        "tools.chaos.command",
+        "kill, stop and damage a run again and again; it must end as an unbroken one",
+    ),
     "bench": ("tools.bench.command", "measure speed and memory on this machine"),
 }
-CONFIGURED = ("plan", "bench")  # tools that read a config
+CONFIGURED = ("plan", "bench", "chaos")  # tools that read a config
 HELP = "\n".join(
     [
         "flashjax VERB --config FILE --workdir DIR [--config.a.b=v] [--dry_run]",

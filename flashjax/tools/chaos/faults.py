@@ -1,0 +1,149 @@
+"""The faults that a run meets, each a function of the running job: what it does, and what is due.
+
+A fault says which exit codes are right. A job that ended before its fault came ends with 0.
+"""
+
+import dataclasses
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flashjax.stages.contents import CHECKPOINTS
+from flashjax.stages.stage import read_stage
+
+DONE, WRONG_INPUT, SAVED, KILLED = 0, 2, 75, -signal.SIGKILL
+PATIENCE_SECONDS = 180.0  # for a job that was asked to end
+
+
+@dataclasses.dataclass
+class Job:
+    """The processes of one start of a run; `start` begins another one like it."""
+
+    processes: Sequence[subprocess.Popen[bytes]]
+    workdir: Path
+    start: Callable[[], "Job"]
+
+    def ended(self) -> bool:
+        return all(process.poll() is not None for process in self.processes)
+
+    def send(self, number: int) -> None:
+        """A signal to every process that is there."""
+        for process in self.processes:
+            if process.poll() is None:
+                os.kill(process.pid, number)
+
+    def codes(self) -> set[int]:
+        """How the processes end; those that do not, within a bound, are killed: TimeoutError."""
+        late = time.monotonic() + PATIENCE_SECONDS
+        while not self.ended():
+            if time.monotonic() > late:
+                self.send(signal.SIGKILL)
+                raise TimeoutError(f"a process did not end within {PATIENCE_SECONDS:.0f} s")
+            time.sleep(0.02)
+        return {process.wait() for process in self.processes}
+
+
+def kill(job: Job, dice: random.Random) -> None:
+    """SIGKILL to all."""
+    del dice
+    job.send(signal.SIGKILL)
+    _check(job.codes(), {KILLED, DONE})
+
+
+def kill_one(job: Job, dice: random.Random) -> None:
+    """SIGKILL to one: the others leave by themselves, with a code that starts them again."""
+    victim = dice.choice(job.processes)
+    if victim.poll() is None:
+        os.kill(victim.pid, signal.SIGKILL)
+    _check(job.codes(), {KILLED, DONE, SAVED})
+
+
+def terminate(job: Job, dice: random.Random) -> None:
+    """SIGTERM to all: what can be saved is saved."""
+    del dice
+    job.send(signal.SIGTERM)
+    _check(job.codes(), {SAVED, DONE})
+
+
+def terminate_twice(job: Job, dice: random.Random) -> None:
+    """A second SIGTERM while the first is obeyed: the job ends at once."""
+    job.send(signal.SIGTERM)
+    time.sleep(dice.uniform(0.0, 0.5))
+    job.send(signal.SIGTERM)
+    _check(job.codes(), {SAVED, -signal.SIGTERM, DONE})
+
+
+def second_run(job: Job, dice: random.Random) -> None:
+    """A second run in the same workdir: it is refused, or finds all done; then the kill."""
+    _check(job.start().codes(), {WRONG_INPUT, DONE})
+    kill(job, dice)
+
+
+def flip(job: Job, dice: random.Random) -> None:
+    """After a kill, one bit of what a finished stage left is another: the next start says so."""
+    _damaged(job, dice, _flip_bit)
+
+
+def remove(job: Job, dice: random.Random) -> None:
+    """After a kill, a file that a finished stage left is gone: the next start says so."""
+    _damaged(job, dice, lambda path, dice: path.unlink())
+
+
+FAULTS: dict[str, tuple[Callable[[Job, random.Random], None], int]] = {  # and how often
+    "kill": (kill, 12),
+    "terminate": (terminate, 3),
+    "terminate twice": (terminate_twice, 1),
+    "second run": (second_run, 1),
+    "flip": (flip, 1),
+    "remove": (remove, 1),
+}
+
+
+def _damaged(job: Job, dice: random.Random, damage: Callable[[Path, random.Random], None]) -> None:
+    """Damages a file that the next stage reads; a start must refuse it; then it is brought back."""
+    kill(job, dice)
+    files = _read_next(job.workdir)
+    if not files:
+        return
+    path = dice.choice(files)
+    kept = path.with_name(f".{path.name}.kept")
+    shutil.copy2(path, kept)
+    damage(path, dice)
+    try:
+        _check(job.start().codes(), {WRONG_INPUT, DONE})  # done where nothing read it again
+    finally:
+        kept.replace(path)
+
+
+def _flip_bit(path: Path, dice: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+    path.write_bytes(bytes(data))
+
+
+def _read_next(workdir: Path) -> list[Path]:
+    """The largest file of each tree that a stage under way, or the next, was handed."""
+    running = [path.parent for path in workdir.glob("*/stage.json") if _is_running(path.parent)]
+    inputs = [
+        Path(told["path"])
+        for folder in running
+        for told in (read_stage(folder) or {})["inputs"].values()
+        if Path(told["path"]).parent == workdir
+    ]
+    trees = {tree for folder in inputs for tree in folder.rglob("ocdbt.process_0")}
+    kept = [tree for tree in trees if CHECKPOINTS not in tree.parts]
+    return sorted(max(tree.rglob("d/*"), key=lambda path: path.stat().st_size) for tree in kept)
+
+
+def _is_running(folder: Path) -> bool:
+    return (read_stage(folder) or {}).get("status") == "running"
+
+
+def _check(codes: set[int], right: set[int]) -> None:
+    if not codes <= right:
+        raise AssertionError(f"exit codes {sorted(codes)}, of {sorted(right)} were right")
