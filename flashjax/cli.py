@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.convert.mistaken import no_folder
-from flashjax.parallel.hosts import initialise, is_first, leave
+from flashjax.parallel import signals
+from flashjax.parallel.hosts import initialise, is_first, leave, settle
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError, abridged
@@ -76,7 +77,7 @@ HELP = "\n".join(
 )
 
 TEXTS = ("--prompt", "--negative_prompt", "--title")  # flags whose values are no paths
-DEFECT, WRONG_INPUT, INTERRUPTED = 1, 2, 75
+DEFECT, WRONG_INPUT, INTERRUPTED = 1, 2, signals.INTERRUPTED
 DIVERGED = "what is saved is finite; try a lower learning rate, in another workdir"
 LONGEST = 2000  # characters of a message: names in a file may be of any length
 MENDABLE = {  # what a disk refuses, and what a user does about it
@@ -119,6 +120,7 @@ def answer(arguments: Sequence[str]) -> int:
     try:
         run(arguments)
     except InputError as error:
+        settle()
         for line in error.args:
             _say(arguments, line, WRONG_INPUT)
         return WRONG_INPUT
@@ -154,6 +156,7 @@ def run(arguments: Sequence[str]) -> None:
         return
     if verb not in VERBS | TOOLS:
         raise InputError(_unknown("verb", verb, [*VERBS, *TOOLS]))
+    signals.name(f"flashjax {verb}")
     configured = any(flag == "--config" or flag.startswith("--config=") for flag in flags)
     if verb not in TOOLS or (verb in VERBS and configured):
         run_verb(verb, _parse(parser(verb), flags), overrides)

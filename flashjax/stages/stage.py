@@ -4,7 +4,6 @@ stage.json says what was asked (config and inputs, each with a digest), with wha
 what came of it (status, seconds, results). It is written whole or not at all.
 """
 
-import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
@@ -14,10 +13,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from flashjax import config as configs
+from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first, meet
 from flashjax.types import InputError
 
@@ -79,7 +80,7 @@ def run_stage(
                 shutil.rmtree(metrics)
         folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with at_work(folder) if first else contextlib.nullcontext():
+    with signals.saving(lambda: saved_of(folder)), at_work(folder) if first else nullcontext():
         if first:
             write_json(folder / "stage.json", record)
         try:
@@ -95,7 +96,7 @@ def run_stage(
     return stage_results(folder) if alone else results
 
 
-@contextlib.contextmanager
+@contextmanager
 def at_work(folder: Path) -> Iterator[None]:
     """Holds a stage's folder. InputError where another job does; it is free when its job ends."""
     with (folder / LOCK).open("a+") as lock:
@@ -108,6 +109,14 @@ def at_work(folder: Path) -> Iterator[None]:
         except OSError as error:  # Lustre and NFS may be mounted without locks
             log.warning("%s cannot be locked (%s): start no second job there", folder, error)
         yield
+
+
+def saved_of(folder: Path) -> str:
+    """What a stage has to go on from, should it end now."""
+    done = [int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit()]
+    if done:
+        return f"{folder.name} is saved up to step {max(done)}"
+    return f"the stages before {folder.name} are saved"
 
 
 def weights_of(folder: Path) -> dict[str, str]:
