@@ -65,6 +65,7 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
     ),
     "bench": ("tools.bench.command", "measure speed and memory on this machine"),
 }
+ROAD = [*VERBS][[*VERBS].index("import") :]  # the stages of `run`
 CONFIGURED = ("plan", "bench")  # tools that read a config
 HELP = "\n".join(
     [
@@ -136,12 +137,12 @@ def answer(arguments: Sequence[str]) -> int:
     return 0
 
 
-def check(config: ConfigDict, workdir: Path, *, estimate: bool) -> None:
+def check(config: ConfigDict, workdir: Path, *, begun: bool, estimate: bool) -> None:
     """InputError, with a line for each thing that is wrong with a run; else says what it takes."""
     preflight = _module("tools.preflight")
-    if found := preflight.problems(config, workdir):
+    if found := preflight.problems(config, workdir, begun=begun):
         raise InputError(*found)
-    if estimate:
+    if estimate and not begun:
         logging.info("%s", preflight.estimate(config))
 
 
@@ -170,16 +171,22 @@ def run(arguments: Sequence[str]) -> None:
 
 def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Runs a verb of a config in its workdir."""
+    if verb == "run" and ROAD.index(options.first) > ROAD.index(options.last):
+        raise InputError(
+            f"--from {options.first} comes after --to {options.last}: {', '.join(ROAD)}"
+        )
     config = configs.load(options.config, overrides)
     simulate_devices(config.simulate_devices)
     if initialise(os.environ) and not is_first():
         logging.getLogger().setLevel(logging.WARNING)  # the first one speaks for all
     if (options.dry_run or verb == "run") and "guide" in config:
-        check(config, Path(options.workdir), estimate=options.dry_run)
+        begun = verb == "run" and options.first != ROAD[0]
+        check(config, Path(options.workdir), begun=begun, estimate=options.dry_run)
     if options.dry_run:
         print(configs.to_json(config))
         return
-    _module(VERBS[verb][0]).run(config, Path(options.workdir))
+    part = {"first": options.first, "last": options.last} if verb == "run" else {}
+    _module(VERBS[verb][0]).run(config, Path(options.workdir), **part)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -216,6 +223,11 @@ def parser(verb: str) -> Parser:
     found.add_argument("--config", required=True, metavar="FILE", help="a configs/*.py file")
     found.add_argument("--workdir", required=True, metavar="DIR", help="where results go")
     found.add_argument("--dry_run", action="store_true", help="check it all, print the config")
+    if verb == "run":
+        for flag, name, end in (("--from", "first", ROAD[0]), ("--to", "last", ROAD[-1])):
+            found.add_argument(
+                flag, dest=name, default=end, choices=ROAD, help=f"the {name} stage; {end}"
+            )
     return found
 
 
