@@ -1,7 +1,17 @@
-"""`python -m flashjax` is the console script."""
+"""The console script, and `python -m flashjax`: signals are heard before anything heavy is read."""
 
 import sys
 
-from flashjax.cli import main
+from flashjax.parallel import signals
 
-sys.exit(main())
+
+def main() -> int:
+    """Runs one verb of the command line; returns its exit code."""
+    signals.listen()
+    from flashjax import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.convert.mistaken import no_folder
-from flashjax.parallel.hosts import initialise, is_first, leave
+from flashjax.parallel import signals
+from flashjax.parallel.hosts import initialise, is_first, leave, settle
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError, abridged
@@ -69,6 +70,7 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
     ),
     "bench": ("tools.bench.command", "measure speed and memory on this machine"),
 }
+ROAD = [*VERBS][[*VERBS].index("import") :]  # the stages of `run`
 CONFIGURED = ("plan", "bench", "chaos")  # tools that read a config
 HELP = "\n".join(
     [
@@ -81,7 +83,7 @@ HELP = "\n".join(
 )
 
 TEXTS = ("--prompt", "--negative_prompt", "--title")  # flags whose values are no paths
-DEFECT, WRONG_INPUT, INTERRUPTED = 1, 2, 75
+DEFECT, WRONG_INPUT, INTERRUPTED = 1, 2, signals.INTERRUPTED
 DIVERGED = "what is saved is finite; try a lower learning rate, in another workdir"
 LONGEST = 2000  # characters of a message: names in a file may be of any length
 MENDABLE = {  # what a disk refuses, and what a user does about it
@@ -124,6 +126,7 @@ def answer(arguments: Sequence[str]) -> int:
     try:
         run(arguments)
     except InputError as error:
+        settle()
         for line in error.args:
             _say(arguments, line, WRONG_INPUT)
         return WRONG_INPUT
@@ -139,12 +142,12 @@ def answer(arguments: Sequence[str]) -> int:
     return 0
 
 
-def check(config: ConfigDict, workdir: Path, *, estimate: bool) -> None:
+def check(config: ConfigDict, workdir: Path, *, begun: bool, estimate: bool) -> None:
     """InputError, with a line for each thing that is wrong with a run; else says what it takes."""
     preflight = _module("tools.preflight")
-    if found := preflight.problems(config, workdir):
+    if found := preflight.problems(config, workdir, begun=begun):
         raise InputError(*found)
-    if estimate:
+    if estimate and not begun:
         logging.info("%s", preflight.estimate(config))
 
 
@@ -159,6 +162,7 @@ def run(arguments: Sequence[str]) -> None:
         return
     if verb not in VERBS | TOOLS:
         raise InputError(_unknown("verb", verb, [*VERBS, *TOOLS]))
+    signals.name(f"flashjax {verb}")
     configured = any(flag == "--config" or flag.startswith("--config=") for flag in flags)
     if verb not in TOOLS or (verb in VERBS and configured):
         run_verb(verb, _parse(parser(verb), flags), overrides)
@@ -172,18 +176,24 @@ def run(arguments: Sequence[str]) -> None:
 
 def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Runs a verb of a config in its workdir."""
+    if verb == "run" and ROAD.index(options.first) > ROAD.index(options.last):
+        raise InputError(
+            f"--from {options.first} comes after --to {options.last}: {', '.join(ROAD)}"
+        )
     config = configs.load(options.config, overrides)
     simulate_devices(config.simulate_devices)
     if initialise(os.environ) and not is_first():
         logging.getLogger().setLevel(logging.WARNING)  # the first one speaks for all
     if (options.dry_run or verb == "run") and "guide" in config:
-        check(config, Path(options.workdir), estimate=options.dry_run)
+        begun = verb == "run" and options.first != ROAD[0]
+        check(config, Path(options.workdir), begun=begun, estimate=options.dry_run)
     if options.dry_run:
         print(configs.to_json(config))
         return
     if options.fork:
         _module("stages.fork").fork(Path(options.fork), config, Path(options.workdir), verb)
-    _module(VERBS[verb][0]).run(config, Path(options.workdir))
+    part = {"first": options.first, "last": options.last} if verb == "run" else {}
+    _module(VERBS[verb][0]).run(config, Path(options.workdir), **part)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -223,6 +233,11 @@ def parser(verb: str) -> Parser:
     found.add_argument(
         "--fork", metavar="STAGE", help="begin with the checkpoint of another workdir's stage"
     )
+    if verb == "run":
+        for flag, name, end in (("--from", "first", ROAD[0]), ("--to", "last", ROAD[-1])):
+            found.add_argument(
+                flag, dest=name, default=end, choices=ROAD, help=f"the {name} stage; {end}"
+            )
     return found
 
 

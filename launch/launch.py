@@ -299,10 +299,10 @@ def checked(options: argparse.Namespace) -> list[Launch]:
 
 def check_mesh(config: ConfigDict, launch: Launch, *, separate: bool) -> None:
     """InputError where the mesh of a stage is not that of the target."""
-    devices, slices = launch.target.devices, launch.target.slices
+    devices, islands = launch.target.devices, launch.target.islands
     for section in {"split" if verb == "split" else "" for verb in launch.verbs}:
         sizes = (config[section] if section else config).mesh.to_dict()
-        mesh_shape(without_branches(sizes) if separate else sizes, devices, slices=slices)
+        mesh_shape(without_branches(sizes) if separate else sizes, devices, islands=islands)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -46,6 +46,8 @@ def answer(capsys, *arguments):
             ("sample", "--prompt", "a", "--out", "x", "--source", "gs://b/x"),
             "gs://b/x is an address",
         ),
+        (("run", *PLACE, "--from", "match", "--to", "guide"), "match comes after --to guide"),
+        (("run", *PLACE, "--to", "splitt"), "invalid choice: 'splitt'"),
         (("guide", *PLACE, "--config.xyzzy=1"), "config has no key xyzzy; choose of data, "),
     ],
 )

@@ -4,21 +4,30 @@
 environment. Without any of these there is one process, and nothing to initialise.
 """
 
+import atexit
 import dataclasses
-import os
 import re
+import signal
 import sys
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
+import numpy as np
+from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
+from flashjax.parallel import peers, signals
 from flashjax.types import InputError
 
 PORT = 8476
 EXPLICIT = ("FLASHJAX_COORDINATOR", "FLASHJAX_PROCESSES", "FLASHJAX_PROCESS")
+SETTLE_SECONDS = 2.0  # within which a process hears why the others have left it
 _JOBSET = ("JOBSET_NAME", "REPLICATED_JOB_NAME", "JOB_COMPLETION_INDEX", "FLASHJAX_PROCESSES")
+
+
+_share_stop: list[Callable[[], None]] = []  # JAX's own handler, once there are several processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +76,15 @@ def initialise(environment: Mapping[str, str]) -> Job | None:
         jax.distributed.initialize(job.coordinator, job.processes, job.process)
     else:
         jax.distributed.initialize()
+    if signals.listening():
+        _share_stop.append(signals.take_back(signal.SIGTERM))
     # What processes meet through is made at their first meeting, and gloo waits no more than half
     # a minute for it: they meet while they are still abreast.
-    meet("all processes are here")
+    host = (global_state.coordinator_address or "").rpartition(":")[0].strip("[]")
+    others = peers.watch(host, jax.process_index(), jax.process_count())
+    signals.delay_abort()
+    signals.before_end(others.say)
+    atexit.register(others.say, 0)
     return job
 
 
@@ -81,15 +96,34 @@ def leave(code: int) -> None:
     """
     if jax.distributed.is_initialized():
         if sys.exc_info()[0]:
+            settle()
             traceback.print_exc()  # nobody else does it any more
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        signals.end(code=code)
+
+
+def settle() -> None:
+    """Gives others the time to be heard of: what fails here may do so because one of them is gone.
+
+    Then that is said, and ends this process.
+    """
+    if jax.distributed.is_initialized():
+        time.sleep(SETTLE_SECONDS)
+
+
+def share_stop() -> None:
+    """Tells JAX of a signal: all processes are to stop after the same step."""
+    for tell in _share_stop:
+        tell()
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes what is written once."""
     return jax.process_index() == 0
+
+
+def any_process(value: bool) -> bool:
+    """Whether it is true of any process; all ask together."""
+    return bool(multihost_utils.process_allgather(np.bool_(value)).any())
 
 
 def meet(name: str) -> None:

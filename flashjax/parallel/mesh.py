@@ -1,9 +1,12 @@
 """The device mesh: five named axes, always all of them, most of size 1.
 
-An axis has a size within a slice, whose chips are joined by fast links (ICI, NVLink), and a size
-across slices (DCN). Only `branch` and `data` may cross slices: nothing else can wait so long.
+An island is what fast links join: a TPU slice, a GPU host or NVLink domain. An axis has a size
+within an island and, under `dcn`, one across islands. Only `branch` and `data` may be said to
+cross: nothing else can wait so long. Of TPU slices a config has to say it; GPU hosts take their
+part of the mesh in its order, so that the last axes stay within a host where they fit.
 """
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -21,18 +24,47 @@ CROSSING = ("branch", "data")
 PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 
-def make_mesh(sizes: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Mesh:
+@dataclasses.dataclass(frozen=True)
+class Islands:
+    """How many there are, what they are called, and whether a config must say what crosses them."""
+
+    number: int
+    kind: str
+    said: bool
+
+
+def islands_of(platform: str, number: int) -> Islands | None:
+    """The `number` islands of a machine; None for CPUs, whose islands are what `dcn` says."""
+    if platform == "cpu":
+        return None
+    tpu = platform == "tpu"
+    return Islands(number, "slices" if tpu else "hosts", said=tpu)
+
+
+def island_of(device: jax.Device) -> int:
+    """The number of a device's island.
+
+    XLA numbers slices, and hosts or NVLink domains of GPUs; hosts of CPUs, too, but there nothing
+    is faster within one.
+    """
+    return 0 if device.platform == "cpu" else getattr(device, "slice_index", 0) or 0
+
+
+def make_mesh(
+    sizes: Mapping[str, Any],
+    devices: Sequence[jax.Device] | None = None,
+    islands: Islands | None = None,
+) -> Mesh:
     """The mesh of all devices, or of a simulating CPU's first prod(sizes); sizes left out are 1.
 
-    `sizes` holds each axis' size within a slice and, under "dcn", sizes across slices:
+    `sizes` holds each axis' size within an island and, under "dcn", sizes across islands:
     {"fsdp": 64, "dcn": {"branch": 2}}. One size may be -1: it takes all devices that the others
-    leave. InputError, with the whole table, for sizes that do not fit.
+    leave. `islands` are those of the machine that CPUs stand for. InputError, with the whole
+    table, for sizes that do not fit.
     """
     devices = list(jax.devices() if devices is None else devices)
-    slices = len({getattr(device, "slice_index", None) for device in devices})
-    inner, outer = mesh_shape(
-        sizes, len(devices), slices=slices if slices > 1 else None, may_idle=_may_idle(devices)
-    )
+    islands = islands or islands_of(devices[0].platform, len(set(map(island_of, devices))))
+    inner, outer = mesh_shape(sizes, len(devices), islands=islands, may_idle=_may_idle(devices))
     used = devices[: math.prod(inner) * math.prod(outer)]
     # The default of axis_types has changed between versions of JAX: always say it.
     types = (AxisType.Auto,) * len(AXES)
@@ -40,11 +72,15 @@ def make_mesh(sizes: Mapping[str, Any], devices: Sequence[jax.Device] | None = N
 
 
 def mesh_shape(
-    sizes: Mapping[str, Any], available: int, *, slices: int | None = None, may_idle: bool = False
+    sizes: Mapping[str, Any],
+    available: int,
+    *,
+    islands: Islands | None = None,
+    may_idle: bool = False,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The size of every axis within and across slices, -1 replaced, for `available` devices.
+    """The size of every axis within and across islands, -1 replaced, for `available` devices.
 
-    InputError, with the whole table, for sizes that do not make that number or not these `slices`.
+    InputError, with the whole table, for sizes that do not make that number or not these islands.
     """
     dcn = dict(sizes.get("dcn", {}))
     ici = {axis: size for axis, size in sizes.items() if axis != "dcn"}
@@ -73,8 +109,9 @@ def mesh_shape(
         tuple(available // fixed if size == -1 else size for size in table.values())
         for table in (ici, dcn)
     )
-    if slices is not None and math.prod(outer) != slices:
-        raise misfit(f"slices: {slices}, but the sizes under dcn make {math.prod(outer)}")
+    across = math.prod(outer)
+    if islands and across != islands.number and (islands.said or across > 1):
+        raise misfit(f"{islands.kind}: {islands.number}, but the sizes under dcn make {across}")
     return inner, outer
 
 
@@ -85,13 +122,13 @@ def without_branches(sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def slice_of(mesh: Mesh, island: int = 0) -> list[int]:
-    """The slice of every device, in the mesh's order; 0 where a machine has no slices.
+    """The island of every device, in the mesh's order; 0 where a machine has none.
 
     Devices that stand for others know of none: each `island` of them in a row is one.
     """
     if island:
         return [device.id // island for device in mesh.devices.flat]
-    return [getattr(device, "slice_index", 0) or 0 for device in mesh.devices.flat]
+    return [island_of(device) for device in mesh.devices.flat]
 
 
 def simulate_devices(number: int) -> None:
@@ -112,17 +149,17 @@ def simulate_devices(number: int) -> None:
 def _arrange(
     inner: tuple[int, ...], outer: tuple[int, ...], devices: Sequence[jax.Device]
 ) -> np.ndarray:
-    """Slices on the outer part of every axis, the chips of one slice on its inner part.
+    """Islands on the outer part of every axis, the chips of one island on its inner part.
 
     An axis may take a part of a side of the torus: 16 of 8x8 chips are a square of 4x4.
     """
     if math.prod(outer) == 1:
         return mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
-    if hasattr(devices[0], "slice_index"):
+    if devices[0].platform != "cpu":
         return mesh_utils.create_hybrid_device_mesh(
             inner, outer, devices, allow_split_physical_axes=True
         )
-    # Machines that know no slices: equal runs of devices stand for them.
+    # CPUs know no islands: equal runs of devices stand for them.
     grid = np.array(devices).reshape(*outer, *inner)
     pairs = [axis for i in range(len(AXES)) for axis in (i, len(AXES) + i)]
     return grid.transpose(pairs).reshape([a * b for a, b in zip(inner, outer, strict=True)])

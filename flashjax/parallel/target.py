@@ -16,6 +16,7 @@ import jax
 from jax.experimental import topologies
 
 from flashjax.parallel.chips import CHIPS, Chip
+from flashjax.parallel.mesh import Islands, islands_of
 from flashjax.types import InputError
 
 # Most of a TPU compilation are the instructions of large matrix products. With little VMEM for each
@@ -44,6 +45,12 @@ class Target:
     def island(self) -> int:
         """The number of devices that fast links join; 0 for a TPU, whose devices know."""
         return 0 if self.is_tpu else self.chip.island or self.devices // self.slices
+
+    @property
+    def islands(self) -> Islands | None:
+        """What its devices will tell `make_mesh`, where it is here."""
+        platform = "tpu" if self.is_tpu else "gpu" if self.chip.island else "cpu"
+        return islands_of(platform, -(-self.devices // self.island) if self.island else self.slices)
 
     def __str__(self) -> str:
         slices = f"{self.slices} slices of " if self.slices > 1 else ""

@@ -4,7 +4,6 @@ stage.json says what was asked (config and inputs, each with a digest), with wha
 what came of it (status, seconds, results). It is written whole or not at all.
 """
 
-import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
@@ -14,10 +13,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from flashjax import config as configs
+from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first, meet
 from flashjax.stages.contents import CHECKPOINTS, TRACES, check_contents, contents
 from flashjax.stages.identity import Change, changes, forbidden, told
@@ -76,7 +77,7 @@ def run_stage(
     if first:
         _make_room(folder, inputs, anew=before is not None and anew)
     started, seconds_before = time.monotonic(), record["seconds"]
-    with at_work(folder) if first else contextlib.nullcontext():
+    with signals.saving(lambda: saved_of(folder)), at_work(folder) if first else nullcontext():
         if first:
             write_json(folder / "stage.json", record)
         try:
@@ -116,7 +117,7 @@ def _make_room(folder: Path, inputs: Mapping[str, Path | str], *, anew: bool) ->
     folder.mkdir(parents=True, exist_ok=True)
 
 
-@contextlib.contextmanager
+@contextmanager
 def at_work(folder: Path) -> Iterator[None]:
     """Holds a stage's folder. InputError where another job does; it is free when its job ends."""
     with (folder / LOCK).open("a+") as lock:
@@ -129,6 +130,13 @@ def at_work(folder: Path) -> Iterator[None]:
         except OSError as error:  # Lustre and NFS may be mounted without locks
             log.warning("%s cannot be locked (%s): start no second job there", folder, error)
         yield
+
+
+def saved_of(folder: Path) -> str:
+    """What a stage has to go on from, should it end now."""
+    if done := steps_saved(folder):
+        return f"{folder.name} is saved up to step {done[-1]}"
+    return f"the stages before {folder.name} are saved"
 
 
 def read_stage(folder: Path | str) -> dict[str, Any] | None:

@@ -45,10 +45,14 @@ MFU = 0.4  # of a chip's peak: what such steps reach
 Problems = Iterator[str]
 
 
-def problems(config: ConfigDict, workdir: Path) -> list[str]:
-    """What is wrong with a config on this machine, in the order of the road; nothing is written."""
-    found = [line for check in CHECKS for line in check(config)]
-    if not found:
+def problems(config: ConfigDict, workdir: Path, *, begun: bool = False) -> list[str]:
+    """What is wrong with a config on this machine, in the order of the road; nothing is written.
+
+    Of a run that has `begun` the teacher and the data are no longer asked for.
+    """
+    checks = (sections, meshes, results) if begun else CHECKS
+    found = [line for check in checks for line in check(config)]
+    if not found and not begun:
         found = list(space(config, workdir))
     return list(dict.fromkeys(found))
 

@@ -7,8 +7,6 @@ n goes on with `start=n`. The loop knows no checkpoints, writers or evaluators; 
 import contextlib
 import datetime
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
@@ -18,6 +16,8 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flashjax.parallel import signals
+from flashjax.parallel.hosts import any_process, share_stop
 from flashjax.types import InputError, Metrics
 
 State: TypeAlias = Any
@@ -49,10 +49,10 @@ def loop(
     """Run `step(state, batch) -> (state, metrics)` for steps start+1 .. stop.
 
     On SIGTERM or SIGINT the step in flight ends, `save(step, state)` is called (it must not return
-    before the state is on disk) and Interrupted is raised; a second signal acts at once. Of several
-    processes one may have the signal: all end after the same step.
+    before the state is on disk) and Interrupted is raised; a second signal ends the process. Of
+    several processes one may have the signal: all end after the same step.
     """
-    with _stop_signals() as asked_to_stop:
+    with _stop_signals(stop) as asked_to_stop:
         for number in range(start + 1, stop + 1):
             batch = next(batches, None)
             if batch is None:
@@ -139,33 +139,21 @@ def _losses(metrics: Metrics) -> str:
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[int], bool]]:
+def _stop_signals(last: int) -> Iterator[Callable[[int], bool]]:
     """Whether to stop after a step, because of a SIGTERM or SIGINT.
 
-    Only the main thread may listen to signals. Where there are several processes, JAX listens to
-    SIGTERM, and its coordinator finds the step that all of them reach.
+    Of several processes JAX's coordinator finds the step that all of them reach; where there is
+    none before the `last`, they stop after that.
     """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
+    if jax.process_count() == 1:
+        with signals.deferred() as asked:
+            yield lambda step: asked()
         return
-    stopping = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda step: stopping.is_set()
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def ask_to_stop(number: int, frame: Any) -> None:
-        stopping.set()
-        restore()
-        log.warning("%s: stopping after this step", signal.Signals(number).name)
-
-    for number in previous:
-        signal.signal(number, ask_to_stop)
-    try:
-        yield lambda step: stopping.is_set()
-    finally:
-        restore()
+    never = contextlib.nullcontext(lambda: False)
+    with signals.deferred(share_stop) if signals.listening() else never as asked:
+        yield (
+            lambda step: (
+                multihost_utils.reached_preemption_sync_point(step)
+                or (step == last and any_process(asked()))
+            )
+        )

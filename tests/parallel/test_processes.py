@@ -80,17 +80,18 @@ def test_branches_stacked_over_two_processes_are_separate_jobs(job):
     assert stacked[0]["0"] != stacked[1]["1"]  # they draw their own random numbers
 
 
-def test_one_process_that_is_refused_ends_at_once_with_its_own_code(tmp_path):
+def test_one_process_that_is_refused_ends_all_with_its_own_code(tmp_path):
     """The other one waits for it; at a usual end each would wait for the other for minutes."""
     config = Path(__file__).parents[2] / "configs" / "nano.py"
     words = ["-m", "flashjax", "import", "--config", config, "--workdir", tmp_path]
     words += ["--config.simulate_devices=1"]
-    waiting, refused = running = begin([words, [*words, "--config.teacher.source=nowhere"]])
+    running = begin([words, [*words, "--config.teacher.source=nowhere"]])
     try:
-        _, error = refused.communicate(timeout=100)
-        assert waiting.poll() is None, waiting.communicate()[1][-2000:]
+        said = [process.communicate(timeout=100)[1] for process in running]
     finally:
         for process in running:
             process.kill()
-    assert refused.returncode == 2, error[-2000:]
-    assert error.startswith("flashjax import: ") and len(error.splitlines()) == 1
+    assert [process.returncode for process in running] == [2, 2], said
+    (refused,) = said[1].splitlines()
+    assert refused.startswith("flashjax import: ") and "nowhere" in refused
+    assert said[0].splitlines()[-1] == "flashjax import: process 1 has ended with code 2"

@@ -126,7 +126,7 @@ def roads(shallow_teacher: Path, data: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("recipe", recipes())
 def test_a_recipe_comes_from_its_teacher_to_its_report(recipe, roads):
     config, workdir = roads[recipe]
-    for stage in ROAD:
+    for stage in ROAD.values():
         name = stage.__name__.rpartition(".")[2].removesuffix("_teacher")
         assert read_stage(workdir / name)["status"] == "done", name
     rows = {row["name"] for row in stage_results(workdir / "evaluate")["rows"]}

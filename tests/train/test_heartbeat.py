@@ -1,6 +1,9 @@
 """Signs of life: the last step is noted, silence is explained, an end is no silence."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 
 from flashjax.train.heartbeat import heartbeat
@@ -42,3 +45,30 @@ def test_the_log_says_how_far_every_process_came(tmp_path, caplog):
 def test_a_process_that_goes_on_says_nothing_of_its_threads(tmp_path):
     text = stacks_after(tmp_path, seconds=1000.0, until=lambda text: True)
     assert len(text.splitlines()) == 1
+
+
+HANG = """
+import time
+from pathlib import Path
+from flashjax.parallel import signals
+from flashjax.train import heartbeat
+signals.listen("flashjax toy")
+heartbeat.LEAVE_SECONDS = 0.1
+with heartbeat.heartbeat(Path("hosts"), 0, stall_seconds=0.1) as hook:
+    hook(7, None, {})
+    time.sleep(600)
+"""
+
+
+def test_a_process_that_hangs_leaves_to_be_started_again_and_its_stacks_stay(tmp_path):
+    environment = os.environ | {"PYTHONPATH": ":".join(path for path in sys.path if path)}
+    for _ in range(3):
+        words = [sys.executable, "-c", HANG]
+        run = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert run.returncode == 75
+        assert run.stderr.splitlines()[-1].startswith("flashjax toy: a hang after step 7; ")
+    kept = sorted((tmp_path / "hosts").glob("stacks-*.txt"))
+    assert [path.name for path in kept] == ["stacks-0.1.txt", "stacks-0.2.txt", "stacks-0.txt"]
+    assert all("most recent call first" in path.read_text() for path in kept)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from flashjax.parallel import signals
 from flashjax.train.loop import Interrupted, every, loop, progress
 from flashjax.types import InputError
 
@@ -78,3 +79,11 @@ def test_progress_logs_lines_where_there_is_no_terminal(caplog):
         loop(_add, jnp.int32(0), itertools.count(), start=0, stop=3, hooks=[hook])
     (line,) = caplog.messages
     assert "match 3/3" in line and "s/step" in line and "student/loss 1" in line
+
+
+def test_a_signal_that_is_heard_late_ends_no_process_that_has_saved():
+    """The thread that hears of signals may come to it when the loop is over."""
+    for _ in range(50):
+        with signals.deferred() as asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked()

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     if options.hlo:
         check_writable(Path(options.hlo))
     chosen = tuple(name for name in options.programs.split(",") if name)
-    planned = programs(config, open_devices(target), chosen)
+    planned = programs(config, open_devices(target), chosen, islands=target.islands)
     check_whole(planned, target)
     cache = Path(options.cache).expanduser()
     compiled = []

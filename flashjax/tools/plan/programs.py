@@ -24,7 +24,7 @@ from flashjax.models.text import TextConfig, encode_text
 from flashjax.models.variants import MMDIT, NANO_LENGTH, SD3_TEXT, SD3_VAE, nano_text
 from flashjax.parallel.branches import branch_shardings, stack
 from flashjax.parallel.layout import ROLES
-from flashjax.parallel.mesh import make_mesh
+from flashjax.parallel.mesh import Islands, make_mesh
 from flashjax.parallel.sharding import abstract_on, param_shardings
 from flashjax.stages import guide, match, split
 from flashjax.stages.model import packaged
@@ -87,11 +87,17 @@ class Planned:
 
 
 def programs(
-    config: ConfigDict, devices: Any, names: tuple[str, ...] = (), *, model: Model | None = None
+    config: ConfigDict,
+    devices: Any,
+    names: tuple[str, ...] = (),
+    *,
+    model: Model | None = None,
+    islands: Islands | None = None,
 ) -> list[Planned]:
     """The programs of every distillation stage of a config, or those of `names`.
 
-    `model` is by default the one that the config names.
+    `model` is by default the one that the config names; `islands` are those of the machine that
+    `devices` stand for.
     """
     makers = {
         "text": (config.mesh, _text),
@@ -112,7 +118,7 @@ def programs(
     planned = []
     for name in chosen:
         mesh_sizes, make = makers[name]
-        setting = abstract_setting(config, model, make_mesh(mesh_sizes, devices))
+        setting = abstract_setting(config, model, make_mesh(mesh_sizes, devices, islands))
         planned.append(make(config, model.drawn, setting))
     return planned
 
