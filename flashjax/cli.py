@@ -168,10 +168,13 @@ def run(arguments: Sequence[str]) -> None:
 def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Runs a verb of a config in its workdir."""
     config = configs.load(options.config, overrides)
+    # A whole run is looked through as a whole, ranges too, and told all that is wrong at once.
+    whole = (options.dry_run or verb == "run") and verb not in ("teach", "slim")
+    _module("tools.sections").check(config, verb, ranges=not whole)
     simulate_devices(config.simulate_devices)
     if initialise(os.environ) and not is_first():
         logging.getLogger().setLevel(logging.WARNING)  # the first one speaks for all
-    if (options.dry_run or verb == "run") and "guide" in config:
+    if whole:
         check(config, Path(options.workdir), estimate=options.dry_run)
     if options.dry_run:
         print(configs.to_json(config))

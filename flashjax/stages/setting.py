@@ -20,10 +20,10 @@ from flashjax.data.config import DataConfig
 from flashjax.data.pipeline import Ahead, batches, to_mesh
 from flashjax.data.prompts import Prompts, stream_tokens
 from flashjax.flow.schedule import student_sigmas
-from flashjax.models.attention import attend_on
+from flashjax.models.attention import BACKENDS, attend_on
 from flashjax.models.heads import Heads, HeadsConfig
 from flashjax.models.layers import apply
-from flashjax.models.mmdit import MMDiT, features_of, velocity_of
+from flashjax.models.mmdit import REMAT, MMDiT, features_of, velocity_of
 from flashjax.models.text import AbsentT5, TextConfig, encode_text
 from flashjax.parallel.layout import ROLES, STATE
 from flashjax.parallel.mesh import make_mesh
@@ -51,10 +51,12 @@ class Compute:
     encode_apart: bool = False  # captions are encoded once a batch, by a program of its own
 
     def __post_init__(self) -> None:
-        for name in ("dtype", "teacher_dtype", "text_dtype"):
-            if getattr(self, name) not in DTYPES:
+        dtypes = dict.fromkeys(("dtype", "teacher_dtype", "text_dtype"), tuple(DTYPES))
+        remat = {"remat": tuple(REMAT), "fake_remat": ("", *REMAT)}
+        for name, known in (dtypes | remat | {"attention": BACKENDS}).items():
+            if getattr(self, name) not in known:
                 raise InputError(
-                    f"compute.{name}={getattr(self, name)}: choose of {', '.join(DTYPES)}"
+                    f"compute.{name}={getattr(self, name)}: choose of {', '.join(known)}"
                 )
 
 

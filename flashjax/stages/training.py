@@ -16,7 +16,7 @@ from flashjax.parallel.hosts import is_first
 from flashjax.train.heartbeat import heartbeat
 from flashjax.train.loop import Step, every, loop, progress
 from flashjax.train.metrics import MetricsHook, make_writer
-from flashjax.types import InputError, Params
+from flashjax.types import Count, Params, Positive
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +28,11 @@ class JobConfig:
     A step that takes more than `stall_seconds` is taken for a hang, and explained.
     """
 
-    steps: int
-    batch_size: int
-    log_steps: int
-    checkpoint_steps: int
-    stall_seconds: float = 1800.0
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if value <= 0:
-                raise InputError(f"{name}={value}: give more than 0")
+    steps: Count
+    batch_size: Count
+    log_steps: Count
+    checkpoint_steps: Count
+    stall_seconds: Positive = 1800.0
 
 
 def run_job(

@@ -23,6 +23,7 @@ from flashjax.parallel.mesh import simulate_devices
 from flashjax.parallel.program import Program, compile_program
 from flashjax.parallel.target import SMALL_TILES, Target, open_devices, parse_target
 from flashjax.stages.stage import write_json
+from flashjax.tools import sections
 from flashjax.tools.plan.programs import Planned, compute_of, programs
 from flashjax.tools.plan.report import render, summary
 from flashjax.types import InputError
@@ -48,6 +49,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Prints the plan of the config on the target."""
     config = configs.load(options.config, overrides)
+    sections.check(config, "plan")
     target = parse_target(options.target, slices=options.slices)
     if target.is_tpu:
         # The TPU's compiler is asked for by name; nothing here may look for a TPU of its own.
