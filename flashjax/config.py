@@ -84,6 +84,17 @@ def section(config: ConfigDict, name: str, kind: type[T]) -> T:
     return _convert(value, name, kind)
 
 
+def record(value: Any, where: str, kind: type[T]) -> T:
+    """An object of JSON that we wrote, as a frozen dataclass. InputError for another; `where` has
+    the file's name.
+    """
+    try:
+        return _convert(value, "", kind)
+    except InputError as error:
+        (first, *_) = error.args
+        raise InputError(f"{where}: {first.removeprefix('config ').strip()}") from error
+
+
 def to_json(config: ConfigDict | Mapping[str, Any]) -> str:
     """Sorted, indented JSON; references are resolved."""
     return json.dumps(to_dict(config), indent=2, sort_keys=True)
@@ -233,7 +244,7 @@ def _fit(value: Any, path: str, example: Any) -> Any:
 
 def _build(value: Any, path: str, kind: Any) -> Any:
     """A dataclass from a section, recursively."""
-    if not isinstance(value, ConfigDict):
+    if not isinstance(value, ConfigDict | dict):
         raise InputError(f"{path} is a value, but {kind.__name__} needs a section")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -247,7 +258,7 @@ def _build(value: Any, path: str, kind: Any) -> Any:
     converted = _each((key, value[key], _join(path, key), hints[key]) for key in value)
     try:
         return kind(**converted)
-    except InputError as error:  # values of the right types that do not go together
+    except ValueError as error:  # values of the right types that do not go together
         raise OutOfRange(f"{path}: {error}") from error
 
 
@@ -278,9 +289,9 @@ def _convert(value: Any, path: str, hint: Any) -> Any:
         return _first_that_fits(value, path, hint, args)
     if origin is typing.Literal and any(value == x and type(value) is type(x) for x in args):
         return value
-    if origin is dict and isinstance(value, ConfigDict):
+    if origin in (dict, Mapping) and isinstance(value, ConfigDict | dict):
         return _each((key, value[key], _join(path, key), args[1]) for key in value)
-    if origin in (tuple, list) and isinstance(value, tuple | list):
+    if origin in (tuple, list, Sequence) and isinstance(value, tuple | list):
         return _convert_elements(value, path, hint)
     if hint is float and type(value) in (int, float):
         return _finite(value, path)
@@ -326,7 +337,7 @@ def _convert_elements(value: Sequence[Any], path: str, hint: Any) -> Any:
     hints = args if fixed else args[:1] * len(value)
     pairs = zip(value, hints, strict=True)
     found = _each((i, x, f"{path}[{i}]", h) for i, (x, h) in enumerate(pairs))
-    return origin(found.values())
+    return tuple(found.values()) if origin is Sequence else origin(found.values())
 
 
 def _name(hint: Any) -> str:

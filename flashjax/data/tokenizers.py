@@ -6,6 +6,7 @@ Letters: b batch, m text tokens. `transformers` takes seconds to import, so func
 import itertools
 import json
 import logging
+import reprlib
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from flashjax.types import InputError, Tokens
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer, T5Tokenizer
 
+MAX_LENGTH = 4096  # tokens of a prompt
 SHOWN = 200  # characters of a prompt that is cut
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
@@ -101,14 +103,14 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
         if with_t5 or name != "tokenizer_3":
             check_files(folder / name, "a folder in SD3.5's layout")
     config = folder / "tokenizer" / "tokenizer_config.json"
-    if "model_max_length" not in read_json(config):
-        raise InputError(f"{config}: no model_max_length; set it (77 for SD3.5)")
+    _check_length(config)
 
     from transformers import CLIPTokenizer, T5Tokenizer
 
     clip_l = _opened(CLIPTokenizer, folder / "tokenizer", _WORD_END)
     t5 = None
     if with_t5:
+        _check_length(folder / "tokenizer_3" / config.name, _T5_LENGTH)
         t5 = _opened(T5Tokenizer, folder / "tokenizer_3", _T5_SPACE)
         t5_length = t5_length or min(t5.model_max_length, _T5_LENGTH)
     return Tokenizer(
@@ -120,6 +122,15 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
     )
 
 
+def _check_length(config: Path, default: int | None = None) -> None:
+    """InputError where a tokenizer's config says no length that prompts can be padded to."""
+    length = read_json(config).get("model_max_length", default)
+    if type(length) is not int or not 0 < length <= MAX_LENGTH:
+        raise InputError(
+            f"{config}: model_max_length is {reprlib.repr(length)}; set it (77 for SD3.5)"
+        )
+
+
 def check_fits(tokenizer: Tokenizer, rows: Mapping[str, int], where: str) -> None:
     """InputError where a tokenizer knows more tokens than its encoder's table of tokens has rows.
 
@@ -127,9 +138,9 @@ def check_fits(tokenizer: Tokenizer, rows: Mapping[str, int], where: str) -> Non
     """
     for name, count in rows.items():
         known = getattr(tokenizer, name)
-        if known is not None and len(known) > count:
+        if known is not None and (highest := max(known.get_vocab().values()) + 1) > count:
             raise InputError(
-                f"{where}: the tokenizer of {name} has {len(known)} tokens, its text encoder "
+                f"{where}: the tokenizer of {name} has {highest} tokens, its text encoder "
                 f"{count}: they are of different models"
             )
 
@@ -155,7 +166,7 @@ def load_clip_tokenizer(folder: Path) -> "CLIPTokenizer":
 
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return _opened(CLIPTokenizer, folder, _WORD_END)
 
 
 def build_tokenizers(
