@@ -23,7 +23,7 @@ from flashjax.convert.mistaken import no_folder
 from flashjax.parallel.hosts import initialise, is_first, leave
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
-from flashjax.types import InputError, abridged
+from flashjax.types import InputError, one_line
 
 VERBS = {  # verb: (module that runs it, what it does)
     "teach": ("stages.teach", "train a complete small teacher from data"),
@@ -259,8 +259,7 @@ def _at_home(word: str) -> str:
 def _say(arguments: Sequence[str], message: str, code: int) -> int:
     """One line about what ended the verb."""
     verb = "".join(f" {word}" for word in arguments[:1] if word in VERBS | TOOLS)
-    line = " ".join(message.splitlines())
-    print(f"flashjax{verb}: {abridged(line, LONGEST)}", file=sys.stderr)
+    print(f"flashjax{verb}: {one_line(message, LONGEST)}", file=sys.stderr)
     return code
 
 

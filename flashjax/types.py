@@ -65,6 +65,12 @@ def abridged(name: str, most: int = 160) -> str:
     return name if len(name) <= most else f"{name[: most // 2]}...{name[-most // 2 :]}"
 
 
+def one_line(message: str, most: int) -> str:
+    """A message on one line of a terminal: what files have in their names moves no cursor."""
+    line = " ".join(abridged(message, most).splitlines())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
 @flax.struct.dataclass
 class Tokens:
     """Token ids of one prompt batch for the three text encoders, int32 "b m" each."""
