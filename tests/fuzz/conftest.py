@@ -45,9 +45,9 @@ def outcome():
         try:
             return load()
         except InputError as error:
-            (message,) = error.args
-            line = one_line(message, LONGEST)
-            assert line.strip() and line.isprintable() and len(message) < LONGEST_KEPT
+            for message in error.args:  # of a config, one for each value
+                line = one_line(message, LONGEST)
+                assert line.strip() and line.isprintable() and len(message) < LONGEST_KEPT
             return None
         finally:
             assert time.monotonic() - started < SECONDS
