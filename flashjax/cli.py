@@ -24,7 +24,7 @@ from flashjax.parallel import signals
 from flashjax.parallel.hosts import initialise, is_first, leave, settle
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
-from flashjax.types import InputError, abridged
+from flashjax.types import InputError, one_line
 
 VERBS = {  # verb: (module that runs it, what it does)
     "teach": ("stages.teach", "train a complete small teacher from data"),
@@ -181,10 +181,13 @@ def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -
             f"--from {options.first} comes after --to {options.last}: {', '.join(ROAD)}"
         )
     config = configs.load(options.config, overrides)
+    # A whole run is looked through as a whole, ranges too, and told all that is wrong at once.
+    whole = (options.dry_run or verb == "run") and verb not in ("teach", "slim")
+    _module("tools.sections").check(config, verb, ranges=not whole)
     simulate_devices(config.simulate_devices)
     if initialise(os.environ) and not is_first():
         logging.getLogger().setLevel(logging.WARNING)  # the first one speaks for all
-    if (options.dry_run or verb == "run") and "guide" in config:
+    if whole:
         begun = verb == "run" and options.first != ROAD[0]
         check(config, Path(options.workdir), begun=begun, estimate=options.dry_run)
     if options.dry_run:
@@ -281,8 +284,7 @@ def _at_home(word: str) -> str:
 def _say(arguments: Sequence[str], message: str, code: int) -> int:
     """One line about what ended the verb."""
     verb = "".join(f" {word}" for word in arguments[:1] if word in VERBS | TOOLS)
-    line = " ".join(message.splitlines())
-    print(f"flashjax{verb}: {abridged(line, LONGEST)}", file=sys.stderr)
+    print(f"flashjax{verb}: {one_line(message, LONGEST)}", file=sys.stderr)
     return code
 
 

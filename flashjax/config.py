@@ -10,20 +10,22 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import reprlib
 import traceback
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from flashjax.types import InputError
+from flashjax.types import InputError, Range
 
 T = TypeVar("T")
 
+LARGEST = 1e300  # of a finite number
 LISTED = 12  # keys that a message names
 SEEDS = 2**32  # of a run: what its random keys and its data tell apart
 # What the Python of a config file may raise, each with a line that says where.
@@ -40,6 +42,10 @@ _MISTAKES = (
     TypeError,
     ValueError,
 )
+
+
+class OutOfRange(InputError):
+    """Every value of a section has its type, but not all are in their ranges."""
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -63,10 +69,11 @@ def _variants(text: str) -> tuple[Path, str]:
     return (Path(file), variants) if colon and file.endswith(".py") else (Path(text), "")
 
 
-def section(config: ConfigDict, name: str, dataclass_type: type[T]) -> T:
-    """The section `name` ("a" or "a.b") as a frozen dataclass.
+def section(config: ConfigDict, name: str, kind: type[T]) -> T:
+    """The section `name` ("a" or "a.b") as a frozen dataclass, or a value as its annotated type.
 
-    InputError for unknown, missing or ill-typed fields, each with its full path.
+    InputError, with a line for each, for unknown, missing or ill-typed fields, and OutOfRange where
+    values alone are wrong, each with its full path.
     """
     value: Any = config
     parent = ""
@@ -74,7 +81,18 @@ def section(config: ConfigDict, name: str, dataclass_type: type[T]) -> T:
         _check_key(value, parent, key)
         parent = _join(parent, key)
         value = value[key]
-    return _build(value, name, dataclass_type)
+    return _convert(value, name, kind)
+
+
+def record(value: Any, where: str, kind: type[T]) -> T:
+    """An object of JSON that we wrote, as a frozen dataclass. InputError for another; `where` has
+    the file's name.
+    """
+    try:
+        return _convert(value, "", kind)
+    except InputError as error:
+        (first, *_) = error.args
+        raise InputError(f"{where}: {first.removeprefix('config ').strip()}") from error
 
 
 def to_json(config: ConfigDict | Mapping[str, Any]) -> str:
@@ -153,10 +171,10 @@ def _check_key(node: Any, parent: str, key: str) -> None:
     if not isinstance(node, ConfigDict):
         raise InputError(f"{parent} is a value, not a section: it has no key {key!r}")
     if key not in node:
-        raise _unknown(parent, key, list(node))
+        raise unknown(parent, key, list(node))
 
 
-def _unknown(parent: str, key: str, known: Sequence[str]) -> InputError:
+def unknown(parent: str, key: str, known: Sequence[str]) -> InputError:
     """What to say of a key that is not there: the nearest, or all where none is near."""
     nearest = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {_join(parent, nearest[0])}?" if nearest else f"choose of {_few(known)}"
@@ -226,22 +244,36 @@ def _fit(value: Any, path: str, example: Any) -> Any:
 
 def _build(value: Any, path: str, kind: Any) -> Any:
     """A dataclass from a section, recursively."""
-    if not isinstance(value, ConfigDict):
+    if not isinstance(value, ConfigDict | dict):
         raise InputError(f"{path} is a value, but {kind.__name__} needs a section")
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for key in value:
         if key not in fields:
-            raise _unknown(path, key, list(fields))
+            raise unknown(path, key, list(fields))
     for name, field in fields.items():
         required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
         if required and name not in value:
             raise InputError(f"config lacks {_join(path, name)} ({_name(hints[name])})")
-    converted = {key: _convert(value[key], _join(path, key), hints[key]) for key in value}
+    converted = _each((key, value[key], _join(path, key), hints[key]) for key in value)
     try:
         return kind(**converted)
-    except InputError as error:  # a value of the right type, but out of its range
-        raise InputError(f"{path}: {error}") from error
+    except ValueError as error:  # values of the right types that do not go together
+        raise OutOfRange(f"{path}: {error}") from error
+
+
+def _each(items: Iterable[tuple[Any, Any, str, Any]]) -> dict[Any, Any]:
+    """Key -> converted value of (key, value, path, hint); one error has the lines of all."""
+    found, errors = {}, []
+    for key, value, path, hint in items:
+        try:
+            found[key] = _convert(value, path, hint)
+        except InputError as error:
+            errors.append(error)
+    if errors:
+        kind = OutOfRange if all(isinstance(e, OutOfRange) for e in errors) else InputError
+        raise kind(*(line for error in errors for line in error.args))
+    return found
 
 
 def _convert(value: Any, path: str, hint: Any) -> Any:
@@ -249,28 +281,51 @@ def _convert(value: Any, path: str, hint: Any) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or (hint is type(None) and value is None):
         return value
+    if origin is Annotated:
+        return _within(_convert(value, path, args[0]), path, args[1])
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _build(value, path, hint)
     if origin in (typing.Union, types.UnionType):
         return _first_that_fits(value, path, hint, args)
-    if origin is typing.Literal and value in args:
+    if origin is typing.Literal and any(value == x and type(value) is type(x) for x in args):
         return value
-    if origin in (tuple, list) and isinstance(value, tuple | list):
+    if origin in (dict, Mapping) and isinstance(value, ConfigDict | dict):
+        return _each((key, value[key], _join(path, key), args[1]) for key in value)
+    if origin in (tuple, list, Sequence) and isinstance(value, tuple | list):
         return _convert_elements(value, path, hint)
-    if hint is float and type(value) is int:
-        return float(value)
+    if hint is float and type(value) in (int, float):
+        return _finite(value, path)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise InputError(f"{path} takes {_name(hint)}, not {value!r}")
+    raise _takes(hint, value, path)
+
+
+def _takes(hint: Any, value: Any, path: str) -> InputError:
+    return InputError(f"{path} takes {_name(hint)}, not {_told(value)}")
+
+
+def _finite(value: float, path: str) -> float:
+    """A number that is one, as a float."""
+    if not -LARGEST < value < LARGEST:
+        raise OutOfRange(f"{path}={_told(value)}: give a finite number")
+    return float(value)
+
+
+def _within(value: Any, path: str, allowed: Range) -> Any:
+    if value not in allowed:
+        raise OutOfRange(f"{path}={_told(value)}: give {allowed}")
+    return value
 
 
 def _first_that_fits(value: Any, path: str, hint: Any, options: Sequence[Any]) -> Any:
     for option in options:
         try:
             return _convert(value, path, option)
+        except OutOfRange:
+            raise
         except InputError:
             continue
-    raise InputError(f"{path} takes {_name(hint)}, not {value!r}")
+    raise _takes(hint, value, path)
 
 
 def _convert_elements(value: Sequence[Any], path: str, hint: Any) -> Any:
@@ -278,11 +333,28 @@ def _convert_elements(value: Sequence[Any], path: str, hint: Any) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     fixed = origin is tuple and Ellipsis not in args
     if fixed and len(args) != len(value):
-        raise InputError(f"{path} takes {_name(hint)}, not {value!r}")
+        raise _takes(hint, value, path)
     hints = args if fixed else args[:1] * len(value)
     pairs = zip(value, hints, strict=True)
-    return origin(_convert(x, f"{path}[{i}]", h) for i, (x, h) in enumerate(pairs))
+    found = _each((i, x, f"{path}[{i}]", h) for i, (x, h) in enumerate(pairs))
+    return tuple(found.values()) if origin is Sequence else origin(found.values())
 
 
 def _name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    """A type in words; of a literal its values."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _name(args[0])
+    if origin is typing.Literal:
+        return " or ".join(map(repr, args))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_name, args))
+    if hint is type(None):
+        return "None"
+    return hint.__name__ if isinstance(hint, type) and not args else str(hint)
+
+
+def _told(value: Any) -> str:
+    """A value in a message; Python writes no int of more than 4,300 digits."""
+    huge = type(value) is int and abs(value) > LARGEST
+    return "a huge number" if huge else reprlib.repr(value)

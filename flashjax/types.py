@@ -3,9 +3,11 @@
 Letters: b batch, h w c latent grid and channels, m text tokens, d text width, p pooled width.
 """
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Collection
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import flax.struct
 import jax
@@ -21,6 +23,37 @@ class InputError(ValueError):
     """Something the user can mend: one line that says what, where, and what to do (exit code 2)."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a config's field may have, as an annotation of its type.
+
+    `above` leaves out `least` itself, `below` leaves out `most`. Steps are counted in 32 bits.
+    """
+
+    least: float
+    most: float = 2**31 - 1
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        low = value > self.least if self.above else value >= self.least
+        return low and (value < self.most if self.below else value <= self.most)
+
+    def __str__(self) -> str:
+        low = f"more than {self.least:g}" if self.above else f"{self.least:g} or more"
+        high = f"{'less than' if self.below else 'at most'} {self.most:.12g}"
+        return low if self.most in (Range.most, math.inf) else f"{low}, {high}"
+
+
+Count: TypeAlias = Annotated[int, Range(1)]
+Whole: TypeAlias = Annotated[int, Range(0)]
+Seed: TypeAlias = Annotated[int, Range(0, 2**32 - 1)]
+Positive: TypeAlias = Annotated[float, Range(0, math.inf, above=True, below=True)]
+Weight: TypeAlias = Annotated[float, Range(0, math.inf, below=True)]
+Share: TypeAlias = Annotated[float, Range(0, 1)]
+Decay: TypeAlias = Annotated[float, Range(0, 1, below=True)]  # at 1 nothing new would count
+
+
 def listed(names: Collection[str], *, most: int = 5, separator: str = ", ") -> str:
     """The first `most` of these, long ones cut, and how many more: a message stays one line."""
     first = separator.join(map(abridged, itertools.islice(names, most)))
@@ -30,6 +63,12 @@ def listed(names: Collection[str], *, most: int = 5, separator: str = ", ") -> s
 def abridged(name: str, most: int = 160) -> str:
     """A name of a file's own, cut in the middle where it is longer than any model's."""
     return name if len(name) <= most else f"{name[: most // 2]}...{name[-most // 2 :]}"
+
+
+def one_line(message: str, most: int) -> str:
+    """A message on one line of a terminal: what files have in their names moves no cursor."""
+    line = " ".join(abridged(message, most).splitlines())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 @flax.struct.dataclass

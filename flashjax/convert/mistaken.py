@@ -77,7 +77,7 @@ def other_file(path: Path) -> str | None:
         return f"{path} is a JSON file: give the weights, or the folder that it lies in"
     words = head.decode(errors="ignore")
     whole = len(words.encode()) > len(head) - 4  # but for a character that the end cuts
-    if whole and all(letter.isprintable() or letter in "\t\r\n" for letter in words):
+    if whole and words.strip() and all(c.isprintable() or c in "\t\r\n" for c in words):
         first = words.strip().splitlines()[0][:40]
         return f"{path} is a text that begins {first!r}: fetch the file anew"
     return None

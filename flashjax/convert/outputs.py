@@ -54,6 +54,8 @@ def check_free(paths: Iterable[Path], *, force: bool, read: Iterable[Path] = ())
     where nothing can be written.
     """
     paths = list(paths)
+    for folder in dict.fromkeys(path.parent for path in paths):
+        _manifest(folder)  # one that is not ours is found out before it would be written over
     sources = [_real(source) for source in read]
     for path in paths:
         here = _real(path)
@@ -104,7 +106,8 @@ def keep_record(path: Path) -> None:
         for name, stamp in _manifest(path.parent).items()
         if name != gone[0] and not name.startswith(gone[1])
     }
-    write_json(path.parent / MANIFEST, {"written by flashjax": dict(sorted((old | new).items()))})
+    with replacing(path.parent / MANIFEST) as draft:
+        write_json(draft, {"written by flashjax": dict(sorted((old | new).items()))})
 
 
 def _real(path: Path) -> Path:

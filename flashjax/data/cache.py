@@ -4,20 +4,25 @@ A record is the bytes of its fields one after the other; the manifest says their
 Letters: n samples, h w c latents, m text tokens, d text width, p pooled width.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import ml_dtypes
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from flashjax.types import Batch, Cond, InputError, Tokens
+from flashjax import config as configs
+from flashjax.data.jsons import read_json
+from flashjax.types import Batch, Cond, Count, InputError, Tokens, Whole, listed
 
 MANIFEST = "manifest.json"
 LATENTS = "latents"
@@ -26,6 +31,9 @@ DTYPES = {
     name: np.dtype(getattr(ml_dtypes, name, name)) for name in ("float32", "bfloat16", "int32")
 }
 TOKENS, CONDS = tuple(Tokens.__dataclass_fields__), tuple(Cond.__dataclass_fields__)
+Kept: TypeAlias = Literal["float32", "bfloat16", "int32"]
+DIMS = {LATENTS: 3, "text": 2}  # of a field's shape where it is not one
+UNKNOWN: Mapping[str, int] = types.MappingProxyType({})
 KEPT_ROWS = 64  # batches whose records are remembered: every field asks for the same rows
 
 
@@ -33,12 +41,12 @@ KEPT_ROWS = 64  # batches whose records are remembered: every field asks for the
 class Field:
     """One array of a record."""
 
-    shape: tuple[int, ...]
-    dtype: str
+    shape: tuple[Whole, ...]
+    dtype: Kept
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +57,23 @@ class Bucket:
     """
 
     name: str
-    shape: tuple[int, int, int]
+    shape: tuple[Count, Count, Count]
     fields: Mapping[str, Field]
     shards: Sequence[str]
-    count: int
+    count: Count
+
+    def __post_init__(self) -> None:
+        text = tuple(name for name in self.fields if name != LATENTS)
+        if sorted(text) not in (sorted(TOKENS), sorted(CONDS)):
+            raise InputError(f"fields {', '.join(self.fields)} are neither tokens nor embeddings")
+        for name, field in self.fields.items():
+            whole, dims = name in TOKENS, DIMS.get(name, 1)
+            if (field.dtype == "int32") != whole or len(field.shape) != dims:
+                raise InputError(f"{name} is {field.dtype} {field.shape}: of {dims} dims it is not")
+        if LATENTS in self.fields and self.fields[LATENTS].shape != self.shape:
+            raise InputError(f"latents are {self.fields[LATENTS].shape}, its shape {self.shape}")
+        if any(Path(shard).name != shard for shard in self.shards):
+            raise InputError(f"shards {listed(self.shards)} are not all files beside it")
 
     @property
     def record_bytes(self) -> int:
@@ -94,12 +115,14 @@ def check_shard(path: Path) -> None:
 class Records:
     """The records of a bucket, read when they are asked for."""
 
-    def __init__(self, folder: Path, bucket: Bucket) -> None:
+    def __init__(self, folder: Path, bucket: Bucket, known: Mapping[str, int]) -> None:
         paths = [str(folder / name) for name in bucket.shards]
         missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             raise InputError(f"{missing[0]} is missing: delete {folder} and run prepare again")
-        self._bucket, self._source = bucket, ArrayRecordDataSource(paths)
+        self._where, self._bucket, self._known = folder, bucket, known
+        with self._reading():
+            self._source = ArrayRecordDataSource(paths)
         if len(self._source) != bucket.count:
             raise InputError(
                 f"{folder}: bucket {bucket.name} has {len(self._source)} records, its manifest "
@@ -108,14 +131,37 @@ class Records:
         self.rows = functools.lru_cache(maxsize=KEPT_ROWS)(self._rows)
 
     def _rows(self, chosen: tuple[int, ...]) -> dict[str, np.ndarray]:
-        records = self._source.__getitems__(list(chosen))
+        with self._reading():
+            records = self._source.__getitems__(list(chosen))
+        if any(len(record) != self._bucket.record_bytes for record in records):
+            raise self._broken("a record is not as long as its manifest says")
         found, start = {}, 0
         for name, field in self._bucket.fields.items():
             stop = start + field.nbytes
             parts = [np.frombuffer(r[start:stop], DTYPES[field.dtype]) for r in records]
             found[name] = np.stack(parts).reshape(len(parts), *field.shape)
             start = stop
+            if name in self._known and _beyond(found[name], self._known[name]):
+                raise self._broken(f"{name} has tokens beyond its {self._known[name]}")
         return found
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, RuntimeError, IndexError) as error:  # of records that are no such
+            raise self._broken((str(error).splitlines() or ["it cannot be read"])[0]) from error
+
+    def _broken(self, reason: str) -> InputError:
+        return InputError(
+            f"{self._where}: bucket {self._bucket.name} is broken ({reason}): delete "
+            f"{self._where} and run prepare again"
+        )
+
+
+def _beyond(ids: np.ndarray, rows: int) -> bool:
+    """Whether ids are none of a table of so many rows: JAX would take its last for them."""
+    return ids.size > 0 and not (0 <= ids.min() and ids.max() < rows)
 
 
 class Column:
@@ -141,7 +187,7 @@ class Cache:
     samples: Mapping[str, str]
     made: Mapping[str, Any]
     buckets: tuple[Bucket, ...]
-    counts: Mapping[str, int]
+    counts: Mapping[str, Whole]
 
     def write(self, folder: Path) -> None:
         """The manifest, whole or not at all."""
@@ -160,10 +206,25 @@ class Cache:
                 f"{made[key]}): run prepare again, in another workdir"
             )
 
+    def check_dims(self, dims: Mapping[str, int], folder: Path) -> None:
+        """InputError for a field whose last dim is not that of `dims`."""
+        for bucket in self.buckets:
+            for name, field in bucket.fields.items():
+                if field.shape[-1] != dims.get(name, field.shape[-1]):
+                    raise InputError(
+                        f"{folder} is no cache for this model: {name} {field.shape} of bucket "
+                        f"{bucket.name}, where it has {dims[name]}; run prepare again, in another "
+                        "workdir"
+                    )
 
-def open_bucket(folder: Path, bucket: Bucket) -> Batch:
-    """All samples of a bucket; rows are read as they are used."""
-    records = Records(folder, bucket)
+
+def open_bucket(folder: Path, bucket: Bucket, known: Mapping[str, int] = UNKNOWN) -> Batch:
+    """All samples of a bucket; rows are read as they are used.
+
+    `known` is how many tokens each encoder has. InputError, once they are read, for others, and for
+    records that are broken.
+    """
+    records = Records(folder, bucket, known)
     columns: dict[str, Any] = {
         name: Column(records, name, (bucket.count, *field.shape))
         for name, field in bucket.fields.items()
@@ -175,9 +236,11 @@ def open_bucket(folder: Path, bucket: Bucket) -> Batch:
     return without_pictures(text, bucket.shape)
 
 
-def open_buckets(folder: Path, cache: Cache) -> tuple[Batch, ...]:
+def open_buckets(
+    folder: Path, cache: Cache, known: Mapping[str, int] = UNKNOWN
+) -> tuple[Batch, ...]:
     """All samples of a cache, by bucket."""
-    return tuple(open_bucket(folder, bucket) for bucket in cache.buckets)
+    return tuple(open_bucket(folder, bucket, known) for bucket in cache.buckets)
 
 
 def open_empty(folder: Path, cache: Cache) -> Any:
@@ -203,18 +266,8 @@ def read_cache(folder: Path) -> Cache:
     if not path.is_file():
         raise InputError(f"{path} does not exist: run the prepare stage first")
     try:
-        found = json.loads(path.read_text())
-        buckets = tuple(_bucket(entry) for entry in found.pop("buckets"))
-        return Cache(**found, buckets=buckets)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        return configs.record(read_json(path), "it", Cache)
+    except InputError as error:
         raise InputError(
             f"{path} is no manifest of a cache ({error}): delete {folder} and run prepare again"
         ) from error
-
-
-def _bucket(entry: Mapping[str, Any]) -> Bucket:
-    fields = {
-        name: Field(tuple(field["shape"]), field["dtype"])
-        for name, field in entry["fields"].items()
-    }
-    return Bucket(**{**entry, "fields": fields, "shape": tuple(entry["shape"])})

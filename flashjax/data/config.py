@@ -3,9 +3,9 @@
 import dataclasses
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from flashjax.types import InputError
+from flashjax.types import Count, InputError, Positive, Range, Seed, Weight, Whole
 
 REFUSE = "refuse"
 
@@ -20,16 +20,9 @@ class DrawConfig:
       batch_size: pictures at a time, on all devices together.
     """
 
-    steps: int = 0
-    guidance_scale: float = 4.0
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 1:
-            raise InputError(
-                f"steps={self.steps}, batch_size={self.batch_size}: give 0 steps or more, and at "
-                f"least 1 picture at a time"
-            )
+    steps: Whole = 0
+    guidance_scale: Weight = 4.0
+    batch_size: Count = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,36 +50,29 @@ class DataConfig:
     """
 
     source: str | tuple[str, ...]
-    weights: tuple[float, ...] = ()
-    seed: int = 0
-    train: int = 0
-    validation: int = 0
+    weights: tuple[Positive, ...] = ()
+    seed: Seed = 0
+    train: Whole = 0
+    validation: Whole = 0
     empty_caption: str = REFUSE
     captions: Literal["first", "random"] = "first"
     draw: DrawConfig = DrawConfig()
-    size: int = 0
+    size: Whole = 0
     crop: Literal["centre", "random"] = "centre"
-    upscale: float = 1.25
-    smallest: int = 1
+    upscale: Annotated[float, Range(1)] = 1.25  # at 1 none is enlarged
+    smallest: Count = 1
     text: Literal["tokens", "embeddings"] = "tokens"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("train", "validation", "size", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)}: give 0 or more")
         if self.size % 64:
             raise InputError(f"size={self.size}: give a multiple of 64 pixels")
-        if self.upscale < 1:
-            raise InputError(f"upscale={self.upscale}: give 1 (never enlarge) or more")
         if not self.sources or not all(self.sources):
             raise InputError("source is empty: name what to learn from")
         if self.weights and len(self.weights) != len(self.sources):
             raise InputError(
                 f"weights={self.weights}: give one for each of {len(self.sources)} source(s)"
             )
-        if any(weight <= 0 for weight in self.weights):
-            raise InputError(f"weights={self.weights}: give numbers above 0")
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ Letters: b batch, m text tokens. `transformers` takes seconds to import, so func
 import itertools
 import json
 import logging
+import math
+import reprlib
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from flashjax.types import InputError, Tokens
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer, T5Tokenizer
 
+MAX_LENGTH = 4096  # tokens of a prompt
 SHOWN = 200  # characters of a prompt that is cut
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
@@ -32,6 +35,9 @@ _VOCABULARIES = {  # a folder holds tokenizer.json, or else these
     "tokenizer_2": ("vocab.json", "merges.txt"),
     "tokenizer_3": ("spiece.model",),
 }
+
+# What transformers raises for files that are cut short, changed or another tokenizer's.
+_BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 _log = logging.getLogger(__name__)
 
@@ -101,14 +107,14 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
         if with_t5 or name != "tokenizer_3":
             check_files(folder / name, "a folder in SD3.5's layout")
     config = folder / "tokenizer" / "tokenizer_config.json"
-    if "model_max_length" not in read_json(config):
-        raise InputError(f"{config}: no model_max_length; set it (77 for SD3.5)")
+    _check_length(config)
 
     from transformers import CLIPTokenizer, T5Tokenizer
 
     clip_l = _opened(CLIPTokenizer, folder / "tokenizer", _WORD_END)
     t5 = None
     if with_t5:
+        _check_length(folder / "tokenizer_3" / config.name, default=_T5_LENGTH, most=math.inf)
         t5 = _opened(T5Tokenizer, folder / "tokenizer_3", _T5_SPACE)
         t5_length = t5_length or min(t5.model_max_length, _T5_LENGTH)
     return Tokenizer(
@@ -120,6 +126,15 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
     )
 
 
+def _check_length(config: Path, *, default: int | None = None, most: float = MAX_LENGTH) -> None:
+    """InputError where a tokenizer's config says no length that prompts can be padded to."""
+    length = read_json(config).get("model_max_length", default)
+    if type(length) is not int or not 0 < length <= most:
+        raise InputError(
+            f"{config}: model_max_length is {reprlib.repr(length)}; set it (77 for SD3.5)"
+        )
+
+
 def check_fits(tokenizer: Tokenizer, rows: Mapping[str, int], where: str) -> None:
     """InputError where a tokenizer knows more tokens than its encoder's table of tokens has rows.
 
@@ -127,9 +142,9 @@ def check_fits(tokenizer: Tokenizer, rows: Mapping[str, int], where: str) -> Non
     """
     for name, count in rows.items():
         known = getattr(tokenizer, name)
-        if known is not None and len(known) > count:
+        if known is not None and (highest := max(known.get_vocab().values()) + 1) > count:
             raise InputError(
-                f"{where}: the tokenizer of {name} has {len(known)} tokens, its text encoder "
+                f"{where}: the tokenizer of {name} has {highest} tokens, its text encoder "
                 f"{count}: they are of different models"
             )
 
@@ -155,7 +170,7 @@ def load_clip_tokenizer(folder: Path) -> "CLIPTokenizer":
 
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return _opened(CLIPTokenizer, folder, _WORD_END)
 
 
 def build_tokenizers(
@@ -198,7 +213,10 @@ def _opened(kind: Any, folder: Path, mark: str) -> Any:
     """The tokenizer of a folder. InputError where it is broken, or has no `mark` in its words."""
     try:
         found = kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:
+        # What is not JSON, or other JSON than it expects, is a bare Exception of its parser.
+        if type(error) is not Exception and not isinstance(error, _BROKEN):
+            raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{folder} is no whole {kind.__name__}, fetch it anew: {first}") from error
     if not any(mark in token for token in found.get_vocab()):

@@ -6,7 +6,6 @@ What is said stands here; how it looks stands in assets/report.html.j2.
 import base64
 import itertools
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from flashjax.convert.writing import replacing
 from flashjax.evaluate.bars import TIMES, Bar, verdict
 from flashjax.evaluate.grids import png_bytes
 from flashjax.evaluate.judge import Figure, Measured
@@ -99,10 +99,8 @@ def write_report(path: Path | str, report: Report) -> None:
 
 def write_page(path: Path, page: str) -> None:
     """Write a page of HTML, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(page, encoding="utf-8")
-    os.replace(draft, path)
+    with replacing(path) as new:
+        new.write_text(page, encoding="utf-8")
 
 
 def render(report: Report) -> str:

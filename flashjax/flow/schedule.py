@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from scipy.special import betaincinv
 
-from flashjax.types import InputError
+from flashjax.types import InputError, Positive
 
 TRAIN_STEPS = 1000  # entries of the reference implementations' table of noise levels
 FARTHEST = 50.0  # exponent of a shift: beyond it every level is 0 or 1
@@ -110,8 +110,8 @@ class SigmaDensity:
     """Logit-normal density of noise levels, then shifted."""
 
     mean: float = 0.0
-    std: float = 1.0
-    shift: float = 1.0
+    std: Positive = 1.0
+    shift: Positive = 1.0
 
 
 def draw_sigma(key: Array, batch: int, density: SigmaDensity) -> Array:

@@ -20,6 +20,7 @@ from flashjax.types import InputError
 
 LANES = 128  # the kernel's tiles are multiples of this many tokens
 TILE = 512
+BACKENDS = ("xla", "splash", "cudnn")
 
 
 def attend_on(mesh: Mesh, rules: Rules, backend: str, *, interpret: bool = False) -> Attend:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flashjax.models.layers import Dense, check_dtype, scanned
+from flashjax.types import Count, InputError, Whole
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -24,18 +25,21 @@ ACTIVATIONS = {
 class CLIPConfig:
     """Sizes of one text encoder; `projection` 0 pools without a projection, as SD3 does for L."""
 
-    vocabulary: int
-    length: int
-    width: int
-    depth: int
-    heads: int
-    hidden: int
+    vocabulary: Count
+    length: Count
+    width: Count
+    depth: Count
+    heads: Count
+    hidden: Count
     activation: str  # "quick_gelu" for L, "gelu" for bigG
-    projection: int = 0
+    projection: Whole = 0
     dtype: jnp.dtype = jnp.float32  # of everything but norms' statistics and softmax
 
     def __post_init__(self) -> None:
         check_dtype(self.dtype)
+        if self.activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise InputError(f"activation={self.activation!r}: choose of {known}")
 
 
 class CLIPBlock(nn.Module):

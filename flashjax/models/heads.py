@@ -13,15 +13,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from flashjax.models.layers import layer_norm
-from flashjax.types import Constrain, unconstrained
+from flashjax.types import Constrain, Count, Whole, unconstrained
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadsConfig:
     """Which blocks are tapped, and the width inside every head."""
 
-    taps: tuple[int, ...]
-    width: int = 256
+    taps: tuple[Whole, ...]
+    width: Count = 256
 
 
 class Head(nn.Module):

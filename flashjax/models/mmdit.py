@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from flashjax.models import layers
 from flashjax.models.layers import Attend, Dense, RMSNorm, layer_norm, modulate
-from flashjax.types import Cond, Constrain, InputError, Params, unconstrained
+from flashjax.types import Cond, Constrain, Count, InputError, Params, Whole, unconstrained
 
 _saved = jax.checkpoint_policies
 REMAT = {  # the inputs of scanned blocks are kept in any case
@@ -35,16 +35,16 @@ REMAT = {  # the inputs of scanned blocks are kept in any case
 class MMDiTConfig:
     """Sizes of one MMDiT-X; `dual` counts the leading blocks with a second image attention."""
 
-    depth: int
-    heads: int
-    dual: int
-    position_size: int  # side of the stored square position table, in patches
-    text_width: int
-    pooled_width: int
-    head_width: int = 64
-    channels: int = 16
-    patch: int = 2
-    mlp_ratio: int = 4
+    depth: Count
+    heads: Count
+    dual: Whole
+    position_size: Count  # side of the stored square position table, in patches
+    text_width: Count
+    pooled_width: Count
+    head_width: Count = 64
+    channels: Count = 16
+    patch: Count = 2
+    mlp_ratio: Count = 4
     qk_norm: bool = True
     remat: str = "none"  # what the backward pass keeps of a block: a name of REMAT
     dtype: jnp.dtype = jnp.float32

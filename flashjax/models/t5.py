@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from flashjax.models.layers import Dense, RMSNorm, check_dtype, scanned
+from flashjax.types import Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +26,14 @@ class T5Config:
     weights overflow float16, which is refused.
     """
 
-    vocabulary: int
-    width: int
-    depth: int
-    heads: int
-    head_width: int
-    hidden: int
-    buckets: int = 32
-    max_distance: int = 128
+    vocabulary: Count
+    width: Count
+    depth: Count
+    heads: Count
+    head_width: Count
+    hidden: Count
+    buckets: Count = 32
+    max_distance: Count = 128
     dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from jax import Array
 from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.layers import apply
 from flashjax.models.t5 import T5Config, T5Encoder
-from flashjax.types import Cond, Params, Tokens
+from flashjax.types import Cond, Count, Params, Tokens, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,8 @@ class AbsentT5:
     transformer attends to zeros too, so use a model with the length that it was made for.
     """
 
-    width: int
-    length: int
+    width: Count
+    length: Whole
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,18 +13,18 @@ from jax import Array
 
 from flashjax.models.convolutions import Conv3x3, UpsampleConv
 from flashjax.models.layers import apply, zeros
-from flashjax.types import Params
+from flashjax.types import Count, Params, Positive
 
 
 @dataclasses.dataclass(frozen=True)
 class VAEConfig:
     """Sizes of one autoencoder, with the scale and shift of its latents."""
 
-    channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers: int = 2
-    groups: int = 32
-    latent_channels: int = 16
-    scaling_factor: float = 1.5305
+    channels: tuple[Count, ...] = (128, 256, 512, 512)
+    layers: Count = 2
+    groups: Count = 32
+    latent_channels: Count = 16
+    scaling_factor: Positive = 1.5305
     shift_factor: float = 0.0609
 
     @property

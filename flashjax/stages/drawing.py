@@ -1,7 +1,10 @@
 """Drawing on a mesh, by all processes together; what is drawn is kept, and not drawn again."""
 
 import dataclasses
+import re
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +30,12 @@ from flashjax.stages.setting import DTYPES, Compute, at_its_size, compute_of, co
 from flashjax.types import InputError, Params, Tokens
 
 COMPUTE = Compute()
+CHUNK = r"\d+-\d+\.npz"  # what files of pictures are called
+# What numpy raises for files that are cut short or changed.
+_BROKEN = (
+    ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 # From a transformer's parameters, the tokens of some prompts, and what their noise is made of.
 Draw = Callable[[Params, Tokens, np.ndarray], tuple[Array, Array]]
 
@@ -137,7 +146,7 @@ def draw_all(
     count = len(tokens.clip_l)
     noise = draw_noise(seed, count, studio.shape)
     rows = filled(count, chunk, studio.rows)
-    paths = [place / f"{row[0]}-{len(row)}.npz" for row in rows]  # of another mesh other names
+    paths = [place / f"{row[0]}-{len(row)}.npz" for row in rows]  # of another mesh others
     left = [number for number, path in enumerate(paths) if not first_sees(path.is_file())]
 
     def start(number: int) -> tuple[Array, Array]:
@@ -154,10 +163,35 @@ def draw_all(
                 _save(paths[number], pictures, seconds)
     if not is_first():
         return None
-    chunks = [np.load(path, allow_pickle=False) for path in paths]
-    images = np.concatenate([chunk["pictures"] for chunk in chunks])[:count]
-    seconds = float(np.median([chunk["seconds"] for chunk in chunks])) / len(rows[0])
+    chunks = [_kept(path, len(row)) for path, row in zip(paths, rows, strict=True)]
+    images = np.concatenate([pictures for pictures, _ in chunks])[:count]
+    seconds = float(np.median([seconds for _, seconds in chunks])) / len(rows[0])
     return Drawn(images=images, seconds_per_image=seconds)
+
+
+def forget(place: Path) -> None:
+    """Removes the chunks that `draw_all` kept, and the folders that are empty then.
+
+    What else lies among them is not ours.
+    """
+    for path in place.glob("*.npz"):
+        if re.fullmatch(CHUNK, path.name):
+            path.unlink()
+    for folder in (place, place.parent):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _kept(path: Path, number: int) -> tuple[np.ndarray, float]:
+    """The pictures of a chunk and what they took. InputError for a file that is broken."""
+    try:
+        with np.load(path, allow_pickle=False) as chunk:
+            pictures, seconds = chunk["pictures"], float(chunk["seconds"])
+    except _BROKEN as error:
+        raise InputError(f"{path} is broken, delete it: {error}") from error
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or len(pictures) != number:
+        raise InputError(f"{path} holds {pictures.dtype} {pictures.shape}, delete it")
+    return pictures, seconds
 
 
 def _save(path: Path, pictures: np.ndarray, seconds: float) -> None:

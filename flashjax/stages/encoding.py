@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from flashjax.data.buckets import Size
-from flashjax.data.cache import CONDS, LATENTS, TOKENS, Field
+from flashjax.data.cache import CONDS, LATENTS, TOKENS, Field, Kept
 from flashjax.data.config import DataConfig
 from flashjax.data.tokenizers import Tokenizer
 from flashjax.models import vae
@@ -65,7 +65,7 @@ class Encoder:
     vae: Params
     tokenizer: Tokenizer
     condition: Callable[[Tokens], Cond] | None
-    dtype: str
+    dtype: Kept
 
     def texts(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
         """The fields of captions."""
@@ -87,7 +87,7 @@ class Encoder:
     def fields(self, size: Size | None) -> dict[str, Field]:
         """What a record holds, of a picture of this size or of a caption alone."""
         text: Mapping[str, Any] = self.texts([""])
-        dtype = "int32" if self.condition is None else self.dtype
+        dtype: Kept = "int32" if self.condition is None else self.dtype
         found = {name: Field(array.shape[1:], dtype) for name, array in text.items()}
         return ({} if size is None else {LATENTS: Field(self.shape(size), self.dtype)}) | found
 

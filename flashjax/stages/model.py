@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from flashjax import config as configs
 from flashjax import trees
 from flashjax.checkpoint import load_params, save_params
 from flashjax.convert.folder import INDEX
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.text import abstract_text
+from flashjax.convert.transformer import abstract_transformer
+from flashjax.convert.vae import abstract_vae
 from flashjax.convert.writing import write_json
 from flashjax.data.config import DataConfig
 from flashjax.data.jsons import read_json
@@ -30,12 +33,34 @@ from flashjax.models.vae import VAEConfig
 from flashjax.parallel.hosts import is_first
 from flashjax.parallel.layout import REPLICATED, ROLES
 from flashjax.parallel.sharding import abstract_on, param_shardings
-from flashjax.types import InputError, Params
+from flashjax.types import Count, InputError, Params
 
 PACKAGED = {"nano": "assets/nano"}
 PARAMS, TOKENIZERS, MODEL = "params", "tokenizers", "model.json"
 PARTS = ("transformer", "vae", "text")
+ABSTRACT: dict[str, Callable[[Any], Params]] = {
+    "transformer": abstract_transformer,
+    "vae": abstract_vae,
+    "text": abstract_text,
+}
 _HOW = ("dtype", "remat")  # how a network is computed is not part of what it is
+
+
+@dataclasses.dataclass(frozen=True)
+class Digests:
+    """What tells encoders from others."""
+
+    vae: str
+    text: str
+    tokenizers: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rest(Schedule):
+    """What model.json has beside the sizes."""
+
+    sample_size: Count = 1
+    digests: Digests = Digests("", "", "")
 
 
 def packaged(name: str) -> Path:
@@ -110,25 +135,50 @@ def digests_of(pipeline: Pipeline, tokenizers: Path) -> dict[str, str]:
     }
 
 
-def read_model(workdir: Path) -> dict[str, Any]:
-    """What `import` says of the model: sizes, settings, digests of its encoders."""
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """What `import` says of the model: sizes of its networks, settings, digests of its encoders."""
+
+    transformer: MMDiTConfig
+    vae: VAEConfig
+    text: TextConfig
+    digests: Digests
+    sample_size: int
+    schedule: Schedule
+
+
+def read_model(workdir: Path) -> Described:
+    """What `import` says of the model. InputError for what is not exactly what it wrote."""
     path = workdir / "import" / MODEL
     model = read_json(path)
     if "digests" not in model:
         raise InputError(f"{path} is of an older flashjax: run `import` in another workdir")
-    return model
+    sizes = model.pop("sizes", None)
+    t5: type[AbsentT5] | type[T5Config] = AbsentT5
+    if not isinstance(sizes, dict):
+        raise InputError(f"{path} has no sizes: run `import` in another workdir")
+    if isinstance(sizes.get("t5"), dict) and "length" not in sizes["t5"]:
+        t5 = T5Config
+    kinds: dict[str, Any] = dict(transformer=MMDiTConfig, vae=VAEConfig, t5=t5)
+    kinds |= dict.fromkeys(("clip_l", "clip_g"), CLIPConfig)
+    found = {name: _recorded(sizes.get(name), f"{path}, {name}", kinds[name]) for name in kinds}
+    texts = TextConfig(found["clip_l"], found["clip_g"], found["t5"])
+    rest = _recorded(model, str(path), _Rest)
+    schedule = Schedule(**{f.name: getattr(rest, f.name) for f in dataclasses.fields(Schedule)})
+    networks = found["transformer"], found["vae"], texts
+    return Described(*networks, rest.digests, rest.sample_size, schedule)
 
 
 def made_with(workdir: Path, data: DataConfig, side: int) -> dict[str, Any]:
     """What a cache and the model that is trained on it must have in common."""
     model = read_model(workdir)
-    text = {"text": model["digests"]["text"]} if data.text == "embeddings" else {}
+    text = {"text": model.digests.text} if data.text == "embeddings" else {}
     return {
-        "vae": model["digests"]["vae"],
-        "tokenizers": model["digests"]["tokenizers"],
-        "scaling_factor": model["sizes"]["vae"]["scaling_factor"],
-        "shift_factor": model["sizes"]["vae"]["shift_factor"],
-        "latent_channels": model["sizes"]["vae"]["latent_channels"],
+        "vae": model.digests.vae,
+        "tokenizers": model.digests.tokenizers,
+        "scaling_factor": model.vae.scaling_factor,
+        "shift_factor": model.vae.shift_factor,
+        "latent_channels": model.vae.latent_channels,
         "side": side,
         "kept": data.text,
     } | text
@@ -144,28 +194,21 @@ def open_model(
     """
     folder = workdir / "import"
     model = read_model(workdir)
-    sizes = model.pop("sizes")
-    del model["digests"]
-    t5 = AbsentT5 if "length" in sizes["t5"] else T5Config
     networks = {
         name: _load(folder / PARAMS / name, mesh, functools.partial(network_shardings, name))
         for name in names
     }
     pipeline = Pipeline(
         **{name: {} for name in PARTS} | networks,
-        sample_size=model.pop("sample_size"),
-        schedule=Schedule(**model),
-        transformer_config=_config(MMDiTConfig, sizes["transformer"]),
-        vae_config=_config(VAEConfig, sizes["vae"]),
-        text_config=TextConfig(
-            _config(CLIPConfig, sizes["clip_l"]),
-            _config(CLIPConfig, sizes["clip_g"]),
-            _config(t5, sizes["t5"]),
-        ),
+        sample_size=model.sample_size,
+        schedule=model.schedule,
+        transformer_config=model.transformer,
+        vae_config=model.vae,
+        text_config=model.text,
     )
-    if "text" in names:
-        wanted = abstract_text(pipeline.text_config)
-        trees.check_same(wanted, pipeline.text, where=str(folder / PARAMS))
+    for name in names:
+        wanted = ABSTRACT[name](getattr(model, name))
+        trees.check_same(wanted, getattr(pipeline, name), where=str(folder / PARAMS / name))
     tokenizer = _tokenizer(folder / TOKENIZERS)
     check_fits(tokenizer, pipeline.text_config.vocabularies, str(folder / TOKENIZERS))
     return pipeline, tokenizer
@@ -206,6 +249,10 @@ def _sizes(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name in fields}
 
 
-def _config(kind: Any, sizes: Mapping[str, Any]) -> Any:
-    """A network's config from JSON, whose lists were tuples."""
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()})
+def _recorded(sizes: Any, where: str, kind: Any) -> Any:
+    """A network's config from JSON that has all of it: no size may be taken for the usual one."""
+    names = {field.name for field in dataclasses.fields(kind)}.difference(_HOW)
+    lost = sorted(names.difference(sizes if isinstance(sizes, dict) else ()))
+    if lost:
+        raise InputError(f"{where} lacks {', '.join(lost)}: run `import` in another workdir")
+    return configs.record(sizes, where, kind)

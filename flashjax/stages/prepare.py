@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,15 +23,17 @@ from flashjax import config as configs
 from flashjax.data.buckets import Size, bucket_of, fitted
 from flashjax.data.cache import EMPTY, Bucket, Cache, pack, write_shard
 from flashjax.data.config import DataConfig
+from flashjax.data.jsons import read_json
 from flashjax.data.samples import Sample, Samples, Unreadable
 from flashjax.parallel.hosts import is_first, meet
 from flashjax.stages import draw
 from flashjax.stages.encoding import Encoder, open_encoder
 from flashjax.stages.registry import open_samples
 from flashjax.stages.stage import run_stage, write_json
-from flashjax.types import InputError
+from flashjax.types import InputError, Whole
 
 SHARD = 1024  # samples of a shard
+BUCKET = r"captions|[1-9]\d{0,5}x[1-9]\d{0,5}"  # how they are called
 CAPTIONS = "captions"  # the bucket of what has no picture
 PLAN, SKIPPED, DUPLICATES = "plan.json", "skipped.jsonl", "duplicates.jsonl"
 HEADROOM = 1.05  # of the bytes that are predicted: indices of shards, sidecars
@@ -124,14 +127,42 @@ def make_plan(samples: Samples, side: int, data: DataConfig) -> dict[str, Any]:
     return {"digest": samples.digest, "buckets": buckets, "skipped": skipped}
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `make_plan` leaves: every sample is in one bucket, or is left out."""
+
+    digest: str
+    buckets: Mapping[str, tuple[Whole, ...]]
+    skipped: tuple[tuple[Whole, str], ...]
+
+    def __post_init__(self) -> None:
+        if wrong := [name for name in self.buckets if not re.fullmatch(BUCKET, name)]:
+            raise InputError(f"{wrong[0]} is no bucket")
+
+    @property
+    def samples(self) -> list[int]:
+        """The numbers of all samples, sorted."""
+        kept = [number for part in self.buckets.values() for number in part]
+        return sorted(kept + [number for number, _ in self.skipped])
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What is known of a shard's samples: how many, which were left out, marks of pictures."""
+
+    count: Whole
+    skipped: tuple[tuple[Whole, str], ...]
+    pictures: tuple[tuple[Whole, str], ...]
+
+
 def read_plan(path: Path, samples: Samples) -> dict[str, Any]:
     """The plan of a cache that was begun. InputError if the samples have changed since."""
-    plan = json.loads(path.read_text())
-    if plan["digest"] != samples.digest:
+    plan = configs.record(read_json(path), str(path), Plan)
+    if plan.digest != samples.digest or plan.samples != [*range(len(samples))]:
         raise InputError(
             f"{path.parent} was begun with other samples: use another --workdir or delete it"
         )
-    return plan
+    return dataclasses.asdict(plan)
 
 
 def bucket_name(size: Size | None) -> str:
@@ -215,7 +246,11 @@ def gather(
     shards: Sequence[tuple[str, str, list[int]]],
 ) -> Cache:
     """The manifest of all shards; what was left out and what is there twice is listed and said."""
-    told = {file: json.loads((folder / f"{file}.json").read_text()) for _, file, _ in shards}
+    paths = {file: folder / f"{file}.json" for _, file, _ in shards}
+    told = {
+        file: dataclasses.asdict(configs.record(read_json(path), str(path), Told))
+        for file, path in paths.items()
+    }
     buckets = []
     for name in sorted(plan["buckets"]):
         files = [file for bucket, file, _ in shards if bucket == name and told[file]["count"]]

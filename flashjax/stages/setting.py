@@ -15,20 +15,27 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
-from flashjax.data.cache import Cache, open_buckets, open_empty, read_cache, without_pictures
+from flashjax.data.cache import (
+    LATENTS,
+    Cache,
+    open_buckets,
+    open_empty,
+    read_cache,
+    without_pictures,
+)
 from flashjax.data.config import DataConfig
 from flashjax.data.pipeline import Ahead, batches, to_mesh
 from flashjax.data.prompts import Prompts, stream_tokens
 from flashjax.flow.schedule import student_sigmas
-from flashjax.models.attention import attend_on
+from flashjax.models.attention import BACKENDS, attend_on
 from flashjax.models.heads import Heads, HeadsConfig
 from flashjax.models.layers import apply
-from flashjax.models.mmdit import MMDiT, features_of, velocity_of
+from flashjax.models.mmdit import REMAT, MMDiT, features_of, velocity_of
 from flashjax.models.text import AbsentT5, TextConfig, encode_text
 from flashjax.parallel.layout import ROLES, STATE
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import check_split, constrain_on, param_shardings, state_shardings
-from flashjax.stages.model import made_with, open_model, student_of
+from flashjax.stages.model import Described, made_with, open_model, read_model, student_of
 from flashjax.train.match import Networks
 from flashjax.train.state import Frozen
 from flashjax.types import Batch, Cond, InputError, Params, Tokens
@@ -51,10 +58,12 @@ class Compute:
     encode_apart: bool = False  # captions are encoded once a batch, by a program of its own
 
     def __post_init__(self) -> None:
-        for name in ("dtype", "teacher_dtype", "text_dtype"):
-            if getattr(self, name) not in DTYPES:
+        dtypes = dict.fromkeys(("dtype", "teacher_dtype", "text_dtype"), tuple(DTYPES))
+        remat = {"remat": tuple(REMAT), "fake_remat": ("", *REMAT)}
+        for name, known in (dtypes | remat | {"attention": BACKENDS}).items():
+            if getattr(self, name) not in known:
                 raise InputError(
-                    f"compute.{name}={getattr(self, name)}: choose of {', '.join(DTYPES)}"
+                    f"compute.{name}={getattr(self, name)}: choose of {', '.join(known)}"
                 )
 
 
@@ -127,7 +136,7 @@ def open_setting(
         samples: tuple[Batch, ...] = (blank,)
     else:
         folder = workdir / "prepare"
-        samples = open_buckets(folder, cache)
+        samples = open_buckets(folder, cache, pipeline.text_config.vocabularies)
         empty = jax.tree.map(lambda column: column[np.zeros(1, int)], open_empty(folder, cache))
     empty = jax.device_put(empty, whole)
     apart = compute.encode_apart and not encoded
@@ -148,7 +157,14 @@ def open_cache(config: ConfigDict, workdir: Path) -> Cache:
     cache = read_cache(workdir / "prepare")
     side = data_side(config, cache.made.get("side", 0))
     cache.check(made_with(workdir, data, side), workdir / "prepare")
+    cache.check_dims(dims_of(read_model(workdir)), workdir / "prepare")
     return cache
+
+
+def dims_of(model: Described) -> dict[str, int]:
+    """The last dim of every field that a cache for the model may have, if it is the model's."""
+    sizes = model.transformer
+    return {LATENTS: sizes.channels, "text": sizes.text_width, "pooled": sizes.pooled_width}
 
 
 def data_side(config: ConfigDict, own: int) -> int:

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import reprlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from flashjax import config as configs
+from flashjax.data.jsons import read_json
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first, meet
 from flashjax.stages.contents import CHECKPOINTS, TRACES, check_contents, contents
@@ -62,7 +64,7 @@ def run_stage(
         "config_digest": configs.digest(section),
         "inputs": {key: _describe_input(Path(path), key) for key, path in inputs.items()},
     }
-    before, anew = read_stage(folder), came_to_nothing(folder)
+    before, anew = _found(folder)
     forked = before is not None and before["status"] == FORKED
     if before is not None and not anew and not forked:
         _check_unchanged(folder, before, asked)
@@ -145,9 +147,38 @@ def read_stage(folder: Path | str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        record = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON: delete {path.parent} to run it anew") from error
+    if told := _misfit(record):
+        raise InputError(f"{path} is no stage's ({told}): delete {path.parent} to run it anew")
+    return record
+
+
+def _misfit(record: Any) -> str:
+    """What a stage's record lacks; "" where it is one."""
+    if not isinstance(record, dict):
+        return "it is no object"
+    kinds = {"seed": int, "section": dict, "inputs": dict, "status": str, "seconds": int | float}
+    if record.get("status") == "done":
+        kinds["results"] = dict
+    for key, kind in kinds.items():
+        if not isinstance(record.get(key), kind):
+            return f"{key} is {reprlib.repr(record.get(key))}"
+    for key, entry in record["inputs"].items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("digest"), str):
+            return f"input {key} has no digest"
+    return "" if isinstance(record.get("weights", {}), dict) else "weights are no object"
+
+
+def _found(folder: Path) -> tuple[dict[str, Any] | None, bool]:
+    """A stage's record and whether it came to nothing. InputError for files of others."""
+    before, anew = read_stage(folder), came_to_nothing(folder)
+    if before is None and not anew:
+        raise InputError(
+            f"{folder} holds files, but no stage.json: no stage wrote them; use another --workdir"
+        )
+    return before, anew
 
 
 def came_to_nothing(folder: Path) -> bool:
@@ -183,8 +214,11 @@ def write_config(workdir: Path | str, config: Any) -> None:
     """The resolved config of a run as workdir/config.json; the first process writes it."""
     if not is_first():
         return
-    Path(workdir).mkdir(parents=True, exist_ok=True)
-    write_json(Path(workdir) / "config.json", configs.to_dict(config))
+    path = Path(workdir) / "config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and "seed" not in read_json(path):
+        raise InputError(f"{path} is no run's config: use another --workdir")
+    write_json(path, configs.to_dict(config))
 
 
 def _check_unchanged(folder: Path, before: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

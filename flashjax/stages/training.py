@@ -18,7 +18,7 @@ from flashjax.stages.contents import CHECKPOINTS
 from flashjax.train.heartbeat import heartbeat
 from flashjax.train.loop import Hook, Step, every, loop, progress
 from flashjax.train.metrics import CURVES, MetricsHook, MultiWriter, make_writer
-from flashjax.types import InputError, Params
+from flashjax.types import Count, Params, Positive, Whole
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +37,13 @@ class JobConfig:
       milestone_steps: checkpoints of every so many steps stay for good; 0 is none.
     """
 
-    steps: int
-    batch_size: int
-    log_steps: int
-    checkpoint_steps: int
-    stall_seconds: float = 1800.0
-    keep: int = 2
-    milestone_steps: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if value <= 0 and name != "milestone_steps":
-                raise InputError(f"{name}={value}: give more than 0")
-        if self.milestone_steps < 0:
-            raise InputError(f"milestone_steps={self.milestone_steps}: give 0 or more")
+    steps: Count
+    batch_size: Count
+    log_steps: Count
+    checkpoint_steps: Count
+    stall_seconds: Positive = 1800.0
+    keep: Count = 2
+    milestone_steps: Whole = 0
 
 
 def run_job(

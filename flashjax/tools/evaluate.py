@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from flashjax.evaluate.unseen import pictures_of
 from flashjax.models.mmdit import MMDiT
 from flashjax.parallel.mesh import make_mesh
 from flashjax.sources import LORA_FLAG
-from flashjax.stages.drawing import Studio, draw_all
+from flashjax.stages.drawing import Studio, draw_all, forget
 from flashjax.stages.model import PACKAGED, packaged
 from flashjax.stages.registry import check_judges, open_judges
 from flashjax.stages.stage import versions
@@ -109,10 +108,8 @@ def run(options: argparse.Namespace) -> None:
     shown = [dataclasses.replace(row, images=row.images[: options.shown]) for row in rows]
     report.write_report(out / PAGE, page(options, shown, judges, prompts, paths))
     keep_record(out / PAGE)
-    for place in places:  # what else may lie beside them is not ours
-        shutil.rmtree(place)
-    if not any((out / DRAWN).iterdir()):
-        (out / DRAWN).rmdir()
+    for place in dict.fromkeys(places):
+        forget(place)
     print(out / PAGE)
 
 

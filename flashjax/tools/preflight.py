@@ -15,8 +15,6 @@ from flashjax import config as configs
 from flashjax.convert.folder import read_configs, settings
 from flashjax.data.prompts import Prompts
 from flashjax.data.tokenizers import load_tokenizers
-from flashjax.evaluate.bars import Targets
-from flashjax.models.heads import HeadsConfig
 from flashjax.models.text import AbsentT5, TextConfig
 from flashjax.parallel.chips import CHIPS, GIB
 from flashjax.parallel.mesh import make_mesh
@@ -25,20 +23,11 @@ from flashjax.stages import export, match, split
 from flashjax.stages.evaluate import BITS
 from flashjax.stages.model import home_of, source_of
 from flashjax.stages.registry import check_data, check_held_out, check_judges
-from flashjax.stages.setting import Compute
-from flashjax.stages.training import JobConfig
+from flashjax.tools import sections
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
 from flashjax.tools.plan.report import checkpoint_bytes
-from flashjax.train.guide import GuideConfig
-from flashjax.train.match import MatchConfig
-from flashjax.train.optim import OptimiserConfig
 from flashjax.types import InputError
 
-JOBS = ("guide", "match", "split")
-OPTIMISERS = {
-    "guide": ("optimiser",),
-    **dict.fromkeys(("match", "split"), ("student_optimiser", "fake_optimiser", "heads_optimiser")),
-}
 KEPT = 2  # checkpoints of a job
 MFU = 0.4  # of a chip's peak: what such steps reach
 
@@ -50,23 +39,14 @@ def problems(config: ConfigDict, workdir: Path, *, begun: bool = False) -> list[
 
     Of a run that has `begun` the teacher and the data are no longer asked for.
     """
-    checks = (sections, meshes, results) if begun else CHECKS
-    found = [line for check in checks for line in check(config)]
+    wrong = sections.problems(config, "run")
+    found = [line for error in wrong for line in error.args]
+    if all(isinstance(error, configs.OutOfRange) for error in wrong):  # others stumble over types
+        checks = (meshes, results) if begun else CHECKS
+        found += [line for check in checks for line in check(config)]
     if not found and not begun:
         found = list(space(config, workdir))
     return list(dict.fromkeys(found))
-
-
-def sections(config: ConfigDict) -> Problems:
-    """Every section is of the type that its stage reads."""
-    kinds: dict[str, type] = {f"{name}.job": JobConfig for name in JOBS}
-    kinds |= {
-        f"{job}.{name}": OptimiserConfig for job, names in OPTIMISERS.items() for name in names
-    }
-    kinds |= {"guide.guide": GuideConfig, "match.match": MatchConfig, "match.heads": HeadsConfig}
-    kinds |= {"report.bars": Targets} | ({"compute": Compute} if "compute" in config else {})
-    for name, kind in kinds.items():
-        yield from told(configs.section, config, name, kind)
 
 
 def teacher(config: ConfigDict) -> Problems:
@@ -109,7 +89,7 @@ def meshes(config: ConfigDict) -> Problems:
         rows = shape["data"] * shape["fsdp"]
         for job in jobs:
             method = config.guide.guide if job == "guide" else config.match.match
-            size, parts = config[job].job.batch_size, method.get("parts", 1)
+            size, parts = config[job].job.batch_size, max(1, method.get("parts", 1))
             if size % (rows * parts):
                 yield (
                     f"{job}.job.batch_size={size} does not split into {parts} part(s) over data x "
@@ -133,7 +113,7 @@ def results(config: ConfigDict) -> Problems:
             yield f"quantize.schemes: {scheme!r} is unknown: choose of {', '.join(BITS)}"
 
 
-CHECKS: tuple[Callable[[ConfigDict], Problems], ...] = (sections, teacher, data, meshes, results)
+CHECKS: tuple[Callable[[ConfigDict], Problems], ...] = (teacher, data, meshes, results)
 
 
 def space(config: ConfigDict, workdir: Path) -> Problems:
@@ -210,11 +190,7 @@ def seconds_of(program: Planned, flops: float) -> float:
 
 def told(call: Callable[..., Any], *arguments: Any) -> list[str]:
     """What a call refuses, as lines; nothing if it goes well."""
-    try:
-        call(*arguments)
-    except InputError as error:
-        return [str(error)]
-    return []
+    return [line for error in sections.refused(call, *arguments) for line in error.args]
 
 
 def _memory() -> float:

@@ -19,7 +19,7 @@ from flashjax.models.text import TextConfig, draw_t5_drop, encode_pair
 from flashjax.train.accumulate import gradients
 from flashjax.train.rollout import draw_step, make_teacher_segment, student_input
 from flashjax.train.state import Frozen, TrainState, descend
-from flashjax.types import Batch, Metrics, Params
+from flashjax.types import Batch, Count, Decay, Metrics, Params, Share, Weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,11 @@ class GuideConfig:
     A batch is differentiated in `parts`, one after the other.
     """
 
-    guidance_scale: float
-    substeps: int
-    drop_t5: float  # share of samples without T5, so that the student works without it too
-    ema_decay: float
-    parts: int = 1
+    guidance_scale: Weight
+    substeps: Count
+    drop_t5: Share  # share of samples without T5, so that the student works without it too
+    ema_decay: Decay
+    parts: Count = 1
 
 
 def make_guide_step(

@@ -26,7 +26,17 @@ from flashjax.models.text import TextConfig, draw_t5_drop, encode_pair
 from flashjax.train.accumulate import gradients
 from flashjax.train.rollout import StudentStep, draw_step, make_teacher_passes, student_input
 from flashjax.train.state import Frozen, Learner, MatchState, descend
-from flashjax.types import Batch, Cond, Metrics, Params
+from flashjax.types import (
+    Batch,
+    Cond,
+    Count,
+    Decay,
+    Metrics,
+    Params,
+    Positive,
+    Share,
+    Weight,
+)
 
 Advance = Callable[[MatchState, Frozen, Batch, Array], tuple[MatchState, Metrics]]
 
@@ -38,21 +48,21 @@ class MatchConfig:
     A batch is differentiated in `parts`, one after the other; each draws its own student step.
     """
 
-    eta: float  # 0: timestep sharing, 1: re-noising
-    guidance_scale: float
+    eta: Share  # 0: timestep sharing, 1: re-noising
+    guidance_scale: Weight
     fake_density: SigmaDensity  # noise levels of the fake score's training
-    shared_share: float  # share of its samples that are trained exactly at the shared levels
-    adversarial_weight: float
-    trajectory_weight: float
-    trajectory_substeps: int
-    head_reset: float  # probability per head and critic step of being drawn anew
-    fake_pull: float  # fake <- (1 - pull) fake + pull student, after every student step
-    drop_t5: float
-    ema_decay: float
-    halved: float  # share of batches on every other level of the grid, in half as many steps
-    floor: float = 0.1  # of the normaliser of the matching gradient
-    renoise: tuple[float, float] = (0.02, 0.98)
-    parts: int = 1
+    shared_share: Share  # share of its samples that are trained exactly at the shared levels
+    adversarial_weight: Weight
+    trajectory_weight: Weight
+    trajectory_substeps: Count
+    head_reset: Share  # probability per head and critic step of being drawn anew
+    fake_pull: Share  # fake <- (1 - pull) fake + pull student, after every student step
+    drop_t5: Share
+    ema_decay: Decay
+    halved: Share  # share of batches on every other level of the grid, in half as many steps
+    floor: Positive = 0.1  # of the normaliser of the matching gradient
+    renoise: tuple[Share, Share] = (0.02, 0.98)
+    parts: Count = 1
 
 
 @dataclasses.dataclass(frozen=True)

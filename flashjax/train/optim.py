@@ -6,7 +6,7 @@ import re
 import jax
 import optax
 
-from flashjax.types import Params
+from flashjax.types import Decay, Params, Positive, Weight, Whole
 
 FROZEN = r"(.*/)?position"  # the position table is data of the checkpoint, not a weight
 
@@ -15,13 +15,13 @@ FROZEN = r"(.*/)?position"  # the position table is data of the checkpoint, not 
 class OptimiserConfig:
     """AdamW: warm-up, a constant rate, and a cosine over the last `decay_steps` of `steps`."""
 
-    learning_rate: float
-    warmup_steps: int = 0
-    decay_steps: int = 0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    learning_rate: Positive
+    warmup_steps: Whole = 0
+    decay_steps: Whole = 0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    weight_decay: Weight = 0.0
+    clip_norm: Positive = 1.0
 
 
 def schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:

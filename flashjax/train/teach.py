@@ -18,7 +18,7 @@ from flashjax.flow.schedule import SigmaDensity, draw_sigma
 from flashjax.losses.flow_matching import flow_matching_loss
 from flashjax.models.text import TextConfig, encode_text
 from flashjax.train.state import TrainState, descend
-from flashjax.types import Batch, Metrics, Params, Tokens
+from flashjax.types import Batch, Decay, Metrics, Params, Share, Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,9 @@ class TeachConfig:
     """Noise levels and dropout of the teacher's conditioning."""
 
     density: SigmaDensity
-    drop_caption: float  # share of samples trained on the empty caption, for guidance
-    drop_encoder: tuple[float, float, float]  # shares of samples without L, G, T5
-    ema_decay: float
+    drop_caption: Share  # share of samples trained on the empty caption, for guidance
+    drop_encoder: tuple[Share, Share, Share]  # shares of samples without L, G, T5
+    ema_decay: Decay
 
 
 def drop_captions(key: Array, tokens: Tokens, empty: Tokens, share: float) -> Tokens:

@@ -155,3 +155,10 @@ def test_a_folder_of_others_is_known_at_once(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match=r"nothing can be written in .*Permission denied"):
         check_free([tmp_path / "x.safetensors"], force=False)
+
+
+def test_a_manifest_of_somebody_else_is_found_before_anything_is_written(tmp_path):
+    (tmp_path / MANIFEST).write_text('{"name": "a user\'s"}')
+    with pytest.raises(InputError, match="is no manifest of flashjax: move it away"):
+        check_free([tmp_path / "new.txt"], force=True)
+    assert list(tmp_path.iterdir()) == [tmp_path / MANIFEST]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flashjax.evaluate.sample import draw_noise
-from flashjax.stages.drawing import draw_all, fetched, filled
+from flashjax.stages.drawing import draw_all, fetched, filled, forget
 from flashjax.types import InputError, Tokens
 
 STUDIO = SimpleNamespace(rows=2, shape=(2, 2, 3))
@@ -62,3 +62,29 @@ def test_a_picture_that_is_none_is_refused():
     assert fetched((pictures, jnp.ones(2, bool))).shape == (2, 4, 4, 3)
     with pytest.raises(InputError, match="draws NaN: its weights are broken"):
         fetched(jax.device_put((pictures, jnp.array([True, False]))))
+
+
+def test_what_lies_among_the_chunks_is_not_taken_away(tmp_path):
+    place = tmp_path / "drawn" / "a"
+    draw_all(STUDIO, Draw(), tokens(5), place, seed=7, chunk=2)
+    (place / "mine.npz").write_bytes(b"a user's")
+    forget(place)
+    assert [path.name for path in place.iterdir()] == ["mine.npz"]
+    (place / "mine.npz").unlink()
+    forget(place)
+    assert not (tmp_path / "drawn").exists()
+
+
+@pytest.mark.parametrize("change", ["cut", "flipped", "empty", "other"])
+def test_a_chunk_that_is_broken_is_one_line(tmp_path, change):
+    draw_all(STUDIO, Draw(), tokens(5), tmp_path, seed=7, chunk=2)
+    path = tmp_path / "2-2.npz"
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[content.find(np.load(path)["pictures"].tobytes()) + 3] ^= 1
+    kept = {"cut": content[:middle], "flipped": content, "empty": b"", "other": b"\x93NUMPY"}
+    path.write_bytes(kept[change])
+    if change == "other":
+        np.savez(path, pictures=np.zeros((2, 2), np.uint8), seconds=1.0)
+    with pytest.raises(InputError, match=r"2-2\.npz.* delete it"):
+        draw_all(STUDIO, Draw(), tokens(5), tmp_path, seed=7, chunk=2)

@@ -14,7 +14,7 @@ from flashjax.types import InputError
 
 
 def _config(steps, rate=1.0):
-    return ConfigDict({"guide": {"job": {"steps": steps}, "rate": rate}})
+    return ConfigDict({"seed": 0, "guide": {"job": {"steps": steps}, "rate": rate}})
 
 
 def _guide(config, workdir):

@@ -230,3 +230,60 @@ def test_a_disk_without_locks_is_said_and_works(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert _run(tmp_path, Body())["runs"] == 1
     assert "cannot be locked" in caplog.text
+
+
+def test_a_folder_of_somebody_else_is_no_stage(tmp_path):
+    """Weights of a user under a stage's name are neither written over nor taken for its own."""
+    theirs = tmp_path / "match" / "params" / "weights"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("a user's")
+    body = Body()
+    with pytest.raises(InputError, match=r"match holds files, but no stage\.json: .*--workdir"):
+        _run(tmp_path, body)
+    assert body.runs == 0 and theirs.read_text() == "a user's"
+    assert [path.name for path in tmp_path.rglob("*")] == ["match", "params", "weights"]
+
+
+def test_a_config_of_somebody_else_stays(tmp_path):
+    (tmp_path / "config.json").write_text('{"_class_name": "SD3Transformer2DModel"}')
+    with pytest.raises(InputError, match=r"config\.json is no run's config: use another --workdir"):
+        write_config(tmp_path, {"seed": 1})
+    assert "SD3" in (tmp_path / "config.json").read_text()
+    for seed in (1, 2):
+        write_config(tmp_path / "new", {"seed": seed})
+    assert json.loads((tmp_path / "new" / "config.json").read_text()) == {"seed": 2}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", "3", "null", '{"status": "done"}', "[" * 10**5]
+)
+@pytest.mark.parametrize("whose", ["its own", "an input's"])
+def test_a_record_that_is_none_is_one_line(tmp_path, content, whose):
+    folder = tmp_path / ("match" if whose == "its own" else "guide")
+    folder.mkdir()
+    (folder / "stage.json").write_text(content)
+    inputs = {} if whose == "its own" else {"guide": folder}
+    with pytest.raises(InputError, match=r"stage\.json is no .*delete .* to run it anew") as caught:
+        _run(tmp_path, Body(), inputs=inputs)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": 1},
+        {"inputs": {"guide": {}}},
+        {"inputs": []},
+        {"section": None},
+        {"seed": "0"},
+        {"seconds": "long"},
+        {"results": None},
+        {"weights": [1]},
+    ],
+)
+def test_a_record_of_other_kinds_is_one_line(tmp_path, change):
+    _run(tmp_path, Body())
+    path = tmp_path / "match" / "stage.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=r"stage\.json is no stage's \(.*\): delete"):
+        _run(tmp_path, Body())

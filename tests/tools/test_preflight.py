@@ -59,8 +59,8 @@ def test_a_single_file_without_a_base_is_said(tiny_teacher, tmp_path):
 
 
 WRONG = {
-    "guide.job.steps=0": "guide.job: steps=0",
-    "split.job.checkpoint_steps=-1": "split.job: checkpoint_steps=-1",
+    "guide.job.steps=0": "guide.job.steps=0: give 1 or more",
+    "split.job.checkpoint_steps=-1": "split.job.checkpoint_steps=-1: give 1 or more",
     "match.heads.taps=0,7": "the teacher has blocks 0 to 2",
     "teacher.source=nowhere": "teacher.source=nowhere does not exist",
     "data.source=nowhere": "data.source: nowhere does not exist",

@@ -7,10 +7,10 @@ import argparse
 import filecmp
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,12 @@ def run(model: str, workdir: Path) -> None:
     if model not in MMDIT:
         raise InputError(f"--model {model} is unknown: choose of {', '.join(MMDIT)}")
     workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{model}.", dir=workdir) as scratch:
+        run_in(Path(scratch), model)
+
+
+def run_in(workdir: Path, model: str) -> None:
+    """All parts, one after the other, in a folder of their own."""
     source = workdir / f"{model}.safetensors"
     seconds = write_random(source, model)
     size = source.stat().st_size
@@ -57,8 +63,6 @@ def run(model: str, workdir: Path) -> None:
     report("import alone", outcome["seconds"], size, outcome)
     for outcome in measured_together(source):
         report(f"import, one of {PROCESSES} processes", outcome["seconds"], size, outcome)
-    for folder in (there, back):
-        shutil.rmtree(folder)
 
 
 def random_tensors(model: str) -> Tensors:

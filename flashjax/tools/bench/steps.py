@@ -18,6 +18,7 @@ from flashjax.parallel.chips import CHIPS, GIB, Chip
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.parallel.program import read_program
 from flashjax.stages.setting import Compute, compute_of
+from flashjax.tools import sections
 from flashjax.tools.plan.programs import Planned, programs
 from flashjax.tools.plan.report import summary
 from flashjax.types import InputError
@@ -33,6 +34,7 @@ def run(path: str, overrides: list[str], names: tuple[str, ...], *, chip: str | 
     if unknown:
         raise InputError(f"--programs {','.join(unknown)}: bench steps runs {', '.join(RUNNABLE)}")
     config = configs.load(path, overrides)
+    sections.check(config, "bench")
     simulate_devices(config.simulate_devices)
     device = jax.devices()[0]
     found = find_chip(chip, device.device_kind)

@@ -15,13 +15,15 @@ import jax
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
-from flashjax.convert.outputs import check_writable
+from flashjax.convert.outputs import check_free, keep_record
+from flashjax.convert.writing import replacing
 from flashjax.parallel.chips import AS_OF
 from flashjax.parallel.hlo import Collective
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.parallel.program import Program, compile_program
 from flashjax.parallel.target import SMALL_TILES, Target, open_devices, parse_target
 from flashjax.stages.stage import write_json
+from flashjax.tools import sections
 from flashjax.tools.plan.programs import Planned, compute_of, programs
 from flashjax.tools.plan.report import render, summary
 from flashjax.types import InputError
@@ -47,6 +49,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Prints the plan of the config on the target."""
     config = configs.load(options.config, overrides)
+    sections.check(config, "plan")
     target = parse_target(options.target, slices=options.slices)
     if target.is_tpu:
         # The TPU's compiler is asked for by name; nothing here may look for a TPU of its own.
@@ -54,11 +57,11 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     else:
         simulate_devices(target.devices)
     config, notes = as_planned(config, target)
-    if options.hlo:
-        check_writable(Path(options.hlo))
     chosen = tuple(name for name in options.programs.split(",") if name)
     planned = programs(config, open_devices(target), chosen, islands=target.islands)
     check_whole(planned, target)
+    if options.hlo:
+        check_free([text_of(options.hlo, program) for program in planned], force=False)
     cache = Path(options.cache).expanduser()
     compiled = []
     small = SMALL_TILES if target.is_tpu and not options.large_tiles else {}
@@ -129,9 +132,15 @@ def compile_or_recall(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, dataclasses.asdict(program))
     if hlo is not None:
-        Path(hlo).mkdir(parents=True, exist_ok=True)
-        (Path(hlo) / f"{planned.name}.hlo").write_text(text)
+        with replacing(text_of(hlo, planned)) as new:
+            new.write_text(text)
+        keep_record(text_of(hlo, planned))
     return program
+
+
+def text_of(folder: str, program: Planned) -> Path:
+    """Where the HLO text of a program goes."""
+    return Path(folder) / f"{program.name}.hlo"
 
 
 def from_json(record: dict[str, Any]) -> Program:

@@ -41,7 +41,7 @@ from flashjax.train.flops import critic_flops, guide_flops, steps_before, studen
 from flashjax.train.guide import GuideConfig
 from flashjax.train.match import MatchConfig
 from flashjax.train.state import Frozen
-from flashjax.types import Batch, Cond, InputError, Tokens
+from flashjax.types import Batch, Cond, Count, InputError, Positive, Tokens, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +49,10 @@ class ModelConfig:
     """The model that a plan assumes; a run reads it from its source. `depth` 0: as named."""
 
     name: str
-    sample_size: int  # side of the latents
-    shift: float = 3.0
-    t5_tokens: int = 256
-    depth: int = 0
+    sample_size: Count  # side of the latents
+    shift: Positive = 3.0
+    t5_tokens: Count = 256
+    depth: Whole = 0
 
 
 @dataclasses.dataclass(frozen=True)

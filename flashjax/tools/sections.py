@@ -1,0 +1,263 @@
+"""The sections of a config, each with the type of all its values, and which verb needs which.
+
+What a verb reads is checked before it begins: a missing section, an unknown key, a value of another
+type or out of its range are one line each.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+from ml_collections import ConfigDict
+
+from flashjax import config as configs
+from flashjax.data.config import DataConfig
+from flashjax.evaluate.bars import Targets
+from flashjax.models.heads import HeadsConfig
+from flashjax.stages.setting import Compute
+from flashjax.stages.training import JobConfig
+from flashjax.tools.plan.programs import ModelConfig
+from flashjax.train.guide import GuideConfig
+from flashjax.train.match import MatchConfig
+from flashjax.train.optim import OptimiserConfig
+from flashjax.train.teach import TeachConfig
+from flashjax.types import Count, InputError, Positive, Range, Seed, Share, Weight
+
+Size = Annotated[int, Range(-1)]  # of a mesh's axis; -1 is what is left
+Branch = tuple[Annotated[float, Range(0, 1000)], Annotated[float, Range(0, 1000)]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Across:
+    """Sizes of axes across slices."""
+
+    branch: Size = 1
+    data: Size = 1
+    fsdp: Size = 1
+    context: Size = 1
+    tensor: Size = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes(Across):
+    """Sizes of axes within a slice, and across."""
+
+    dcn: Across = Across()
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """What is distilled."""
+
+    source: str
+    absent_t5: Annotated[int, Range(0, 512)]
+    base: str | None = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """The student's grid: a step shares a later level of it."""
+
+    steps: Annotated[int, Range(2, 1000)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Guide:
+    """Trajectory guidance."""
+
+    job: JobConfig
+    optimiser: OptimiserConfig
+    guide: GuideConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """Distribution matching."""
+
+    job: JobConfig
+    critic_updates: Count
+    student_optimiser: OptimiserConfig
+    fake_optimiser: OptimiserConfig
+    heads_optimiser: OptimiserConfig
+    heads: HeadsConfig
+    match: MatchConfig
+    prompts: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The branches' training."""
+
+    mesh: Axes
+    branches: dict[str, Branch]
+    job: JobConfig
+    student_optimiser: OptimiserConfig
+    fake_optimiser: OptimiserConfig
+    heads_optimiser: OptimiserConfig
+    only: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Merge:
+    """A weight of every branch."""
+
+    weights: dict[str, Share]
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """The student's files."""
+
+    dtype: str
+    title: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantize:
+    """Schemes of its GGUF files, the fewest bits last."""
+
+    schemes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """What is drawn, and who judges it."""
+
+    samples: Count
+    shown: Count
+    chunk: Count
+    seed: Seed
+    teacher_steps: Annotated[int, Range(1, 1000)]
+    guidance_scale: Weight
+    judges: tuple[str, ...]
+    prompts: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The page, and what it promises."""
+
+    title: str
+    bars: Targets
+
+
+@dataclasses.dataclass(frozen=True)
+class Autoencoder:
+    """The training of a teacher's autoencoder."""
+
+    kl_weight: Weight
+    job: JobConfig
+    optimiser: OptimiserConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Slim(Autoencoder):
+    """The training of a cheaper one: `channels` of its levels."""
+
+    channels: tuple[Count, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """The training of a teacher's transformer and text encoders."""
+
+    job: JobConfig
+    optimiser: OptimiserConfig
+    teach: TeachConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """The training of a task's judge."""
+
+    steps: Count
+    batch: Count
+    seed: Seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Taught:
+    """The schedule of a teacher that is trained here."""
+
+    shift: Positive
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+    """The pipeline whose latents a slim autoencoder keeps."""
+
+    source: str
+
+
+ALL = {"seed": Seed, "simulate_devices": Annotated[int, Range(0, 4096)], "data": DataConfig}
+DISTIL = ALL | {
+    "mesh": Axes,
+    "model": ModelConfig,
+    "compute": Compute,
+    "teacher": Teacher,
+    "student": Student,
+    "guide": Guide,
+    "match": Match,
+    "split": Split,
+    "merge": Merge,
+    "export": Export,
+    "quantize": Quantize,
+    "evaluate": Evaluate,
+    "report": Report,
+}
+TEACH = ALL | {"mesh": Axes, "teacher": Taught, "vae": Autoencoder, "flow": Flow, "reader": Reader}
+SLIM = ALL | {"teacher": Original, "slim": Slim}
+OPTIONAL = ("model", "compute")  # of DISTIL
+TRAINING = ("data", "mesh", "student", "match")
+NEEDS: dict[str, Sequence[str]] = {  # beside the seed and simulate_devices; of others: all
+    "import": ("teacher", "mesh"),
+    "prepare": ("data", "mesh"),
+    "guide": (*TRAINING, "guide"),
+    "match": TRAINING,
+    "split": (*TRAINING, "split"),
+    "merge": ("merge", "mesh"),
+    "export": ("export", "data"),
+    "quantize": ("quantize",),
+    "evaluate": ("evaluate", "data", "mesh", "teacher", "student", "export", "quantize"),
+    "report": ("report", "student", "evaluate", "split", "quantize"),
+    "plan": (*TRAINING, "guide", "split"),
+    "bench": (*TRAINING, "guide"),
+    "teach": tuple(TEACH),
+    "slim": tuple(SLIM),
+}
+EVERY: Sequence[str] = tuple(name for name in DISTIL if name not in OPTIONAL)
+
+
+def check(config: ConfigDict, verb: str, *, ranges: bool = True) -> None:
+    """InputError, with a line for each thing that is wrong with the sections of a config.
+
+    Without `ranges` values of the right types pass.
+    """
+    found = problems(config, verb)
+    if found and (ranges or not all(isinstance(error, configs.OutOfRange) for error in found)):
+        raise InputError(*(line for error in found for line in error.args))
+
+
+def problems(config: ConfigDict, verb: str) -> list[InputError]:
+    """What is wrong with the sections of a config that `verb` is to run, an error for each."""
+    road: Mapping[str, Any] = {"teach": TEACH, "slim": SLIM}.get(verb, DISTIL)
+    needed = ("seed", "simulate_devices", *NEEDS.get(verb, EVERY))
+    missing = [name for name in dict.fromkeys(needed) if name not in config]
+    if missing:
+        return [InputError(f"config lacks {', '.join(missing)}, which `flashjax {verb}` reads")]
+    unknown = [configs.unknown("", key, list(road)) for key in config if key not in road]
+    return unknown + [
+        error
+        for name in config
+        if name in road
+        for error in refused(configs.section, config, name, road[name])
+    ]
+
+
+def refused(call: Callable[..., Any], *arguments: Any) -> list[InputError]:
+    """What a call refuses; nothing if it goes well."""
+    try:
+        call(*arguments)
+    except InputError as error:
+        return [error]
+    return []
