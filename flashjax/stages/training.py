@@ -1,21 +1,27 @@
 """What every training stage shares: resume, progress, metrics, checkpoints, a clean stop."""
 
+import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 from clu import parameter_overview
+from ml_collections import ConfigDict
 
+from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Position
 from flashjax.parallel.hosts import is_first
+from flashjax.train.average import AverageConfig
 from flashjax.train.heartbeat import heartbeat
 from flashjax.train.loop import Step, every, loop, progress
 from flashjax.train.metrics import MetricsHook, make_writer
+from flashjax.train.optim import OptimiserConfig, make_optimiser
+from flashjax.train.state import Descent
 from flashjax.types import InputError, Params
 
 log = logging.getLogger(__name__)
@@ -25,7 +31,8 @@ log = logging.getLogger(__name__)
 class JobConfig:
     """How long a job trains, on how many samples a step, and how often it reports and saves.
 
-    A step that takes more than `stall_seconds` is taken for a hang, and explained.
+    A step that takes more than `stall_seconds` is taken for a hang, and explained. A network whose
+    updates were skipped so many times in a row stops the job: `most_skipped`.
     """
 
     steps: int
@@ -33,11 +40,25 @@ class JobConfig:
     log_steps: int
     checkpoint_steps: int
     stall_seconds: float = 1800.0
+    most_skipped: int = 10
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if value <= 0:
                 raise InputError(f"{name}={value}: give more than 0")
+
+
+def descent_of(
+    config: ConfigDict,
+    optimiser: str,
+    steps: int,
+    average: AverageConfig | None = None,
+    *,
+    pooled: bool = False,
+) -> Descent:
+    """How a network of a job of `steps` updates is trained, from its section of the config."""
+    found = configs.section(config, optimiser, OptimiserConfig)
+    return Descent(make_optimiser(found, steps, pooled=pooled), average, found.spike)
 
 
 def run_job(
@@ -63,7 +84,7 @@ def run_job(
 
     Returns:
       The state after `job.steps` steps. Raises `Interrupted` after a signal, everything saved, and
-      FloatingPointError where a number was none: what is saved is finite.
+      FloatingPointError where updates had to be skipped too often: what is saved is finite.
     """
     checkpoints = Checkpoints(folder / "checkpoints")
     start = checkpoints.latest_step() or 0
@@ -76,17 +97,18 @@ def run_job(
     # Every process writes what its own devices say; the first one's folder is the job's.
     own = "metrics" if is_first() else f"metrics-{jax.process_index()}"
     writer = make_writer(folder / own)
-    logged = MetricsHook(writer, steps=job.log_steps, stop=job.steps)
+    logged = MetricsHook(writer, steps=job.log_steps, stop=job.steps, most_skipped=job.most_skipped)
 
     def save(number: int, state: Any, *, wait: bool = False) -> None:
         logged.check(number)
         checkpoints.save(number, state, data.get_state(), wait=wait)
 
+    alive = heartbeat(
+        folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds, start=start
+    )
+    shown = progress(name, start=start, stop=job.steps)
     try:
-        alive = heartbeat(
-            folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds, start=start
-        )
-        with progress(name, start=start, stop=job.steps) as show, alive as beat:
+        with saying(name, checkpoints), shown as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
             return loop(
                 step,
@@ -100,6 +122,17 @@ def run_job(
     finally:
         checkpoints.close()
         writer.close()
+
+
+@contextlib.contextmanager
+def saying(name: str, checkpoints: Checkpoints) -> Iterator[None]:
+    """Numbers that broke are told with the job's name, and with what there is from before."""
+    try:
+        yield
+    except FloatingPointError as error:
+        saved = checkpoints.latest_step()
+        where = f"the last save is of step {saved}" if saved else "nothing was saved before"
+        raise FloatingPointError(f"{name}: {error}; {where}") from error
 
 
 def show_parameters(params: Params) -> None:

@@ -29,6 +29,7 @@ from flashjax.stages.setting import Compute
 from flashjax.stages.training import JobConfig
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
 from flashjax.tools.plan.report import checkpoint_bytes
+from flashjax.train.average import AverageConfig
 from flashjax.train.guide import GuideConfig
 from flashjax.train.match import MatchConfig
 from flashjax.train.optim import OptimiserConfig
@@ -56,6 +57,7 @@ def problems(config: ConfigDict, workdir: Path) -> list[str]:
 def sections(config: ConfigDict) -> Problems:
     """Every section is of the type that its stage reads."""
     kinds: dict[str, type] = {f"{name}.job": JobConfig for name in JOBS}
+    kinds |= {f"{name}.average": AverageConfig for name in JOBS}
     kinds |= {
         f"{job}.{name}": OptimiserConfig for job, names in OPTIMISERS.items() for name in names
     }
