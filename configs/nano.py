@@ -40,7 +40,8 @@ def get_config() -> ConfigDict:
             steps=240, batch_size=32, log_steps=10, checkpoint_steps=120, stall_seconds=1800.0
         ),
         optimiser=dict(learning_rate=5e-4, warmup_steps=10, decay_steps=80),
-        guide=dict(guidance_scale=4.0, substeps=4, drop_t5=0.15, ema_decay=0.95, parts=1),
+        guide=dict(guidance_scale=4.0, substeps=4, drop_t5=0.15, parts=1),
+        average=dict(schedule="constant", decay=0.95, warmup=0.1),
     )
 
     config.match = dict(
@@ -53,19 +54,24 @@ def get_config() -> ConfigDict:
         heads=dict(taps=(0, 2), width=64),
         match=dict(
             eta=0.0,
+            level="any",  # "next", "grid", "uniform" (DMD2, with eta=1), "line"
+            last="renoise",  # or "share"
             guidance_scale=4.0,
-            fake_density=dict(mean=0.0, std=1.2, shift=2.0),
+            guidance_spread=0.0,
+            density=dict(mean=0.0, std=1.2, shift=2.0),
             shared_share=0.25,
             adversarial_weight=0.03,
+            adversarial="softplus",  # or "hinge"
+            heads_reach=0.0,  # weight of the heads' gradient in the fake score
             trajectory_weight=1.0,
             trajectory_substeps=2,
             head_reset=0.005,
             fake_pull=0.02,
             drop_t5=0.15,
-            ema_decay=0.95,
             halved=0.5,  # the student draws in two steps, too
             parts=1,  # a batch is differentiated in so many, one after the other
         ),
+        average=dict(schedule="constant", decay=0.95, warmup=0.1),
     )
 
     config.split = dict(
@@ -76,6 +82,7 @@ def get_config() -> ConfigDict:
         student_optimiser=dict(learning_rate=2e-5, warmup_steps=5, beta1=0.5),
         fake_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
         heads_optimiser=dict(learning_rate=1e-4, warmup_steps=5, beta1=0.5),
+        average=dict(schedule="constant", decay=0.85, warmup=0.0),  # 2 % of the start: an anchor,
     )
     config.merge = dict(weights=dict(lo=0.3, hi=0.7))
     config.export = dict(dtype="float16", title="flashjax nano, 4 steps")

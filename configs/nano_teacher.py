@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
             density=dict(mean=0.0, std=1.2, shift=2.0),
             drop_caption=0.1,
             drop_encoder=(0.05, 0.05, 0.15),
-            ema_decay=0.998,
         ),
+        average=dict(decay=0.998),
     )
     return config

@@ -62,9 +62,9 @@ def get_config(variants: str = "") -> ConfigDict:
             guidance_scale=4.5,  # of the teacher's card
             substeps=8,  # of the teacher within a step, 32 in all [1]
             drop_t5=0.3,  # so that the student works without T5, too [5]
-            ema_decay=0.999,
             parts=1,
         ),
+        average=dict(schedule="constant", decay=0.999, warmup=0.1),  # nothing of the teacher [5]
     )
 
     # Distribution matching with heads: 800 steps [1].
@@ -79,18 +79,23 @@ def get_config(variants: str = "") -> ConfigDict:
         match=dict(
             eta=0.0,  # timestep sharing [1]; the last step is noised anew [5]
             guidance_scale=4.5,
-            fake_density=dict(mean=0.0, std=1.0, shift=3.0),  # logit-normal, shifted [3]
+            guidance_spread=0.0,  # 3 around 5 is that of [3]
+            level="any",  # later one of the grid [1]; or next, grid, uniform [2], line
+            last="renoise",  # or share [5]
+            density=dict(mean=0.0, std=1.0, shift=3.0),  # logit-normal, shifted [3]
             shared_share=0.25,  # of the fake score's samples are at the shared levels [5]
             adversarial_weight=5e-3,  # [2], [4]
+            adversarial="softplus",  # [2], [4]; or hinge [3]
+            heads_reach=0.0,  # weight of the heads' gradient in the fake score; 0.01 in [2], [4]
             trajectory_weight=0.1,  # an anchor: sharing alone drifts [5]
             trajectory_substeps=8,
             head_reset=0.005,  # per head and step [1]
             fake_pull=0.02,  # [3]
             drop_t5=0.3,
-            ema_decay=0.99,  # of the branches in [1]
             halved=0.0,
             parts=1,
         ),
+        average=dict(schedule="constant", decay=0.99, warmup=0.1),  # that of the branches in [1]
     )
 
     # Two branches, each on half of the timesteps, 400 steps; merged 3:7 [1].
@@ -102,6 +107,8 @@ def get_config(variants: str = "") -> ConfigDict:
         student_optimiser=adam(1e-6, warmup=20),
         fake_optimiser=adam(1e-6, warmup=20),
         heads_optimiser=adam(1e-5, warmup=20),
+        # It anchors the branches to where they start, of which it keeps 1.8 % [1].
+        average=dict(schedule="constant", decay=0.99, warmup=0.0),
     )
     config.merge = dict(weights=dict(lo=0.3, hi=0.7))
     config.export = dict(dtype="bfloat16", title="SD3.5-Medium, 4 steps")

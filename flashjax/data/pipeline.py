@@ -113,6 +113,27 @@ class Ahead:
         self._position = state
 
 
+class Together:
+    """`number` batches of a source at a time, as a tuple; the position is that of the source."""
+
+    def __init__(self, source: Position, number: int) -> None:
+        self._source, self._number = source, number
+
+    def __iter__(self) -> "Together":
+        return self
+
+    def __next__(self) -> tuple[Any, ...]:
+        return tuple(next(self._source) for _ in range(self._number))
+
+    def get_state(self) -> dict[str, Any]:
+        """The position, as JSON."""
+        return self._source.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a position: the next batch is the one that followed `get_state`."""
+        self._source.set_state(state)
+
+
 def batches(*buckets: Any, batch_size: int, seed: int) -> Batches:
     """Batches of trees of host arrays "n ...", such as a `Batch` or plain images.
 

@@ -46,10 +46,10 @@ class SkipLayers:
         return sigmas[math.ceil(self.end * steps)], sigmas[math.floor(self.start * steps)]
 
 
-def guided(velocity: Velocity, guidance_scale: float) -> Guided:
+def guided(velocity: Velocity, guidance_scale: Array | float) -> Guided:
     """`guided(params, x, sigma, cond, uncond)`: `uncond + scale (cond - uncond)`.
 
-    Both halves go through the network as one batch.
+    Both halves go through the network as one batch. An array of scales broadcasts over `x`.
     """
 
     def both(params: Params, x: Array, sigma: Array, cond: Cond, uncond: Cond) -> Array:

@@ -6,6 +6,7 @@ Source: Esser et al. 2024, arXiv:2403.03206, sections 3.1 and 5.3.2; diffusers
 
 import dataclasses
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -107,17 +108,21 @@ def student_sigmas(steps: int, shift: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class SigmaDensity:
-    """Logit-normal density of noise levels, then shifted."""
+    """Logit-normal or uniform density of noise levels, then shifted."""
 
     mean: float = 0.0
     std: Positive = 1.0
     shift: Positive = 1.0
+    kind: Literal["logit_normal", "uniform"] = "logit_normal"
 
 
 def draw_sigma(key: Array, batch: int, density: SigmaDensity) -> Array:
-    """Noise levels "b" from a shifted logit-normal density."""
-    normal = density.mean + density.std * jax.random.normal(key, (batch,))
-    return jnp.asarray(shift_sigma(jax.nn.sigmoid(normal), density.shift))
+    """Noise levels "b" from a density."""
+    if density.kind == "uniform":
+        raw = jax.random.uniform(key, (batch,))
+    else:
+        raw = jax.nn.sigmoid(density.mean + density.std * jax.random.normal(key, (batch,)))
+    return jnp.asarray(shift_sigma(raw, density.shift))
 
 
 def steps_in_range(steps: int, low: float, high: float) -> tuple[int, ...]:

@@ -60,7 +60,8 @@ TEXT = Rules(  # frozen and read once a batch: split for storage, in whichever d
     activations=ACTIVATIONS,
 )
 
-HEADS = Rules(params=((r"pool/.*", P()),), activations=ACTIVATIONS)
+# Every head has a count of its own in the optimiser.
+HEADS = Rules(params=((r"pool/.*", P()), (r"count", P())), activations=ACTIVATIONS)
 
 # What the networks of a run are stored in. The learner of guidance is a student.
 ROLES = {

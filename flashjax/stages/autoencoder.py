@@ -16,8 +16,8 @@ from flashjax.data.pipeline import batches
 from flashjax.models.vae import VAE, VAEConfig
 from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.encoding import to_unit
-from flashjax.stages.training import JobConfig, run_job, show_parameters
-from flashjax.train.optim import OptimiserConfig, make_optimiser
+from flashjax.stages.training import JobConfig, descent_of, run_job, show_parameters
+from flashjax.train.average import AverageConfig
 from flashjax.train.state import init_state
 from flashjax.types import Params
 
@@ -34,21 +34,21 @@ def train_autoencoder(
     """The averaged weights, trained on uint8 images "n H W 3"; they are kept in folder/params.
 
     The section `name` of the config has `job`, `optimiser` and `kl_weight`;
-    `make_step(tx, kl_weight=…)` builds `step(state, *frozen, images, key)`.
+    `make_step(descent, kl_weight=…)` builds `step(state, *frozen, images, key)`.
     """
     job = configs.section(config, f"{name}.job", JobConfig)
-    tx = make_optimiser(configs.section(config, f"{name}.optimiser", OptimiserConfig), job.steps)
+    descent = descent_of(config, f"{name}.optimiser", job.steps, AverageConfig(decay=0.99))
     key = jax.random.key(config.seed)
 
     def init() -> Any:
         params = VAE(sizes).init(key, jnp.zeros((1, *images.shape[1:])))["params"]
-        return init_state(params, tx)
+        return init_state(params, descent)
 
     abstract = jax.eval_shape(init)
     show_parameters(abstract.learner.params)
     # A fixed place, as frozen weights have: a step is compiled anew where that changes.
     here = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), abstract)
-    advance = jax.jit(make_step(tx, kl_weight=config[name].kl_weight), donate_argnums=0)
+    advance = jax.jit(make_step(descent, kl_weight=config[name].kl_weight), donate_argnums=0)
     state = run_job(
         name,
         folder,

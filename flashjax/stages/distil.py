@@ -9,8 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
-from flashjax.checkpoint import save_params
-from flashjax.parallel.sharding import abstract_on
+from flashjax.data.pipeline import Together
 from flashjax.stages.setting import Setting, compute_of
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job, show_parameters
@@ -22,18 +21,18 @@ class Method:
     """What a stage trains, and how.
 
     Attributes:
-      init: `init(*start) -> state`.
-      start: trees on the mesh that the state begins with.
-      shardings: those of the state.
-      advance: `advance(state, frozen, batch, key) -> (state, metrics)`, jitted.
+      abstract: shapes, dtypes and shardings of the state.
+      begin: `begin()`, the first state. What it is made of is read there, and does not stay.
+      advance: `advance(state, frozen, batches, key) -> (state, metrics)`, jitted.
       average: `average(state)`: the weights that are kept.
+      draws: batches of a step.
     """
 
-    init: Callable[..., Any]
-    start: tuple[Any, ...]
-    shardings: Any
+    abstract: Any
+    begin: Callable[[], Any]
     advance: Callable[..., tuple[Any, Any]]
     average: Callable[[Any], Params]
+    draws: int = 1
 
 
 def distil(
@@ -45,14 +44,14 @@ def distil(
     inputs: Mapping[str, Path],
     setting: Callable[[], Setting],
     method: Callable[[Setting], Method],
+    keep: Callable[[Path, Any, Setting], None],
     folder: str = "",
-    keep: Callable[[Path, Params, Setting], None] | None = None,
     results: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Runs the stage `name`, whose job is config.NAME.job, in the folder `folder` or its own.
 
-    `section` is all of the config that it depends on; `keep(folder, average, setting)` writes the
-    averaged weights, by default as one student; `results` are kept beside what was counted.
+    `section` is all of the config that it depends on; `keep(folder, state, setting)` writes what
+    comes after the last step; `results` are kept beside what was counted.
     """
 
     def body(path: Path) -> dict[str, Any]:
@@ -60,26 +59,20 @@ def distil(
         opened = setting()
         trained = method(opened)
         key = jax.random.key(config.seed)
-        abstract = jax.eval_shape(trained.init, *trained.start)
-        show_parameters(trained.average(abstract))
+        show_parameters(trained.average(trained.abstract))
+        batches = opened.batches(job.batch_size, seed=config.seed)
         state = run_job(
             name,
             path,
             job,
-            step=lambda state, batch: trained.advance(state, opened.frozen, batch, key),
-            init=lambda: jax.jit(trained.init, out_shardings=trained.shardings)(*trained.start),
-            abstract=abstract_on(abstract, trained.shardings),
-            data=opened.batches(job.batch_size, seed=config.seed),
+            step=lambda state, drawn: trained.advance(state, opened.frozen, drawn, key),
+            init=trained.begin,
+            abstract=trained.abstract,
+            data=Together(batches, trained.draws),
         )
-        (keep or keep_student)(path, trained.average(state), opened)
-        counted = {"steps": job.steps, "samples": job.steps * job.batch_size}
+        keep(path, state, opened)
+        counted = {"steps": job.steps, "samples": job.steps * job.batch_size * trained.draws}
         return counted | dict(results or {})
 
     whole = {**section, "compute": dataclasses.asdict(compute_of(config))}
     return run_stage(folder or name, whole, workdir, body, inputs=inputs, seed=config.seed)
-
-
-def keep_student(folder: Path, average: Params, setting: Setting) -> None:
-    """Writes the averaged weights of one student."""
-    del setting
-    save_params(folder / "params", average)

@@ -5,28 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
-from flashjax import trees
+from flashjax.checkpoint import save_params
+from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.distil import Method, distil
-from flashjax.stages.setting import Setting, open_setting, state_layout
+from flashjax.stages.model import teacher_of
+from flashjax.stages.setting import Setting, masters, open_setting, state_layout
+from flashjax.stages.training import descent_of
+from flashjax.train.average import AverageConfig
 from flashjax.train.guide import GuideConfig, make_guide_step
-from flashjax.train.optim import OptimiserConfig, make_optimiser
-from flashjax.train.state import TrainState, init_state
-from flashjax.types import Metrics, Params
+from flashjax.train.state import Frozen, TrainState, init_state
+from flashjax.types import Batch, Metrics, Params
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains the student on the teacher's multi-step integrals; keeps its averaged weights."""
-
-    def method(setting: Setting) -> Method:
-        step, init = make_step(config, setting)
-        start = (setting.frozen.teacher,)
-        shardings = state_layout(jax.eval_shape(init, *start), setting.mesh)
-        advance = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-        return Method(init, start, shardings, advance, lambda state: state.learner.ema)
 
     return distil(
         "guide",
@@ -35,20 +30,41 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         section={**config.guide, "mesh": config.mesh, "student": config.student},
         inputs={"prepare": workdir / "prepare"},
         setting=lambda: open_setting(config, workdir, mesh=config.mesh),
-        method=method,
+        method=lambda setting: guided(config, workdir, setting),
+        keep=lambda folder, state, _: save_params(folder / "params", state.learner.ema),
     )
+
+
+def guided(config: ConfigDict, workdir: Path, setting: Setting) -> Method:
+    """The method of guidance: one student, which starts as the imported teacher."""
+    step, init = make_step(config, setting)
+    abstract = jax.eval_shape(init, masters(setting.frozen.teacher))
+    shardings = state_layout(abstract, setting.mesh)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+    def begin() -> TrainState:
+        teacher = teacher_of(workdir, setting.mesh)
+        return jax.jit(init, out_shardings=shardings)(teacher)
+
+    def advance(
+        state: TrainState, frozen: Frozen, batches: tuple[Batch, ...], key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        return jitted(state, frozen, *batches, key)
+
+    laid_out = abstract_on(abstract, shardings)
+    return Method(laid_out, begin, advance, lambda state: state.learner.ema)
 
 
 def make_step(
     config: ConfigDict, setting: Setting
 ) -> tuple[Callable[..., tuple[TrainState, Metrics]], Callable[[Params], TrainState]]:
-    """The step of guidance and `init(teacher)`: the student starts as the teacher, in fp32."""
-    optimiser = configs.section(config, "guide.optimiser", OptimiserConfig)
-    tx = make_optimiser(optimiser, config.guide.job.steps)
+    """The step of guidance and `init(teacher)`: the student starts as the imported teacher."""
+    average = configs.section(config, "guide.average", AverageConfig)
+    descent = descent_of(config, "guide.optimiser", config.guide.job.steps, average)
     guide = configs.section(config, "guide.guide", GuideConfig)
     nets = setting.nets
 
     def init(teacher: Params) -> TrainState:
-        return init_state(trees.cast(teacher, jnp.float32), tx)
+        return init_state(teacher, descent)
 
-    return make_guide_step(nets.velocity, nets.text, tx, guide, setting.sigmas), init
+    return make_guide_step(nets.velocity, nets.text, descent, guide, setting.sigmas), init

@@ -6,38 +6,39 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
-from flashjax import trees
+from flashjax.checkpoint import load_params, save_params
+from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.distil import Method, distil
-from flashjax.stages.model import student_of
+from flashjax.stages.model import PARAMS, student_of, teacher_of
 from flashjax.stages.registry import NO_PICTURES
-from flashjax.stages.setting import Setting, open_setting, state_layout
+from flashjax.stages.setting import Setting, masters, open_setting, state_layout
+from flashjax.stages.training import descent_of
+from flashjax.train.average import AverageConfig
 from flashjax.train.match import MatchConfig, make_critic_step, make_student_step
-from flashjax.train.optim import OptimiserConfig, make_optimiser
-from flashjax.train.state import Frozen, MatchState, init_learner
+from flashjax.train.optim import restarted
+from flashjax.train.state import Frozen, Learner, MatchState
 from flashjax.types import Batch, InputError, Metrics, Params
 
 Advance = Callable[..., tuple[MatchState, Metrics]]
+Critic = dict[str, dict[str, Any]]  # {"fake", "heads"}, each {"params", "opt"}
+
+CRITIC = "critic"  # the folder of what `split` goes on with
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Matches the student's distribution to the teacher's; keeps its averaged weights."""
+    """Matches the student's distribution to the teacher's.
 
-    def method(setting: Setting) -> Method:
-        student_step, critic_step, init = make_steps(config, "match", setting)
-        student = student_of(workdir, "guide", setting.mesh)
-        start = (student, setting.frozen.teacher, jax.random.key(config.seed))
-        shardings = state_layout(jax.eval_shape(init, *start), setting.mesh)
+    Keeps the student's averaged weights, and its critic.
+    """
 
-        def jitted(step: Advance) -> Advance:
-            return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-
-        steps = jitted(student_step), jitted(critic_step)
-        advance = alternate(*steps, config.match.critic_updates)
-        return Method(init, start, shardings, advance, lambda state: state.student.ema)
+    def keep(folder: Path, state: MatchState, setting: Setting) -> None:
+        del setting
+        save_params(folder / PARAMS, state.student.ema)
+        save_params(folder / CRITIC / PARAMS, critic_of(state))
 
     return distil(
         "match",
@@ -46,7 +47,33 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         section={**config.match, "mesh": config.mesh, "student": config.student},
         inputs={"guide": workdir / "guide"} | prompts_input(config),
         setting=lambda: open_setting(config, workdir, mesh=config.mesh, prompts=prompts_of(config)),
-        method=method,
+        method=lambda setting: matched(config, workdir, setting),
+        keep=keep,
+    )
+
+
+def matched(config: ConfigDict, workdir: Path, setting: Setting) -> Method:
+    """The method of matching: the guided student; its fake score begins as the teacher."""
+    student_step, critic_step, init = make_steps(config, "match", setting)
+    network = masters(setting.frozen.teacher)
+    key = jax.random.key(config.seed)
+    abstract = jax.eval_shape(init, network, network, key)
+    shardings = state_layout(abstract, setting.mesh)
+
+    def begin() -> MatchState:
+        student = student_of(workdir, "guide", setting.mesh)
+        fake = teacher_of(workdir, setting.mesh)
+        return jax.jit(init, out_shardings=shardings)(student, fake, key)
+
+    def jitted(step: Advance) -> Advance:
+        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+    return Method(
+        abstract=abstract_on(abstract, shardings),
+        begin=begin,
+        advance=alternate(jitted(student_step), jitted(critic_step)),
+        average=lambda state: state.student.ema,
+        draws=config.match.critic_updates + 1,
     )
 
 
@@ -76,49 +103,70 @@ def make_steps(
 ) -> tuple[Advance, Advance, Callable[..., MatchState]]:
     """The student's step, the critic's step and `init(student, fake, key)` of a config section.
 
-    The losses are those of the `match` section; lengths and rates come from `section`.
+    The losses are those of the `match` section; lengths, rates and averages come from `section`.
+    `init` may be given a `critic`, to go on with instead.
     """
     steps = config[section].job.steps
     match = configs.section(config, "match.match", MatchConfig)
-
-    def optimiser(name: str, steps: int) -> optax.GradientTransformation:
-        return make_optimiser(configs.section(config, f"{section}.{name}", OptimiserConfig), steps)
-
-    student_tx = optimiser("student_optimiser", steps)
+    average = configs.section(config, f"{section}.average", AverageConfig)
     critic_steps = steps * config.match.critic_updates
-    fake_tx, heads_tx = (
-        optimiser(name, critic_steps) for name in ("fake_optimiser", "heads_optimiser")
-    )
+    student_descent = descent_of(config, f"{section}.student_optimiser", steps, average)
+    fake_descent = descent_of(config, f"{section}.fake_optimiser", critic_steps)
+    heads_descent = descent_of(config, f"{section}.heads_optimiser", critic_steps, pooled=True)
     if match.adversarial_weight and not any(bucket.pictures for bucket in setting.samples):
         raise InputError(NO_PICTURES.format(weight=match.adversarial_weight))
     nets, sigmas = setting.nets, setting.sigmas
 
-    def init(student: Params, fake: Params, key: jax.Array) -> MatchState:
-        student, fake = trees.cast((student, fake), jnp.float32)  # a teacher may be stored in less
-        return MatchState(
-            step=jnp.zeros((), jnp.int32),
-            student=init_learner(student, student_tx),
-            fake=init_learner(fake, fake_tx),
-            heads=init_learner(nets.init_heads(key), heads_tx),
-        )
+    def init(
+        student: Params, fake: Params, key: jax.Array, critic: Critic | None = None
+    ) -> MatchState:
+        learners = {
+            "fake": fake_descent.start(fake),
+            "heads": heads_descent.start(nets.init_heads(key)),
+        }
+        if critic is not None:
+            learners = {name: went_on(learners[name], **critic[name]) for name in learners}
+        step = jnp.zeros((), jnp.int32)
+        return MatchState(step=step, student=student_descent.start(student), **learners)
 
     return (
-        make_student_step(nets, student_tx, match, sigmas),
-        make_critic_step(nets, fake_tx, heads_tx, match, sigmas),
+        make_student_step(nets, student_descent, match, sigmas),
+        make_critic_step(nets, fake_descent, heads_descent, match, sigmas),
         init,
     )
 
 
-def alternate(student_step: Advance, critic_step: Advance, critic_updates: int) -> Advance:
-    """One outer step on the host: `critic_updates` critic steps, then one student step."""
+def critic_of(state: MatchState) -> Critic:
+    """What is handed on of the critic: weights, and what the optimiser remembers."""
+    learners = {"fake": state.fake, "heads": state.heads}
+    return {name: {"params": one.params, "opt": one.opt} for name, one in learners.items()}
+
+
+def went_on(new: Learner, *, params: Params, opt: Any) -> Learner:
+    """A learner with the weights and the memory of one that was trained before."""
+    return Learner(params=params, opt=restarted(opt), ema=new.ema, tally=new.tally)
+
+
+def read_critic(workdir: Path, abstract: MatchState, mesh: Mesh) -> Critic:
+    """The critic that `match` trained, on `mesh`; `abstract` is the state of one student."""
+    wanted = critic_of(abstract_on(abstract, state_layout(abstract, mesh)))
+    return load_params(workdir / "match" / CRITIC / PARAMS, wanted)
+
+
+def alternate(student_step: Advance, critic_step: Advance) -> Advance:
+    """One outer step on the host: a critic step on each batch but the last, one student step on it.
+
+    Every update sees captions and pictures of its own.
+    """
 
     def outer(
-        state: MatchState, frozen: Frozen, batch: Batch, key: jax.Array
+        state: MatchState, frozen: Frozen, batches: tuple[Batch, ...], key: jax.Array
     ) -> tuple[MatchState, Metrics]:
         metrics: Metrics = {}
-        for _ in range(critic_updates):
+        *others, last = batches
+        for batch in others:
             state, metrics = critic_step(state, frozen, batch, key)
-        state, more = student_step(state, frozen, batch, key)
+        state, more = student_step(state, frozen, last, key)
         return state, metrics | more
 
     return outer

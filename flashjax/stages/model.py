@@ -223,6 +223,12 @@ def student_of(workdir: Path, stage: str, mesh: Mesh | None = None) -> Params:
     return _load(workdir / stage / PARAMS, mesh, shardings)
 
 
+def teacher_of(workdir: Path, mesh: Mesh) -> Params:
+    """The teacher's transformer as it was imported, in fp32: what others begin as."""
+    place = functools.partial(network_shardings, "transformer")
+    return _load(workdir / "import" / PARAMS / "transformer", mesh, place)
+
+
 def network_shardings(name: str, tree: Params, mesh: Mesh) -> Params:
     """Where a network of a pipeline is stored; `name` is one of its parts, or "text" for three."""
     if name in ("clip_l", "clip_g", "t5"):

@@ -202,8 +202,8 @@ def make_setting(
 def student_steps(config: ConfigDict) -> int:
     """The number of steps of the student's grid."""
     steps = config.student.steps
-    if steps < 2:
-        raise InputError(f"student.steps={steps}: a step shares a later level, so give 2 or 4")
+    if steps < 1:
+        raise InputError(f"student.steps={steps}: give 1, 2 or 4")
     return steps
 
 
@@ -236,6 +236,11 @@ def computed_text(config: ConfigDict, text: TextConfig) -> TextConfig:
         clip_g=dataclasses.replace(text.clip_g, dtype=dtype),
         t5=t5 if isinstance(t5, AbsentT5) else dataclasses.replace(t5, dtype=dtype),
     )
+
+
+def masters(network: Params) -> Params:
+    """The shapes of a network's weights as they are trained, in fp32."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), network)
 
 
 def lay_out(params: Params, mesh: Mesh, role: str) -> Params:

@@ -20,15 +20,27 @@ from flashjax.parallel.branches import (
     unstack,
 )
 from flashjax.parallel.mesh import without_branches
+from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.distil import Method, distil
-from flashjax.stages.match import Advance, alternate, make_steps, prompts_input, prompts_of
+from flashjax.stages.match import (
+    Advance,
+    Critic,
+    alternate,
+    critic_of,
+    make_steps,
+    prompts_input,
+    prompts_of,
+    read_critic,
+)
 from flashjax.stages.setting import Setting, open_setting, state_layout
 from flashjax.train.state import Frozen
-from flashjax.types import InputError, Metrics, Params
+from flashjax.types import Batch, InputError, Metrics, Params
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Trains one copy of the matched student per range; keeps the averaged weights of each.
+    """Trains one copy of the matched student, and of its critic, per range.
+
+    Keeps the averaged weights of each student.
 
     With `split.only` the job trains that branch alone, in a folder of its own: the same numbers
     from a job with its own pace and its own failures.
@@ -36,10 +48,10 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     names, first = chosen_branches(config)
 
     def method(setting: Setting) -> Method:
-        return branched(config, setting, names, first)
+        return branched(config, workdir, setting, names, first)
 
-    def keep(folder: Path, averages: Params, setting: Setting) -> None:
-        save_branches(folder, names, averages, setting.mesh)
+    def keep(folder: Path, state: Any, setting: Setting) -> None:
+        save_branches(folder, names, state.student.ema, setting.mesh)
 
     return distil(
         "split",
@@ -55,29 +67,45 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     )
 
 
-def branched(config: ConfigDict, setting: Setting, names: tuple[str, ...], first: int) -> Method:
+def branched(
+    config: ConfigDict, workdir: Path, setting: Setting, names: tuple[str, ...], first: int
+) -> Method:
     """The method of `match` for the branches `names`, each on its own steps and sub-mesh."""
     student_step, critic_step, init = make_steps(config, "split", setting)
     mesh, key = setting.mesh, jax.random.key(config.seed)
-    start = (setting.frozen.student, setting.frozen.teacher)
-
-    def init_branches(student: Params, teacher: Params) -> Any:
-        return stack([init(student, teacher, key)] * len(names))
-
-    one = jax.eval_shape(init, *start, key)
+    student = setting.frozen.student
+    one = jax.eval_shape(init, student, student, key)
     shardings = branch_shardings(state_layout(one, mesh), mesh)
+
+    def init_branches(student: Params, critic: Critic) -> Any:
+        fake = critic["fake"]["params"]
+        return stack([init(student, fake, key, critic)] * len(names))
+
+    def begin() -> Any:
+        critic = read_critic(workdir, one, mesh)
+        return jax.jit(init_branches, out_shardings=shardings)(student, critic)
+
     spans = branch_spans(config)[first : first + len(names)]
     span = jax.device_put(spans, NamedSharding(mesh, PartitionSpec("branch")))
     together = functools.partial(
         on_branches, mesh=mesh, span=span, shardings=shardings, first=first
     )
-    outer = alternate(together(student_step), together(critic_step), config.match.critic_updates)
+    outer = alternate(together(student_step), together(critic_step))
 
-    def advance(state: Any, frozen: Frozen, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
-        state, metrics = outer(state, frozen, batch, key)
+    def advance(
+        state: Any, frozen: Frozen, batches: tuple[Batch, ...], key: jax.Array
+    ) -> tuple[Any, Metrics]:
+        state, metrics = outer(state, frozen, batches, key)
         return state, by_branch(metrics, names)
 
-    return Method(init_branches, start, shardings, advance, lambda state: state.student.ema)
+    abstract = jax.eval_shape(init_branches, student, critic_of(one))
+    return Method(
+        abstract=abstract_on(abstract, shardings),
+        begin=begin,
+        advance=advance,
+        average=lambda state: state.student.ema,
+        draws=config.match.critic_updates + 1,
+    )
 
 
 def open_branches(config: ConfigDict, workdir: Path) -> Setting:

@@ -38,9 +38,9 @@ from flashjax.stages.encoding import Encoder, encode_images
 from flashjax.stages.prepare import prepare
 from flashjax.stages.registry import open_samples, task_named
 from flashjax.stages.stage import run_stage, stage_results
-from flashjax.stages.training import JobConfig, run_job, show_parameters
+from flashjax.stages.training import JobConfig, descent_of, run_job, show_parameters
 from flashjax.train.autoencode import make_autoencoder_step
-from flashjax.train.optim import OptimiserConfig, make_optimiser
+from flashjax.train.average import AverageConfig
 from flashjax.train.state import init_state
 from flashjax.train.teach import TeachConfig, make_teach_step
 from flashjax.types import Cond, Params
@@ -166,7 +166,8 @@ def teacher_rules() -> Rules:
 def teach_flow(config: ConfigDict, workdir: Path, tokenizers: Path, folder: Path) -> dict[str, Any]:
     """Trains the transformer and the text encoders by flow matching."""
     job = configs.section(config, "flow.job", JobConfig)
-    tx = make_optimiser(configs.section(config, "flow.optimiser", OptimiserConfig), job.steps)
+    average = configs.section(config, "flow.average", AverageConfig)
+    descent = descent_of(config, "flow.optimiser", job.steps, average)
     folders = workdir / "latents" / "train"
     (samples,) = open_buckets(folders, read_cache(folders))
     tokenizer = load_tokenizers(tokenizers)
@@ -182,12 +183,12 @@ def teach_flow(config: ConfigDict, workdir: Path, tokenizers: Path, folder: Path
         cond = Cond(jnp.zeros((1, 2, sizes.text_width)), jnp.zeros((1, sizes.pooled_width)))
         latents = jnp.zeros((1, *samples.latents.shape[1:]))
         transformer = MMDiT(sizes).init(model_key, latents, jnp.ones((1,)), cond)["params"]
-        return init_state({"transformer": transformer, "text": init_text(text, text_key)}, tx)
+        return init_state({"transformer": transformer, "text": init_text(text, text_key)}, descent)
 
     abstract = jax.eval_shape(init)
     shardings = state_shardings(abstract, rules, mesh)
     step = make_teach_step(
-        velocity_of(model), text, tx, configs.section(config, "flow.teach", TeachConfig)
+        velocity_of(model), text, descent, configs.section(config, "flow.teach", TeachConfig)
     )
     advance = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     show_parameters(abstract.learner.params)

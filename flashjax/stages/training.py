@@ -1,23 +1,29 @@
 """What every training stage shares: resume, progress, metrics, checkpoints, a clean stop."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 from clu import parameter_overview
+from ml_collections import ConfigDict
 
+from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Position
 from flashjax.parallel.hosts import is_first
 from flashjax.stages.contents import CHECKPOINTS
+from flashjax.train.average import AverageConfig
 from flashjax.train.heartbeat import heartbeat
 from flashjax.train.loop import Hook, Step, every, loop, progress
 from flashjax.train.metrics import CURVES, MetricsHook, MultiWriter, make_writer
+from flashjax.train.optim import OptimiserConfig, make_optimiser
+from flashjax.train.state import Descent
 from flashjax.types import Count, Params, Positive, Whole
 
 log = logging.getLogger(__name__)
@@ -35,6 +41,7 @@ class JobConfig:
       stall_seconds: a step that takes more is taken for a hang, and explained.
       keep: the newest checkpoints that stay while it trains; once it is done, one.
       milestone_steps: checkpoints of every so many steps stay for good; 0 is none.
+      most_skipped: updates of a network that are skipped in a row before the job is stopped.
     """
 
     steps: Count
@@ -44,6 +51,20 @@ class JobConfig:
     stall_seconds: Positive = 1800.0
     keep: Count = 2
     milestone_steps: Whole = 0
+    most_skipped: Count = 10
+
+
+def descent_of(
+    config: ConfigDict,
+    optimiser: str,
+    steps: int,
+    average: AverageConfig | None = None,
+    *,
+    pooled: bool = False,
+) -> Descent:
+    """How a network of a job of `steps` updates is trained, from its section of the config."""
+    found = configs.section(config, optimiser, OptimiserConfig)
+    return Descent(make_optimiser(found, steps, pooled=pooled), average, found.spike)
 
 
 def run_job(
@@ -69,7 +90,7 @@ def run_job(
 
     Returns:
       The state after `job.steps` steps. Raises `Interrupted` after a signal, everything saved, and
-      FloatingPointError where a number was none: what is saved is finite.
+      FloatingPointError where updates had to be skipped too often: what is saved is finite.
     """
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=job.keep, milestone=job.milestone_steps)
     start = checkpoints.latest_step() or 0
@@ -80,18 +101,19 @@ def run_job(
     else:
         state = init()
     writer = _writer(folder, start)
-    logged = MetricsHook(writer, steps=job.log_steps, stop=job.steps)
+    logged = MetricsHook(writer, steps=job.log_steps, stop=job.steps, most_skipped=job.most_skipped)
 
     def save(number: int, state: Any, *, wait: bool = False) -> None:
         logged.check(number)
         checkpoints.save(number, state, data.get_state(), wait=wait)
 
+    alive = heartbeat(
+        folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds, start=start
+    )
+    span = {"start": start, "stop": job.steps}
+    shown = progress(name, **span)
     try:
-        alive = heartbeat(
-            folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds, start=start
-        )
-        span = {"start": start, "stop": job.steps}
-        with progress(name, **span) as show, alive as beat:
+        with saying(name, checkpoints), shown as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
             hooks: list[Hook] = [show, beat, logged, keep]
             last = functools.partial(save, wait=True)
@@ -108,6 +130,17 @@ def _writer(folder: Path, start: int) -> MultiWriter:
     own = folder / ("metrics" if is_first() else f"metrics-{jax.process_index()}")
     forget_after(own / CURVES, start)
     return make_writer(own)
+
+
+@contextlib.contextmanager
+def saying(name: str, checkpoints: Checkpoints) -> Iterator[None]:
+    """Numbers that broke are told with the job's name, and with what there is from before."""
+    try:
+        yield
+    except FloatingPointError as error:
+        saved = checkpoints.latest_step()
+        where = f"the last save is of step {saved}" if saved else "nothing was saved before"
+        raise FloatingPointError(f"{name}: {error}; {where}") from error
 
 
 def show_parameters(params: Params) -> None:

@@ -17,8 +17,9 @@ from flashjax.models.heads import HeadsConfig
 from flashjax.stages.setting import Compute
 from flashjax.stages.training import JobConfig
 from flashjax.tools.plan.programs import ModelConfig
+from flashjax.train.arms import MatchConfig
+from flashjax.train.average import AverageConfig
 from flashjax.train.guide import GuideConfig
-from flashjax.train.match import MatchConfig
 from flashjax.train.optim import OptimiserConfig
 from flashjax.train.teach import TeachConfig
 from flashjax.types import Count, InputError, Positive, Range, Seed, Share, Weight
@@ -56,9 +57,9 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """The student's grid: a step shares a later level of it."""
+    """The student's grid."""
 
-    steps: Annotated[int, Range(2, 1000)]
+    steps: Annotated[int, Range(1, 1000)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Guide:
     job: JobConfig
     optimiser: OptimiserConfig
     guide: GuideConfig
+    average: AverageConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Match:
     heads_optimiser: OptimiserConfig
     heads: HeadsConfig
     match: MatchConfig
+    average: AverageConfig
     prompts: str = ""
 
 
@@ -94,6 +97,7 @@ class Split:
     student_optimiser: OptimiserConfig
     fake_optimiser: OptimiserConfig
     heads_optimiser: OptimiserConfig
+    average: AverageConfig
     only: str = ""
 
 
@@ -164,6 +168,7 @@ class Flow:
     job: JobConfig
     optimiser: OptimiserConfig
     teach: TeachConfig
+    average: AverageConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,18 +4,17 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from flashjax.losses.autoencoder import gaussian_kl, reconstruction_loss
 from flashjax.models.layers import apply
 from flashjax.models.vae import VAE, VAEConfig
-from flashjax.train.state import TrainState, descend
+from flashjax.train.state import Descent, TrainState, descend
 from flashjax.types import Metrics, Params
 
 
 def make_autoencoder_step(
-    config: VAEConfig, tx: optax.GradientTransformation, *, kl_weight: float
+    config: VAEConfig, descent: Descent, *, kl_weight: float
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
     """Builds `step(state, images, key) -> (state, metrics)` over images "b h w 3" in [-1, 1]."""
     model = VAE(config)
@@ -28,13 +27,13 @@ def make_autoencoder_step(
     def step(state: TrainState, images: Array, key: Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state.learner.params, images, key)
-        return learn(state, grads, metrics, tx)
+        return learn(state, grads, metrics, descent)
 
     return step
 
 
 def make_slim_step(
-    config: VAEConfig, whole: VAEConfig, tx: optax.GradientTransformation, *, kl_weight: float
+    config: VAEConfig, whole: VAEConfig, descent: Descent, *, kl_weight: float
 ) -> Callable[[TrainState, Params, Array, Array], tuple[TrainState, Metrics]]:
     """Builds `step(state, frozen, images, key) -> (state, metrics)` for an autoencoder `config`.
 
@@ -55,7 +54,7 @@ def make_slim_step(
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state.learner.params, frozen, images, key)
-        return learn(state, grads, metrics, tx)
+        return learn(state, grads, metrics, descent)
 
     return step
 
@@ -79,9 +78,8 @@ def psnr_db(images: Array, decoded: Array) -> Array:
 
 
 def learn(
-    state: TrainState, grads: Params, metrics: Metrics, tx: optax.GradientTransformation
+    state: TrainState, grads: Params, metrics: Metrics, descent: Descent
 ) -> tuple[TrainState, Metrics]:
-    """The state after one update, and the figures with the size of the gradients."""
-    metrics["vae/grad_norm"] = optax.tree.norm(grads)
-    learner = descend(state.learner, grads, tx, ema_decay=0.99)
+    """The state after one update, and the figures with those of the update."""
+    learner, metrics = descend("vae", state.learner, grads, metrics, descent)
     return TrainState(step=state.step + 1, learner=learner), metrics

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from flashjax.flow.guidance import Velocity
@@ -18,13 +17,13 @@ from flashjax.losses.trajectory import segment_velocity, trajectory_loss
 from flashjax.models.text import TextConfig, draw_t5_drop, encode_pair
 from flashjax.train.accumulate import gradients
 from flashjax.train.rollout import draw_step, make_teacher_segment, student_input
-from flashjax.train.state import Frozen, TrainState, descend
-from flashjax.types import Batch, Count, Decay, Metrics, Params, Share, Weight
+from flashjax.train.state import Descent, Frozen, TrainState, descend
+from flashjax.types import Batch, Count, Metrics, Params, Share, Weight
 
 
 @dataclasses.dataclass(frozen=True)
 class GuideConfig:
-    """The teacher's guidance and sub-steps per student step, dropout, decay of the average.
+    """The teacher's guidance and sub-steps per student step, and dropout.
 
     A batch is differentiated in `parts`, one after the other.
     """
@@ -32,14 +31,13 @@ class GuideConfig:
     guidance_scale: Weight
     substeps: Count
     drop_t5: Share  # share of samples without T5, so that the student works without it too
-    ema_decay: Decay
     parts: Count = 1
 
 
 def make_guide_step(
     velocity: Velocity,
     text: TextConfig,
-    tx: optax.GradientTransformation,
+    descent: Descent,
     config: GuideConfig,
     sigmas: Array,
 ) -> Callable[[TrainState, Frozen, Batch, Array], tuple[TrainState, Metrics]]:
@@ -78,8 +76,7 @@ def make_guide_step(
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         grads, metrics = grads_of(state.learner.params, frozen, batch, key)
-        metrics["student/grad_norm"] = optax.tree.norm(grads)
-        learner = descend(state.learner, grads, tx, ema_decay=config.ema_decay)
+        learner, metrics = descend("student", state.learner, grads, metrics, descent)
         return TrainState(step=state.step + 1, learner=learner), metrics
 
     return step

@@ -12,57 +12,23 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from jax.lax import stop_gradient
 
 from flashjax.flow import path
 from flashjax.flow.guidance import Velocity, guided
-from flashjax.flow.schedule import SigmaDensity, draw_sigma
 from flashjax.losses import adversarial, distribution_matching
 from flashjax.losses.flow_matching import flow_matching_loss
 from flashjax.losses.trajectory import segment_velocity, trajectory_loss
 from flashjax.models.text import TextConfig, draw_t5_drop, encode_pair
 from flashjax.train.accumulate import gradients
-from flashjax.train.rollout import StudentStep, draw_step, make_teacher_passes, student_input
-from flashjax.train.state import Frozen, Learner, MatchState, descend
-from flashjax.types import (
-    Batch,
-    Cond,
-    Count,
-    Decay,
-    Metrics,
-    Params,
-    Positive,
-    Share,
-    Weight,
-)
+from flashjax.train.arms import MatchConfig, draw_guidance, draw_levels, matching_point
+from flashjax.train.average import averaged
+from flashjax.train.rollout import draw_step, make_teacher_passes, student_input
+from flashjax.train.state import Descent, Frozen, Learner, MatchState, descend
+from flashjax.types import Batch, Cond, Metrics, Params
 
 Advance = Callable[[MatchState, Frozen, Batch, Array], tuple[MatchState, Metrics]]
-
-
-@dataclasses.dataclass(frozen=True)
-class MatchConfig:
-    """Where scores are compared and how the losses are weighed.
-
-    A batch is differentiated in `parts`, one after the other; each draws its own student step.
-    """
-
-    eta: Share  # 0: timestep sharing, 1: re-noising
-    guidance_scale: Weight
-    fake_density: SigmaDensity  # noise levels of the fake score's training
-    shared_share: Share  # share of its samples that are trained exactly at the shared levels
-    adversarial_weight: Weight
-    trajectory_weight: Weight
-    trajectory_substeps: Count
-    head_reset: Share  # probability per head and critic step of being drawn anew
-    fake_pull: Share  # fake <- (1 - pull) fake + pull student, after every student step
-    drop_t5: Share
-    ema_decay: Decay
-    halved: Share  # share of batches on every other level of the grid, in half as many steps
-    floor: Positive = 0.1  # of the normaliser of the matching gradient
-    renoise: tuple[Share, Share] = (0.02, 0.98)
-    parts: Count = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,28 +42,6 @@ class Networks:
     text: TextConfig
 
 
-def matching_point(
-    x0: Array, student_noise: Array, at: StudentStep, key: Array, config: MatchConfig
-) -> tuple[Array, Array]:
-    """Where teacher and fake score are compared: `x` "b ..." and its `sigma` "b".
-
-    A step shares a later level of the grid and the student's own noise (eta < 1). The last step has
-    no later level above 0, and on the student's own line its pull would vanish: it is re-noised at
-    a uniform level, and so is every step if eta = 1.
-    """
-    level_key, uniform_key, fresh_key = jax.random.split(key, 3)
-    batch, sigmas, index, steps = x0.shape[0], at.sigmas, at.index, jnp.sum(at.sigmas > 0)
-    later = jax.random.uniform(level_key, (batch,)) * (steps - 1 - index)
-    shared = sigmas[jnp.minimum(index + 1 + later.astype(jnp.int32), steps - 1)]
-    low, high = config.renoise
-    uniform = jax.random.uniform(uniform_key, (batch,), minval=low, maxval=high)
-    renoised = (index == steps - 1) | (config.eta == 1.0)
-    eta = jnp.full((batch,), jnp.where(renoised, 1.0, config.eta))
-    sigma = jnp.where(renoised, uniform, shared)
-    fresh = jax.random.normal(fresh_key, x0.shape)
-    return path.add_noise(x0, path.matching_noise(student_noise, fresh, eta), sigma), sigma
-
-
 def make_student_loss(
     nets: Networks, config: MatchConfig, sigmas: Array
 ) -> Callable[[Params, MatchState, Frozen, Batch, Array], tuple[Array, Metrics]]:
@@ -105,9 +49,7 @@ def make_student_loss(
 
     A term of weight 0 is not computed.
     """
-    guidance, substeps = config.guidance_scale, config.trajectory_substeps
-    teach = guided(nets.velocity, guidance)
-    passes = make_teacher_passes(nets.velocity, guidance_scale=guidance, substeps=substeps)
+    substeps = config.trajectory_substeps
 
     def match(x0, x, sigma, teacher_velocity, fake, cond) -> tuple[Array, Metrics]:
         teacher_x0 = path.to_x0(teacher_velocity, x, sigma)
@@ -121,15 +63,16 @@ def make_student_loss(
 
     def deceive(x0, state, cond, key) -> tuple[Array, Metrics]:
         level_key, noise_key = jax.random.split(key)
-        sigma = jax.random.uniform(level_key, x0.shape[:1])
+        sigma = draw_levels(level_key, len(x0), config, sigmas)
         x = path.add_noise(x0, jax.random.normal(noise_key, x0.shape), sigma)
         _, tokens = nets.features(state.fake.params, x, sigma, cond)
         logits = nets.heads(state.heads.params, tokens, height=x.shape[1])
-        loss = adversarial.generator_loss(logits)
+        loss = adversarial.generator_loss(logits, config.adversarial)
         return loss, {"student/adversarial_loss": loss}
 
     def loss_fn(params, state, frozen, batch, key) -> tuple[Array, Metrics]:
         step_key, noise_key, match_key, deceive_key, drop_key = jax.random.split(key, 5)
+        guidance = draw_guidance(jax.random.fold_in(key, 5), batch.latents, config)
         drop = draw_t5_drop(drop_key, len(batch.latents), config.drop_t5)
         cond, uncond = encode_pair(nets.text, frozen.text, batch.tokens, frozen.empty, drop=drop)
         at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
@@ -141,9 +84,11 @@ def make_student_loss(
 
         point = stop_gradient(matching_point(x0, student_noise, at, match_key, config))
         if config.trajectory_weight:
+            passes = make_teacher_passes(nets.velocity, guidance_scale=guidance, substeps=substeps)
             start = (x, sigma)
             guided_velocity, end = passes(frozen.teacher, point, start, next_sigma, cond, uncond)
         else:
+            teach = guided(nets.velocity, guidance)
             guided_velocity = teach(frozen.teacher, *point, cond, uncond)
         loss, metrics = match(x0, *point, guided_velocity, state.fake.params, cond)
         if config.adversarial_weight and batch.pictures:
@@ -160,7 +105,7 @@ def make_student_loss(
 
 
 def make_student_step(
-    nets: Networks, tx: optax.GradientTransformation, config: MatchConfig, sigmas: Array
+    nets: Networks, descent: Descent, config: MatchConfig, sigmas: Array
 ) -> Advance:
     """Builds `step(state, frozen, batch, key) -> (state, metrics)` for the student."""
     grads_of = gradients(make_student_loss(nets, config, sigmas), config.parts)
@@ -170,22 +115,18 @@ def make_student_step(
     ) -> tuple[MatchState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         grads, metrics = grads_of(state.student.params, state, frozen, batch, key)
-        metrics["student/grad_norm"] = optax.tree.norm(grads)
-        student = descend(state.student, grads, tx, ema_decay=config.ema_decay)
-        pulled = optax.incremental_update(student.params, state.fake.params, config.fake_pull)
-        fake = dataclasses.replace(state.fake, params=pulled)
-        return dataclasses.replace(state, step=state.step + 1, student=student, fake=fake), metrics
+        student, metrics = descend("student", state.student, grads, metrics, descent)
+        state = dataclasses.replace(state, step=state.step + 1, student=student)
+        if not config.fake_pull:
+            return state, metrics
+        pulled = averaged(state.fake.params, student.params, 1.0 - config.fake_pull)
+        params = jax.tree.map(  # a student that did not move pulls nobody
+            lambda new, old: jnp.where(student.tally.in_row, old, new), pulled, state.fake.params
+        )
+        fake = dataclasses.replace(state.fake, params=params)
+        return dataclasses.replace(state, fake=fake), metrics
 
     return step
-
-
-def draw_levels(key: Array, size: int, config: MatchConfig, sigmas: Array) -> Array:
-    """Noise levels "b" that the fake score trains at: a share at the shared levels of the grid."""
-    density_key, grid_key, share_key = jax.random.split(key, 3)
-    spread = draw_sigma(density_key, size, config.fake_density)
-    grid = jax.random.choice(grid_key, sigmas[1:-1], (size,))
-    shared = jax.random.bernoulli(share_key, config.shared_share, (size,))
-    return jnp.where(shared, grid, spread)
 
 
 def make_critic_loss(
@@ -194,8 +135,9 @@ def make_critic_loss(
     """Builds `loss(learned, student, frozen, batch, key) -> (loss, metrics)` of the critic.
 
     `learned` are the parameters {"fake", "heads"}. The fake score learns the student's samples by
-    flow matching with fresh noise. The heads read its features; their gradient stops there, so that
-    it stays an estimator of the score.
+    flow matching with fresh noise. The heads read its features, of real samples with the same noise
+    and levels; their gradient stops there, so that it stays an estimator of the score, or goes on
+    with the weight `config.heads_reach`.
     """
 
     def drawn(student, frozen, cond, step_key, noise) -> Array:
@@ -216,11 +158,11 @@ def make_critic_loss(
             return fake_loss, {"fake/loss": fake_loss}
 
         real = path.add_noise(batch.latents, noise, sigma)
-        _, real_tokens = nets.features(stop_gradient(learned["fake"]), real, sigma, cond)
+        backbone = reached(learned["fake"], config.heads_reach)
+        _, real_tokens = nets.features(backbone, real, sigma, cond)
         judge = functools.partial(nets.heads, learned["heads"], height=x.shape[1])
         heads_loss = adversarial.critic_loss(
-            judge(stop_gradient(real_tokens)),
-            judge(stop_gradient(fake_tokens)),
+            judge(real_tokens), judge(reached(fake_tokens, config.heads_reach)), config.adversarial
         )
         return fake_loss + heads_loss, {"fake/loss": fake_loss, "heads/loss": heads_loss}
 
@@ -235,10 +177,17 @@ def make_critic_loss(
     return loss_fn
 
 
+def reached(tree: Params, weight: float) -> Params:
+    """The same values, with `weight` times the gradient; without any for 0."""
+    if not weight:
+        return stop_gradient(tree)
+    return jax.tree.map(lambda x: averaged(x, stop_gradient(x), weight), tree)
+
+
 def make_critic_step(
     nets: Networks,
-    fake_tx: optax.GradientTransformation,
-    heads_tx: optax.GradientTransformation,
+    fake_descent: Descent,
+    heads_descent: Descent,
     config: MatchConfig,
     sigmas: Array,
 ) -> Advance:
@@ -252,9 +201,8 @@ def make_critic_step(
         reset_key = jax.random.split(key, 5)[3]
         learned = {"fake": state.fake.params, "heads": state.heads.params}
         grads, metrics = grads_of(learned, state.student.params, frozen, batch, key)
-        metrics["fake/grad_norm"] = optax.tree.norm(grads["fake"])
-        fake = descend(state.fake, grads["fake"], fake_tx, ema_decay=config.ema_decay)
-        heads = descend(state.heads, grads["heads"], heads_tx, ema_decay=config.ema_decay)
+        fake, metrics = descend("fake", state.fake, grads["fake"], metrics, fake_descent)
+        heads, metrics = descend("heads", state.heads, grads["heads"], metrics, heads_descent)
         heads = redraw_heads(heads, nets.init_heads, config.head_reset, reset_key)
         return dataclasses.replace(state, step=state.step + 1, fake=fake, heads=heads), metrics
 
@@ -266,8 +214,8 @@ def redraw_heads(
 ) -> Learner:
     """Gives each head, with `probability`, new weights and an empty optimiser memory.
 
-    Every array of a head, and of its optimiser, has the pool of heads as its first dim; scalars
-    belong to all heads and stay.
+    Every array of a head, and of its optimiser, has the pool of heads as its first dim, the count
+    of its updates too; scalars belong to all heads and stay.
     """
     draw_key, init_key = jax.random.split(key)
     pool = len(jax.tree.leaves(heads.params)[0])
@@ -276,9 +224,8 @@ def redraw_heads(
     def pick(new: Array, old: Array) -> Array:
         return jnp.where(path.along(redrawn, old), new, old) if old.ndim else old
 
-    fresh = init(init_key)
-    return Learner(
-        params=jax.tree.map(pick, fresh, heads.params),
+    return dataclasses.replace(
+        heads,
+        params=jax.tree.map(pick, init(init_key), heads.params),
         opt=jax.tree.map(lambda leaf: pick(jnp.zeros_like(leaf), leaf), heads.opt),
-        ema=jax.tree.map(pick, fresh, heads.ema),
     )

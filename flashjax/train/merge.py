@@ -6,16 +6,23 @@ Source: SD3.5-Flash, arXiv:2509.21318 (split-timestep fine-tuning, 3:7).
 from collections.abc import Sequence
 
 import jax
+from jax import Array
 
 from flashjax.types import InputError, Params
 
 
 def merge(branches: Sequence[Params], weights: Sequence[float]) -> Params:
-    """`sum_i weights[i] * branches[i]`, leaf by leaf. InputError unless the weights sum to 1."""
+    """`sum_i weights[i] * branches[i]`, leaf by leaf. InputError unless the weights sum to 1.
+
+    What is equal in all branches stays as it is, bit for bit.
+    """
     if len(branches) != len(weights) or abs(sum(weights) - 1.0) > 1e-6:
         raise InputError(
             f"merge.weights {tuple(weights)} must be {len(branches)} numbers that sum to 1"
         )
-    return jax.tree.map(
-        lambda *leaves: sum(w * leaf for w, leaf in zip(weights, leaves, strict=True)), *branches
-    )
+    shares = list(weights)[1:]
+
+    def mean(first: Array, *others: Array) -> Array:
+        return first + sum(w * (leaf - first) for w, leaf in zip(shares, others, strict=True))
+
+    return jax.tree.map(mean, *branches)

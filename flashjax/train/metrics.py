@@ -18,6 +18,8 @@ import tensorboardX
 from flashjax.types import Metrics
 
 CURVES = "metrics.jsonl"
+IN_ROW = "/skipped_in_row"
+COUNTS = ("/skipped", IN_ROW)  # of a network's updates
 
 
 class MetricWriter(Protocol):
@@ -141,43 +143,80 @@ def make_writer(folder: Path | str) -> MultiWriter:
 class MetricsHook:
     """A loop hook: every `steps` steps, and at the step `stop`, it writes the means since then.
 
-    Sums stay on the device; only then are they fetched and checked. The step time is added as
-    "time/step_seconds".
+    What steps say stays on the device; only then is it fetched and checked. Of a network whose
+    update was skipped, that step's figures do not count; `most_skipped` of them in a row are too
+    many. The step time is added as "time/step_seconds".
     """
 
-    def __init__(self, writer: MetricWriter, *, steps: int, stop: int | None = None) -> None:
+    def __init__(
+        self,
+        writer: MetricWriter,
+        *,
+        steps: int,
+        stop: int | None = None,
+        most_skipped: int | None = None,
+    ) -> None:
         self._writer = writer
-        self._steps, self._stop = steps, stop
+        self._steps, self._stop, self._most = steps, stop, most_skipped
         self._reset()
 
     def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
-        for name, value in metrics.items():
-            total, number = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + value, number + 1)
-        self._seen += 1
+        self._told.append((step, metrics))
         if step % self._steps == 0 or step == self._stop:
             self._write(step)
 
     def check(self, step: int) -> Mapping[str, float]:
-        """The means since the last time. FloatingPointError where one is none: not to be saved.
+        """The means since the last time. FloatingPointError where one is none, or too much was
+        skipped: not to be saved.
 
-        Losses and norms of gradients that are finite at every step leave a finite state.
+        What was not skipped, with losses and norms of gradients that are finite at every step,
+        leaves a finite state.
         """
-        sums = jax.device_get(self._sums)
-        means = {name: float(total) / number for name, (total, number) in sums.items()}
+        told = jax.device_get(self._told)
+        if self._most:
+            check_skipped(told, self._most)
+        means = summary([metrics for _, metrics in told])
         check_finite(means, step)
         return means
 
     def _write(self, step: int) -> None:
         means = self.check(step)
-        seconds = (time.monotonic() - self._since) / self._seen
+        seconds = (time.monotonic() - self._since) / len(self._told)
         self._writer.write_scalars(step, {**means, "time/step_seconds": seconds})
         self._reset()
 
     def _reset(self) -> None:
-        self._sums: dict[str, tuple[Any, int]] = {}
-        self._seen = 0
+        self._told: list[tuple[int, Metrics]] = []
         self._since = time.monotonic()
+
+
+def summary(told: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over steps by name, without those of skipped updates; of counts the largest."""
+    values: dict[str, list[float]] = {}
+    for metrics in told:
+        for name, value in metrics.items():
+            counted = name.endswith(COUNTS)
+            if counted or not metrics.get(name.rpartition("/")[0] + IN_ROW, 0):
+                values.setdefault(name, []).append(float(value))
+    return {
+        name: max(found) if name.endswith(COUNTS) else sum(found) / len(found)
+        for name, found in values.items()
+    }
+
+
+def check_skipped(told: Sequence[tuple[int, Mapping[str, Any]]], most: int) -> None:
+    """Raise FloatingPointError for networks that skipped `most` updates in a row."""
+    for step, metrics in told:
+        many = [
+            name.removesuffix(IN_ROW)
+            for name, value in metrics.items()
+            if name.endswith(IN_ROW) and value >= most
+        ]
+        if many:
+            raise FloatingPointError(
+                f"{most} updates in a row of {', '.join(sorted(many))} were skipped up to step "
+                f"{step}, for losses or gradients that are not finite, or spike"
+            )
 
 
 def check_finite(metrics: Mapping[str, Any], step: int) -> None:

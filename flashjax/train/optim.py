@@ -2,9 +2,12 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax import Array
 
 from flashjax.types import Decay, Params, Positive, Weight, Whole
 
@@ -13,7 +16,10 @@ FROZEN = r"(.*/)?position"  # the position table is data of the checkpoint, not 
 
 @dataclasses.dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW: warm-up, a constant rate, and a cosine over the last `decay_steps` of `steps`."""
+    """AdamW: warm-up, a constant rate, and a cosine over the last `decay_steps` of `steps`.
+
+    Gradients of more than `spike` times their mean norm are skipped; 0: none is.
+    """
 
     learning_rate: Positive
     warmup_steps: Whole = 0
@@ -22,6 +28,7 @@ class OptimiserConfig:
     beta2: Decay = 0.999
     weight_decay: Weight = 0.0
     clip_norm: Positive = 1.0
+    spike: Weight = 0.0
 
 
 def schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:
@@ -36,24 +43,61 @@ def schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([warm, decay], [steps - config.decay_steps])
 
 
-def make_optimiser(config: OptimiserConfig, steps: int) -> optax.GradientTransformation:
-    """The chain clip -> AdamW over all parameters but the frozen ones, which never move."""
-    adam = optax.chain(
+def make_optimiser(
+    config: OptimiserConfig, steps: int, *, pooled: bool = False
+) -> optax.GradientTransformation:
+    """The chain clip -> AdamW over all parameters but the frozen ones, which never move.
+
+    Of `pooled` networks, along the first dim of every array, each has a count of its own.
+    """
+    adam = make_adam(config.beta1, config.beta2)
+    chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            schedule(config, steps),
-            b1=config.beta1,
-            b2=config.beta2,
-            weight_decay=config.weight_decay,
-        ),
+        each(adam) if pooled else adam,
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(schedule(config, steps)),
     )
-    return optax.partition({"train": adam, "frozen": optax.set_to_zero()}, label_frozen)
+    return optax.partition({"train": chain, "frozen": optax.set_to_zero()}, label_frozen)
+
+
+def make_adam(beta1: float, beta2: float) -> optax.GradientTransformation:
+    """Adam's direction. Without a first moment none is kept."""
+    if beta1:
+        return optax.scale_by_adam(beta1, beta2)
+    return optax.scale_by_rms(beta2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
+
+
+def each(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The transformation of every entry of the first dim on its own, scalars of its state too.
+
+    Adam's bias is corrected by a count. One that is not the entry's own makes the first steps of a
+    new entry up to 1 / sqrt(1 - beta2) times the rate.
+    """
+
+    def update(updates: Params, opt: optax.OptState, params: Params | None = None) -> tuple:
+        del params
+        return jax.vmap(tx.update)(updates, opt)
+
+    return optax.GradientTransformation(jax.vmap(tx.init), update)
+
+
+def restarted(opt: optax.OptState) -> optax.OptState:
+    """An optimiser's memory with its schedule at the first step: for the next job."""
+
+    def anew(node: Any) -> Any:
+        return node._replace(count=jnp.zeros_like(node.count)) if _is_schedule(node) else node
+
+    return jax.tree.map(anew, opt, is_leaf=_is_schedule)
+
+
+def _is_schedule(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState)
 
 
 def label_frozen(params: Params) -> Params:
     """The tree of "train" and "frozen" labels that `optax.partition` wants."""
 
-    def label(path: tuple, _: jax.Array) -> str:
+    def label(path: tuple, _: Array) -> str:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         return "frozen" if re.fullmatch(FROZEN, name) else "train"
 

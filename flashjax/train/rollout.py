@@ -103,7 +103,7 @@ def make_teacher_segment(
 
 
 def make_teacher_passes(
-    velocity: Velocity, *, guidance_scale: float, substeps: int
+    velocity: Velocity, *, guidance_scale: Array | float, substeps: int
 ) -> Callable[..., tuple[Array, Array]]:
     """Builds `passes(teacher, point, start, next_sigma, cond, uncond) -> (velocity, end)`.
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from flashjax.flow.guidance import Velocity
@@ -17,8 +16,8 @@ from flashjax.flow.path import add_noise
 from flashjax.flow.schedule import SigmaDensity, draw_sigma
 from flashjax.losses.flow_matching import flow_matching_loss
 from flashjax.models.text import TextConfig, encode_text
-from flashjax.train.state import TrainState, descend
-from flashjax.types import Batch, Decay, Metrics, Params, Share, Tokens
+from flashjax.train.state import Descent, TrainState, descend
+from flashjax.types import Batch, Metrics, Params, Share, Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,6 @@ class TeachConfig:
     density: SigmaDensity
     drop_caption: Share  # share of samples trained on the empty caption, for guidance
     drop_encoder: tuple[Share, Share, Share]  # shares of samples without L, G, T5
-    ema_decay: Decay
 
 
 def drop_captions(key: Array, tokens: Tokens, empty: Tokens, share: float) -> Tokens:
@@ -38,7 +36,7 @@ def drop_captions(key: Array, tokens: Tokens, empty: Tokens, share: float) -> To
 
 
 def make_teach_step(
-    velocity: Velocity, text: TextConfig, tx: optax.GradientTransformation, config: TeachConfig
+    velocity: Velocity, text: TextConfig, descent: Descent, config: TeachConfig
 ) -> Callable[[TrainState, Tokens, Batch, Array], tuple[TrainState, Metrics]]:
     """Builds `step(state, empty, batch, key) -> (state, metrics)`.
 
@@ -66,8 +64,7 @@ def make_teach_step(
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state.learner.params, empty, batch, key)
-        metrics["teacher/grad_norm"] = optax.tree.norm(grads)
-        learner = descend(state.learner, grads, tx, ema_decay=config.ema_decay)
+        learner, metrics = descend("teacher", state.learner, grads, metrics, descent)
         return TrainState(step=state.step + 1, learner=learner), metrics
 
     return step

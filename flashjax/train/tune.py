@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from flashjax.flow.guidance import Velocity
 from flashjax.losses.trajectory import trajectory_loss
-from flashjax.train.state import TrainState, descend
+from flashjax.train.state import Descent, TrainState, descend
 from flashjax.types import Cond, Metrics, Params
 
 Step = Callable[[TrainState, Params, Params, Array, Cond], tuple[TrainState, Metrics]]
@@ -22,10 +21,8 @@ Step = Callable[[TrainState, Params, Params, Array, Cond], tuple[TrainState, Met
 
 def make_tune_step(
     velocity: Velocity,
-    tx: optax.GradientTransformation,
+    descent: Descent,
     sigmas: Sequence[float],
-    *,
-    ema_decay: float,
 ) -> Step:
     """Builds `step(state, rounded, teacher, noise, cond) -> (state, metrics)`.
 
@@ -54,7 +51,8 @@ def make_tune_step(
     ) -> tuple[TrainState, Metrics]:
         states, targets = way(teacher, noise, cond)
         loss, grads = jax.value_and_grad(loss_fn)(rounded, states, targets, cond)
-        learner = descend(state.learner, grads, tx, ema_decay=ema_decay)
-        return TrainState(step=state.step + 1, learner=learner), {"student/loss": loss}
+        metrics = {"student/loss": loss}
+        learner, metrics = descend("student", state.learner, grads, metrics, descent)
+        return TrainState(step=state.step + 1, learner=learner), metrics
 
     return step

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from flashjax.data.pipeline import Ahead, batches, to_mesh
+from flashjax.data.pipeline import Ahead, Together, batches, to_mesh
 from flashjax.parallel.mesh import make_mesh
 from flashjax.types import Batch, InputError, Tokens
 
@@ -44,6 +44,24 @@ def test_a_resumed_run_sees_the_same_next_batch():
     resumed = _batches()
     resumed.set_state(state)
     np.testing.assert_array_equal(_order(first, 5), _order(resumed, 5))
+
+
+def test_batches_of_one_step_are_the_next_ones_and_a_resumed_run_sees_those_that_follow():
+    """Of a source that is one batch ahead, too: what waited is drawn again."""
+
+    def together():
+        return Together(Ahead(_batches(), lambda batch: np.ravel(batch.latents)), 3)
+
+    first, one_by_one = together(), _batches()
+    for _ in range(2):
+        got = next(first)
+        assert len(got) == 3
+        for batch in got:
+            np.testing.assert_array_equal(batch, np.ravel(next(one_by_one).latents))
+    resumed = together()
+    resumed.set_state(json.loads(json.dumps(first.get_state())))
+    for _ in range(2):
+        np.testing.assert_array_equal(next(resumed), next(first))
 
 
 def test_the_seed_is_the_order():

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import torch
 
 from flashjax.losses.adversarial import critic_loss, generator_loss
 
@@ -23,3 +24,12 @@ def test_student_and_heads_pull_the_same_logit_apart(key):
 def test_large_logits_do_not_overflow():
     logits = np.array([1e4, -1e4], np.float32)
     assert np.isfinite(generator_loss(logits)) and np.isfinite(critic_loss(logits, logits))
+
+
+def test_the_hinge_is_torchs_margin_at_one(key):
+    real, fake = (np.asarray(3 * jax.random.normal(k, (2, 4, 3))) for k in jax.random.split(key))
+    hinge = lambda x: torch.clamp(1.0 + torch.tensor(x), min=0.0).mean().item()
+    np.testing.assert_allclose(
+        critic_loss(real, fake, "hinge"), hinge(fake) + hinge(-real), rtol=1e-6
+    )
+    np.testing.assert_allclose(generator_loss(fake, "hinge"), -np.mean(fake), rtol=1e-6)

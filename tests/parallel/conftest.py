@@ -21,9 +21,10 @@ from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import TextConfig
 from flashjax.parallel.layout import MMDIT
 from flashjax.parallel.sharding import Rules, constrain_on, param_shardings
+from flashjax.train.average import AverageConfig
 from flashjax.train.guide import GuideConfig, make_guide_step
 from flashjax.train.match import MatchConfig, Networks, make_critic_step, make_student_step
-from flashjax.train.state import Frozen, MatchState, init_learner, init_state
+from flashjax.train.state import Descent, Frozen, MatchState, init_state
 from flashjax.train.teach import TeachConfig, make_teach_step
 from flashjax.types import Batch, Cond, Tokens
 
@@ -51,7 +52,8 @@ RULES = Rules(
     params=((r"(pool|clip_l|clip_g|t5)/.*", P()), *MMDIT.params), activations=MMDIT.activations
 )
 SIGMAS = jnp.asarray(student_sigmas(4, 3.0))
-TX = optax.sgd(0.05, momentum=0.9)
+STUDENT = Descent(optax.sgd(0.05, momentum=0.9), AverageConfig(decay=0.9))
+CRITIC = Descent(STUDENT.tx)
 TOKENS = jnp.zeros((2, 1, 4, SMALL.width))
 IDS = jnp.zeros((1, 3), jnp.int32)
 COND = Cond(jnp.zeros((1, 6, 16)), jnp.zeros((1, 12)))
@@ -127,22 +129,22 @@ def draw_frozen(config):
 
 def teach(nets):
     """State, the steps of one round, and what they read beside state, batch and key."""
-    config = TeachConfig(SigmaDensity(), 0.3, (0.3, 0.3, 0.3), ema_decay=0.9)
-    state = init_state({"transformer": draw_transformer(SMALL, 0), "text": draw_text()}, TX)
-    return state, [make_teach_step(nets.velocity, TEXT, TX, config)], draw_frozen(SMALL).empty
+    config = TeachConfig(SigmaDensity(), 0.3, (0.3, 0.3, 0.3))
+    state = init_state({"transformer": draw_transformer(SMALL, 0), "text": draw_text()}, STUDENT)
+    return state, [make_teach_step(nets.velocity, TEXT, STUDENT, config)], draw_frozen(SMALL).empty
 
 
 def guide(nets):
-    config = GuideConfig(guidance_scale=3.0, substeps=2, drop_t5=0.3, ema_decay=0.9)
-    step = make_guide_step(nets.velocity, TEXT, TX, config, SIGMAS)
-    return init_state(draw_transformer(FULL, 0), TX), [step], draw_frozen(FULL)
+    config = GuideConfig(guidance_scale=3.0, substeps=2, drop_t5=0.3)
+    step = make_guide_step(nets.velocity, TEXT, STUDENT, config, SIGMAS)
+    return init_state(draw_transformer(FULL, 0), STUDENT), [step], draw_frozen(FULL)
 
 
 def match(nets):
     config = MatchConfig(
         eta=0.0,
         guidance_scale=3.0,
-        fake_density=SigmaDensity(),
+        density=SigmaDensity(),
         shared_share=0.3,
         adversarial_weight=0.5,
         trajectory_weight=0.0,  # `guide` has the same term
@@ -150,17 +152,16 @@ def match(nets):
         head_reset=0.5,
         fake_pull=0.1,
         drop_t5=0.3,
-        ema_decay=0.9,
         halved=0.5,
     )
     state = MatchState(
         step=jnp.int32(0),
-        student=init_learner(draw_transformer(SMALL, 0), TX),
-        fake=init_learner(draw_transformer(SMALL, 3), TX),
-        heads=init_learner(draw_heads(), TX),
+        student=STUDENT.start(draw_transformer(SMALL, 0)),
+        fake=CRITIC.start(draw_transformer(SMALL, 3)),
+        heads=CRITIC.start(draw_heads()),
     )
-    critic = make_critic_step(nets, TX, TX, config, SIGMAS)
-    return state, [critic, make_student_step(nets, TX, config, SIGMAS)], draw_frozen(SMALL)
+    critic = make_critic_step(nets, CRITIC, CRITIC, config, SIGMAS)
+    return state, [critic, make_student_step(nets, STUDENT, config, SIGMAS)], draw_frozen(SMALL)
 
 
 def replicated_but_networks(frozen, mesh):

@@ -26,8 +26,9 @@ from flashjax.parallel.branches import branch_shardings, over_branches, stack
 from flashjax.parallel.hosts import initialise
 from flashjax.parallel.mesh import make_mesh, simulate_devices
 from flashjax.parallel.sharding import Rules, constrain_on, state_shardings
+from flashjax.train.average import AverageConfig
 from flashjax.train.guide import GuideConfig, make_guide_step
-from flashjax.train.state import Frozen, init_state
+from flashjax.train.state import Descent, Frozen, init_state
 from flashjax.types import Batch, Cond
 
 SIDE, CHANNELS, HIDDEN, SAMPLES = 4, 4, 16, 24
@@ -72,17 +73,17 @@ class World:
 
 
 def world_on(mesh):
-    tx = optax.adam(1e-2)
-    config = GuideConfig(guidance_scale=2.0, substeps=2, drop_t5=0.0, ema_decay=0.9)
+    descent = Descent(optax.adam(1e-2), AverageConfig(decay=0.9))
+    config = GuideConfig(guidance_scale=2.0, substeps=2, drop_t5=0.0)
     sigmas = jnp.asarray(student_sigmas(4, 3.0))
 
     def init():
-        return init_state(parameters(0), tx)
+        return init_state(parameters(0), descent)
 
     whole = NamedSharding(mesh, P())
     return World(
         mesh=mesh,
-        step=make_guide_step(velocity_on(mesh), TEXT, tx, config, sigmas),
+        step=make_guide_step(velocity_on(mesh), TEXT, descent, config, sigmas),
         init=init,
         shardings=state_shardings(jax.eval_shape(init), RULES, mesh),
         frozen=Frozen(

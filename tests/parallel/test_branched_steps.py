@@ -20,6 +20,14 @@ SPANS = jnp.array([[0, 2], [2, 2]], jnp.int32)
 COLLECTIVE = r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\("
 
 
+def of(tree, branch):
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[branch], tree)
+
+
+def same(got, want):
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
 @functools.cache
 def branched(toy, fsdp):
     """State, shared arguments and both steps compiled for two branches of `fsdp` devices each."""
@@ -79,3 +87,32 @@ def test_two_branches_give_the_same_numbers_on_two_and_on_eight_devices(toy):
     for want, got in zip(*results, strict=True):
         for name in want:
             np.testing.assert_allclose(got[name], want[name], rtol=1e-5, err_msg=name)
+
+
+def test_a_branch_that_breaks_is_skipped_alone(toy):
+    """The other branch's bits are those of a run in which nothing broke."""
+    state, shared, (critic, student) = branched(toy, 1)
+
+    def rounds(state):
+        told = []
+        for program in (critic, student, critic, student):
+            state, metrics = program(state, SPANS, *shared)
+            told.append(jax.device_get(metrics))
+        return state, told
+
+    def broken(leaf):
+        return leaf.at[0].set(jnp.nan)
+
+    heads = jax.tree.map(broken, state.heads.params)
+    whole, _ = rounds(state)
+    after, told = rounds(state.replace(heads=state.heads.replace(params=heads)))
+    for name in ("student", "heads"):  # heads that are none give the student no gradient
+        got, want = (getattr(one, name) for one in (after, whole))
+        same(of(got.opt, 1), of(want.opt, 1))
+        same(of(got.params, 1), of(want.params, 1))
+    same(of(after.fake, 1), of(whole.fake, 1))
+    for part in ("params", "opt", "ema"):
+        same(of(getattr(after.student, part), 0), of(getattr(state.student, part), 0))
+    assert told[-1]["student/skipped"].tolist() == [2, 0]
+    assert told[-2]["heads/skipped_in_row"].tolist() == [2, 0]
+    assert told[-2]["fake/skipped"].tolist() == [0, 0]

@@ -6,10 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
+from flashjax import config as configs
+from flashjax import trees
+from flashjax.checkpoint import load_params
+from flashjax.stages import guide, match, split
+from flashjax.stages.setting import open_setting
 from flashjax.stages.stage import read_stage
 
 CONFIG = Path(__file__).parents[2] / "configs" / "nano.py"
@@ -97,6 +104,65 @@ def test_a_workdir_of_another_config_is_refused_in_one_line(road):
     refused = flashjax("match", *arguments, "--config.match.match.eta=1.0")
     assert refused.returncode == 2
     assert "match.eta" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def opened(road) -> tuple[ConfigDict, Path]:
+    """The config of the run, as its stages see it, with a teacher that is stored in less."""
+    workdir, arguments = road
+    overrides = [flag.removeprefix("--config.") for flag in arguments[4:]]
+    config = configs.load(CONFIG, overrides).unlock()
+    config.compute = {"teacher_dtype": "bfloat16", "dtype": "bfloat16"}
+    return config, workdir
+
+
+def same(got, want):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(got), jax.device_get(want))
+
+
+def test_student_and_fake_score_begin_with_the_weights_as_they_were_imported(opened):
+    config, workdir = opened
+    imported = load_params(workdir / "import" / "params" / "transformer")
+    setting = open_setting(config, workdir, mesh=config.mesh)
+    assert setting.frozen.teacher["final"]["kernel"].dtype == "bfloat16"
+    same(guide.guided(config, workdir, setting).begin().learner.params, imported)
+    state = match.matched(config, workdir, setting).begin()
+    same(state.fake.params, imported)
+    same(state.student.params, load_params(workdir / "guide" / "params"))
+
+
+def test_the_position_table_comes_out_as_it_came_in_bit_for_bit(opened):
+    """Trained, averaged, branched and merged: the checkpoint's own table."""
+    _, workdir = opened
+    table = load_params(workdir / "import" / "params" / "transformer")["position"]
+    for stage in ("guide", "match", "split/lo", "merge"):
+        found = load_params(workdir / stage / "params")
+        np.testing.assert_array_equal(found["position"], table, err_msg=stage)
+
+
+def test_branches_begin_with_the_critic_that_matching_trained(opened):
+    """Its weights and its optimisers' memory; the schedule of rates is that of the new job."""
+    config, workdir = opened
+    setting = split.open_branches(config, workdir)
+    method = split.branched(config, workdir, setting, *split.chosen_branches(config))
+    state, trained = method.begin(), load_params(workdir / "match" / "critic" / "params")
+    same(state.student.params, jax.tree.map(lambda x: np.stack([x] * 2), setting.frozen.student))
+    teacher = load_params(workdir / "import" / "params" / "transformer")
+    assert np.any(trained["fake"]["params"]["final"]["kernel"] != teacher["final"]["kernel"])
+    for name in ("fake", "heads"):
+        learner = getattr(state, name)
+        assert learner.ema is None
+        for branch in range(2):
+            mine = jax.tree.map(lambda leaf, b=branch: leaf[b], learner)
+            same(mine.params, trained[name]["params"])
+            kept = trees.flatten(trained[name]["opt"])
+            found = {k: np.asarray(v) for k, v in trees.flatten(mine.opt).items()}
+            assert kept.keys() == found.keys() and len(kept) > 3
+            (rate,) = (key for key in found if key.endswith("3/count"))
+            assert found.pop(rate) == 0 and kept[rate] == 2 * config.match.critic_updates
+            for key, value in found.items():
+                np.testing.assert_array_equal(value, kept[key], err_msg=key)
+        assert any(value.any() for key, value in found.items() if "nu" in key)
 
 
 def test_branches_start_from_the_matched_student_and_part(road):

@@ -7,6 +7,7 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -14,7 +15,9 @@ from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Ahead, batches
 from flashjax.stages.training import JobConfig, curves, run_job
+from flashjax.train.average import AverageConfig
 from flashjax.train.loop import Interrupted
+from flashjax.train.state import Descent, TrainState, descend, init_state
 from flashjax.types import InputError
 
 JOB = JobConfig(steps=8, batch_size=2, log_steps=2, checkpoint_steps=100)
@@ -100,3 +103,37 @@ def test_a_job_whose_numbers_break_between_two_records_is_stopped_and_not_saved(
     with pytest.raises(FloatingPointError, match=r"at or before step 4: toy/loss = inf"):
         run_job("toy", tmp_path, job, step=broken, init=init, abstract=abstract, data=data)
     assert Checkpoints(tmp_path / "checkpoints").latest_step() == 2  # what is kept is finite
+
+
+def test_a_job_that_skips_too_often_ends_in_one_line_and_goes_on_from_its_last_save(tmp_path):
+    """The batches from step 4 on give no gradient; what was saved before is whole."""
+    descent = Descent(optax.sgd(0.1), AverageConfig(decay=0.5))
+
+    @jax.jit
+    def step(state, batch):
+        sound = jnp.where(state.step < 3, 1.0, jnp.nan)
+        grads = {"w": sound * batch.mean()}
+        learner, metrics = descend("toy", state.learner, grads, {}, descent)
+        return TrainState(step=state.step + 1, learner=learner), metrics
+
+    def start():
+        return init_state({"w": jnp.ones(())}, descent)
+
+    def train(**changes):
+        job = dataclasses.replace(JOB, steps=40, log_steps=5, checkpoint_steps=2, **changes)
+        data = Ahead(batches(SAMPLES, batch_size=JOB.batch_size, seed=0), np.asarray)
+        abstract = jax.eval_shape(start)
+        return run_job("toy", tmp_path, job, step=step, init=start, abstract=abstract, data=data)
+
+    with pytest.raises(
+        FloatingPointError,
+        match=r"toy: 5 updates in a row of toy .* step 8, .* the last save is of",
+    ):
+        train(most_skipped=5)
+    saved = Checkpoints(tmp_path / "checkpoints")
+    assert saved.latest_step() == 6
+    state, _ = saved.restore(6, jax.eval_shape(start))
+    assert np.isfinite(state.learner.params["w"]) and state.learner.tally.updates == 3
+    end = train(most_skipped=100)  # and it may be told to go on
+    np.testing.assert_array_equal(end.learner.params["w"], state.learner.params["w"])
+    assert (int(end.learner.tally.updates), int(end.learner.tally.skipped)) == (3, 37)

@@ -11,8 +11,9 @@ from flashjax.flow.schedule import SigmaDensity
 from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import TextConfig
+from flashjax.train.average import AverageConfig
 from flashjax.train.match import MatchConfig, Networks
-from flashjax.train.state import Frozen, Learner, MatchState
+from flashjax.train.state import Descent, Frozen, MatchState
 from flashjax.types import Batch, Tokens
 
 BATCH, SIDE, CHANNELS, WIDTH = 3, 2, 3, 5
@@ -85,17 +86,13 @@ class World:
     def init(seed):
         return init_velocity(seed)
 
-    @staticmethod
-    def learner(params, tx):
-        return Learner(params=params, opt=tx.init(params), ema=jax.tree.map(jnp.copy, params))
-
     def state(self, tx):
         """Student, fake score and heads, all different, before the first step."""
         return MatchState(
             step=jnp.int32(0),
-            student=self.learner(init_velocity(1), tx),
-            fake=self.learner(init_velocity(3), tx),
-            heads=self.learner(init_heads(jax.random.key(4)), tx),
+            student=Descent(tx, AverageConfig()).start(init_velocity(1)),
+            fake=Descent(tx).start(init_velocity(3)),
+            heads=Descent(tx).start(init_heads(jax.random.key(4))),
         )
 
     def spanning(self, first, number):
@@ -107,7 +104,7 @@ class World:
         default = MatchConfig(
             eta=0.0,
             guidance_scale=3.0,
-            fake_density=SigmaDensity(0.3, 1.0, 3.0),
+            density=SigmaDensity(0.3, 1.0, 3.0),
             shared_share=0.25,
             adversarial_weight=0.5,
             trajectory_weight=0.3,
@@ -115,7 +112,6 @@ class World:
             head_reset=0.0,
             fake_pull=0.25,
             drop_t5=0.5,
-            ema_decay=0.9,
             halved=0.0,
         )
         return dataclasses.replace(default, **changes)

@@ -7,14 +7,14 @@ import optax
 
 from flashjax.models.vae import VAE, VAEConfig
 from flashjax.train.autoencode import make_autoencoder_step, make_slim_step
-from flashjax.train.state import init_state
+from flashjax.train.state import Descent, init_state
 
 CONFIG = VAEConfig(channels=(4,), layers=1, groups=2, latent_channels=2)
 WHOLE = VAEConfig(channels=(8,), layers=1, groups=2, latent_channels=2)
 
 
 def test_the_figures_are_those_of_the_sampled_latents_and_fall(key):
-    model, tx = VAE(CONFIG), optax.adam(0.01)
+    model, tx = VAE(CONFIG), Descent(optax.adam(0.01))
     images = jnp.tanh(jax.random.normal(key, (2, 4, 4, 3)))
     params = jax.jit(model.init)(key, images)["params"]
     step = jax.jit(make_autoencoder_step(CONFIG, tx, kl_weight=1e-3))
@@ -44,7 +44,7 @@ def test_the_figures_are_those_of_the_sampled_latents_and_fall(key):
 
 
 def test_a_slim_autoencoder_learns_to_speak_the_latents_of_the_whole_one(key, random_params):
-    model, whole, tx = VAE(CONFIG), VAE(WHOLE), optax.adam(0.01)
+    model, whole, tx = VAE(CONFIG), VAE(WHOLE), Descent(optax.adam(0.01))
     images = jnp.tanh(jax.random.normal(key, (2, 4, 4, 3)))
     params = jax.jit(model.init)(key, images)["params"]
     frozen = random_params(jax.eval_shape(whole.init, key, images)["params"])

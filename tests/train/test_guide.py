@@ -7,10 +7,10 @@ import optax
 
 from flashjax.models.text import draw_t5_drop, encode_pair
 from flashjax.train.guide import GuideConfig, make_guide_step
-from flashjax.train.state import init_state
+from flashjax.train.state import Descent, init_state
 
 SIGMAS = jnp.array([1.0, 0.9, 0.75, 0.5, 0.0])
-RECORD = optax.trace(decay=0.0)  # an optimiser whose memory is the last gradient
+RECORD = Descent(optax.trace(decay=0.0))  # an optimiser whose memory is the last gradient
 
 
 def reference_loss(params, world, key):
@@ -31,7 +31,7 @@ def reference_loss(params, world, key):
 
 
 def test_the_step_follows_the_reference_gradient(world):
-    config = GuideConfig(guidance_scale=3.0, substeps=2, drop_t5=0.5, ema_decay=0.9)
+    config = GuideConfig(guidance_scale=3.0, substeps=2, drop_t5=0.5)
     step = jax.jit(make_guide_step(world.nets.velocity, world.nets.text, RECORD, config, SIGMAS))
     reference = jax.jit(lambda p, key: jax.value_and_grad(reference_loss)(p, world, key))
     for seed in range(3):

@@ -13,19 +13,18 @@ from jax.lax import stop_gradient as stop
 
 from flashjax.checkpoint import Checkpoints
 from flashjax.models.text import draw_t5_drop, encode_pair
-from flashjax.train.match import (
-    make_critic_step,
-    make_student_step,
-    matching_point,
-    redraw_heads,
-)
+from flashjax.train.arms import matching_point
+from flashjax.train.average import AverageConfig
+from flashjax.train.match import make_critic_step, make_student_step, redraw_heads
 from flashjax.train.optim import OptimiserConfig, make_optimiser
 from flashjax.train.rollout import StudentStep
+from flashjax.train.state import Descent
 
 GRID = (1.0, 0.9, 0.75, 0.5, 0.0)
 SIGMAS = jnp.array(GRID)
 # An optimiser that also remembers the last gradient, as `opt[0].trace`.
 TX = optax.chain(optax.trace(decay=0.0), make_optimiser(OptimiserConfig(0.01, warmup_steps=2), 10))
+STUDENT, CRITIC = Descent(TX, AverageConfig(decay=0.9)), Descent(TX)
 
 
 def same(got, want, **tolerance):
@@ -48,25 +47,29 @@ def line():
     return x, velocity
 
 
-def point(world, line, index, key, eta):
+# By eta: DMD2 noises anew at a uniform level.
+ARMS = {0.0: {"eta": 0.0}, 1.0: {"eta": 1.0, "level": "uniform"}}
+
+
+def point(world, line, index, key, **arm):
     """The matching point of the line's samples at step `index`."""
     x, velocity = line
     x0, noise = x - GRID[index] * velocity, x + (1 - GRID[index]) * velocity
-    find = jax.jit(lambda *args: matching_point(*args, key, world.config(eta=eta)))
+    find = jax.jit(lambda *args: matching_point(*args, key, world.config(**arm)))
     return x0, *find(x0, noise, StudentStep(SIGMAS, jnp.int32(index), jnp.int32(0)))
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_a_shared_point_lies_on_the_students_line_at_a_later_level(world, line, key, index):
     x, velocity = line
-    _, got, sigma = point(world, line, index, key, 0.0)
+    _, got, sigma = point(world, line, index, key)
     assert set(np.asarray(sigma).tolist()) == {np.float32(level) for level in GRID[index + 1 : -1]}
     np.testing.assert_allclose(got, x + wide(sigma - GRID[index]) * velocity, atol=2e-6)
 
 
 def test_the_last_step_is_re_noised(world, line, key):
     """It has no later level: its levels are uniform and its noise is not the student's."""
-    x0, got, sigma = point(world, line, 3, key, 0.0)
+    x0, got, sigma = point(world, line, 3, key)
     assert 0.02 <= sigma.min() < 0.15 and 0.85 < sigma.max() <= 0.98
     noise = (got - wide(1 - sigma) * x0) / wide(sigma)
     assert abs(np.corrcoef(noise.ravel(), (line[0] + 0.5 * line[1]).ravel())[0, 1]) < 0.15
@@ -75,7 +78,7 @@ def test_the_last_step_is_re_noised(world, line, key):
 
 @pytest.mark.parametrize("index", [0, 3])
 def test_eta_1_is_the_re_noising_of_dmd2(world, line, key, index):
-    x0, got, sigma = point(world, line, index, key, 1.0)
+    x0, got, sigma = point(world, line, index, key, **ARMS[1.0])
     _, level_key, noise_key = jax.random.split(key, 3)
     level = 0.02 + 0.96 * jax.random.uniform(level_key, (64,))
     noise = jax.random.normal(noise_key, x0.shape)
@@ -85,7 +88,7 @@ def test_eta_1_is_the_re_noising_of_dmd2(world, line, key, index):
 
 def test_between_both_ends_the_point_leaves_the_line_by_fresh_noise(world, line, key):
     x, velocity = line
-    _, got, sigma = point(world, line, 0, key, 0.5)
+    _, got, sigma = point(world, line, 0, key, eta=0.5)
     fresh = jax.random.normal(jax.random.split(key, 3)[2], x.shape)
     x0, noise = x - velocity, x
     want = wide(1 - sigma) * x0 + wide(sigma) * np.sqrt(0.5) * (noise + fresh)
@@ -108,6 +111,14 @@ def reference_input(world, frozen, student, cond, key, index, first):
         v = world.nets.velocity(params, x, jnp.full(3, GRID[k]), cond)
         x = x + (GRID[k + 1] - GRID[k]) * v
     return stop(x)
+
+
+def reference_levels(key):
+    """Logit-normal levels (mean .3, shift 3), a quarter of them at the grid's."""
+    spread_key, grid_key, share_key = jax.random.split(key, 3)
+    raw = jax.nn.sigmoid(0.3 + jax.random.normal(spread_key, (3,)))
+    grid = jax.random.choice(grid_key, SIGMAS[1:4], (3,))
+    return jnp.where(jax.random.uniform(share_key, (3,)) < 0.25, grid, 3 * raw / (1 + 2 * raw))
 
 
 def reference_losses(student, world, frozen, state, key, *, index, first, eta):
@@ -139,7 +150,7 @@ def reference_losses(student, world, frozen, state, key, *, index, first, eta):
     matching = 0.5 * ((x0 - target) ** 2).mean()
 
     level_key, fresh_key = jax.random.split(deceive_key)
-    s = jax.random.uniform(level_key, (3,))
+    s = reference_levels(level_key)
     xs = (1 - wide(s)) * x0 + wide(s) * jax.random.normal(fresh_key, x.shape)
     tapped = world.nets.features(fake, xs, s, cond)[1]
     logits = world.nets.heads(state.heads.params, tapped, height=xs.shape[1])
@@ -166,8 +177,8 @@ def key_of_step(index):
 def student_steps(world):
     """The compiled student step for both ends of the dial."""
     return {
-        eta: jax.jit(make_student_step(world.nets, TX, world.config(eta=eta), SIGMAS))
-        for eta in (0.0, 1.0)
+        eta: jax.jit(make_student_step(world.nets, STUDENT, world.config(**ARMS[eta]), SIGMAS))
+        for eta in ARMS
     }
 
 
@@ -213,8 +224,12 @@ def test_the_student_step_is_the_reference(world, student_steps, eta, index, fir
 def test_a_halved_step_is_the_step_of_a_student_with_half_as_many_steps(world):
     """Of both branches: on every other level of the grid, with the frozen student's first half."""
     state = world.state(TX)
-    halved = jax.jit(make_student_step(world.nets, TX, world.config(halved=1.0), SIGMAS))
-    short = jax.jit(make_student_step(world.nets, TX, world.config(), SIGMAS[::2]))
+    halved = jax.jit(
+        make_student_step(world.nets, STUDENT, world.config(halved=1.0, shared_share=0.0), SIGMAS)
+    )
+    short = jax.jit(
+        make_student_step(world.nets, STUDENT, world.config(shared_share=0.0), SIGMAS[::2])
+    )
     for first, key in ((0, key_of_step(1)), (2, key_of_step(0))):
         after, metrics = halved(state, world.spanning(first, 2), world.batch, key)
         want, same_metrics = short(state, world.spanning(first // 2, 1), world.batch, key)
@@ -254,8 +269,8 @@ def test_the_fake_score_is_pulled_towards_the_new_student(world, student_steps):
 def test_a_loss_of_weight_0_is_not_computed(world):
     config = world.config(adversarial_weight=0.0, trajectory_weight=0.0)
     args = world.state(TX), world.frozen, world.batch, jax.random.key(0)
-    student = make_student_step(world.nets, TX, config, SIGMAS)
-    critic = make_critic_step(world.nets, TX, TX, config, SIGMAS)
+    student = make_student_step(world.nets, STUDENT, config, SIGMAS)
+    critic = make_critic_step(world.nets, CRITIC, CRITIC, config, SIGMAS)
     metrics = jax.eval_shape(student, *args)[1] | jax.eval_shape(critic, *args)[1]
     assert {name for name in metrics if name.endswith("loss")} == {
         "student/matching_loss",
@@ -269,7 +284,7 @@ def test_a_loss_of_weight_0_is_not_computed(world):
 @pytest.fixture(scope="module")
 def critic_step(world):
     """The compiled critic step."""
-    return jax.jit(make_critic_step(world.nets, TX, TX, world.config(), SIGMAS))
+    return jax.jit(make_critic_step(world.nets, CRITIC, CRITIC, world.config(), SIGMAS))
 
 
 def test_the_critic_step_is_the_reference(world, critic_step):
@@ -286,11 +301,7 @@ def test_the_critic_step_is_the_reference(world, critic_step):
         x0 = x - 0.75 * net.velocity(student, x, jnp.full(3, 0.75), cond)
 
         level_key, fresh_key = jax.random.split(keys[2])
-        spread_key, grid_key, share_key = jax.random.split(level_key, 3)
-        raw = jax.nn.sigmoid(0.3 + jax.random.normal(spread_key, (3,)))
-        grid = jax.random.choice(grid_key, SIGMAS[1:4], (3,))
-        shared = jax.random.uniform(share_key, (3,)) < 0.25
-        s = wide(jnp.where(shared, grid, 3 * raw / (1 + 2 * raw)))
+        s = wide(reference_levels(level_key))
         noise = jax.random.normal(fresh_key, x0.shape)
 
         def fake_loss(fake):
@@ -328,6 +339,34 @@ def test_the_heads_do_not_move_the_fake_score(world, critic_step):
     assert quiet["heads/loss"] != loud["heads/loss"]
 
 
+@pytest.mark.parametrize("reach", [0.01, 1.0])
+def test_the_heads_gradient_reaches_the_fake_score_with_its_weight(world, critic_step, reach):
+    """What a gradient of full weight adds to the fake score's own, times the weight."""
+    state, key = world.state(TX), jax.random.key(3)
+    gradient = {}
+    for weight in (1.0, reach):
+        config = world.config(heads_reach=weight)
+        step = jax.jit(make_critic_step(world.nets, CRITIC, CRITIC, config, SIGMAS))
+        after, metrics = step(state, world.frozen, world.batch, key)
+        gradient[weight] = after.fake.opt[0].trace
+    stopped, plain = critic_step(state, world.frozen, world.batch, key)
+    own = stopped.fake.opt[0].trace
+    added = jax.tree.map(lambda full, own: full - own, gradient[1.0], own)
+    assert np.abs(added["inner"]).max() > 1e-2
+    want = jax.tree.map(lambda own, more: own + reach * more, own, added)
+    same(gradient[reach], want, rtol=1e-3, atol=1e-5)
+    same(after.heads, stopped.heads, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics["heads/loss"], plain["heads/loss"], rtol=1e-6)
+
+
+def test_without_pull_the_fake_score_is_left_to_its_own_training(world):
+    state = world.state(TX)
+    config = world.config(fake_pull=0.0, adversarial_weight=0.0, trajectory_weight=0.0)
+    step = jax.jit(make_student_step(world.nets, STUDENT, config, SIGMAS))
+    after, _ = step(state, world.frozen, world.batch, jax.random.key(0))
+    same(after.fake, state.fake)
+
+
 # --- a batch in parts -----------------------------------------------------------------------------
 
 
@@ -345,7 +384,7 @@ def test_a_batch_in_parts_gives_the_numbers_of_the_whole(world, key, monkeypatch
     monkeypatch.setattr(jax.random, "bernoulli", lambda key, p, shape=(): jnp.zeros(shape, bool))
     monkeypatch.setattr(jax.random, "randint", lambda key, shape, low, high: jnp.int32(1))
     monkeypatch.setattr(jax.random, "choice", lambda key, a, shape: jnp.full(shape, a[0]))
-    optimisers = (TX,) if make is make_student_step else (TX, TX)
+    optimisers = (STUDENT,) if make is make_student_step else (CRITIC, CRITIC)
     args = world.state(TX), world.frozen, world.batch, key
     steps = [make(world.nets, *optimisers, world.config(parts=n), SIGMAS) for n in (1, 3)]
     (whole, said), (parts, told) = (jax.jit(step)(*args) for step in steps)
@@ -358,11 +397,11 @@ def test_a_batch_in_parts_gives_the_numbers_of_the_whole(world, key, monkeypatch
 
 @pytest.fixture(scope="module")
 def used_heads(world):
-    """Heads with an optimiser's memory and an average of their own."""
-    tx = make_optimiser(OptimiserConfig(0.1), 10)
-    heads = world.state(tx).heads
+    """Heads with an optimiser's memory."""
+    tx = make_optimiser(OptimiserConfig(0.1), 10, pooled=True)
+    heads = Descent(tx).start(world.nets.init_heads(jax.random.key(4)))
     _, opt = tx.update(heads.params, heads.opt, heads.params)
-    return heads.replace(opt=opt, ema=jax.tree.map(lambda leaf: leaf + 1, heads.params))
+    return heads.replace(opt=opt)
 
 
 def test_heads_are_never_redrawn_with_probability_0(world, used_heads, key):
@@ -373,9 +412,35 @@ def test_heads_redrawn_with_probability_1_have_no_past(world, used_heads, key):
     got = redraw_heads(used_heads, world.nets.init_heads, 1.0, key)
     fresh = world.nets.init_heads(jax.random.split(key)[1])
     same(got.params, fresh)
-    same(got.ema, fresh)
     for new, old in zip(jax.tree.leaves(got.opt), jax.tree.leaves(used_heads.opt), strict=True):
         assert old.any() and (not new.any() if new.ndim else new == old)
+
+
+def test_the_first_steps_of_a_redrawn_head_are_those_of_a_new_one(world):
+    """Its count is its own: no step exceeds the rate, and the other head's are as they were."""
+    tx = make_optimiser(OptimiserConfig(0.1, clip_norm=1e9), 1000, pooled=True)
+    heads = Descent(tx).start(world.nets.init_heads(jax.random.key(4)))
+    update = jax.jit(tx.update)
+    grads = [jax.tree.map(lambda x, n=n: 1.5 + jnp.sin(n + x), heads.params) for n in range(40)]
+    for grad in grads[:30]:
+        _, opt = update(grad, heads.opt, heads.params)
+        heads = heads.replace(opt=opt)
+    anew = jax.tree.map(
+        lambda leaf: leaf.at[1].set(0) if leaf.ndim and len(leaf) == 2 else leaf, heads.opt
+    )
+    drawn = [
+        jax.random.bernoulli(jax.random.split(jax.random.key(n))[0], 0.5, (2,)) for n in range(9)
+    ]
+    number = [found.tolist() for found in drawn].index([False, True])
+    got = redraw_heads(heads, world.nets.init_heads, 0.5, jax.random.key(number))
+    same(got.opt, anew)
+    fresh, old, new = tx.init(heads.params), heads.opt, got.opt
+    for grad in grads[30:]:
+        (a, fresh), (b, old), (c, new) = (update(grad, o, heads.params) for o in (fresh, old, new))
+        kernels = [u["pool"]["kernel"] for u in (a, b, c)]
+        np.testing.assert_array_equal(kernels[2][1], kernels[0][1])
+        np.testing.assert_array_equal(kernels[2][0], kernels[1][0])
+        assert np.abs(kernels[2]).max() < 0.11
 
 
 def test_a_head_is_redrawn_whole_or_not_at_all(world, used_heads):

@@ -98,3 +98,32 @@ def test_the_last_step_is_written_whatever_the_interval(tmp_path):
     writer.close()
     (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert record["step"] == 4 and record["loss"] == 2.5
+
+
+def skipping(network, in_row, **more):
+    """What a step says of a network that has skipped `in_row` updates."""
+    counts = {f"{network}/skipped": in_row, f"{network}/skipped_in_row": in_row}
+    return {name: jnp.float32(value) for name, value in {**counts, **more}.items()}
+
+
+def test_a_skipped_update_is_counted_and_its_figures_are_not(tmp_path):
+    """Per network, and per branch: another network's NaN at that step is an error."""
+    hook = metrics.MetricsHook(metrics.make_writer(tmp_path), steps=3, most_skipped=3)
+    nan = {"lo/student/loss": jnp.nan}
+    hook(1, None, skipping("lo/student", 0, **{"lo/student/loss": 1.0, "hi/student/loss": 5.0}))
+    hook(2, None, skipping("lo/student", 1, **nan, **{"hi/student/loss": 7.0}))
+    hook(3, None, skipping("lo/student", 2, **nan, **{"hi/student/loss": 6.0}))
+    (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert (record["lo/student/loss"], record["hi/student/loss"]) == (1.0, 6.0)
+    assert (record["lo/student/skipped"], record["lo/student/skipped_in_row"]) == (2.0, 2.0)
+    hook(4, None, skipping("lo/student", 1, **{"hi/student/loss": jnp.nan}))
+    with pytest.raises(FloatingPointError, match="hi/student/loss = nan"):
+        hook.check(4)
+
+
+def test_too_many_skipped_in_a_row_stop_the_run_even_if_they_are_over(tmp_path):
+    hook = metrics.MetricsHook(metrics.make_writer(tmp_path), steps=10, most_skipped=3)
+    for step, in_row in enumerate((0, 1, 2, 3, 0), start=1):
+        hook(step, None, skipping("lo/fake", in_row) | skipping("lo/heads", 0))
+    with pytest.raises(FloatingPointError, match=r"3 updates in a row of lo/fake .* step 4"):
+        hook.check(5)

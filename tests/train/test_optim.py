@@ -7,7 +7,13 @@ import optax
 import pytest
 import torch
 
-from flashjax.train.optim import OptimiserConfig, label_frozen, make_optimiser, schedule
+from flashjax.train.optim import (
+    OptimiserConfig,
+    label_frozen,
+    make_optimiser,
+    restarted,
+    schedule,
+)
 
 
 def run(tx, params, grads):
@@ -20,13 +26,14 @@ def run(tx, params, grads):
     return params
 
 
+@pytest.mark.parametrize("beta1", [0.8, 0.0])
 @pytest.mark.parametrize("clip", [0.5, 100.0])
-def test_it_is_torchs_adamw_with_clipping(key, clip):
+def test_it_is_torchs_adamw_with_clipping(key, clip, beta1):
     start, *grads = np.asarray(jax.random.normal(key, (5, 6)))
-    config = OptimiserConfig(0.05, beta1=0.8, beta2=0.95, weight_decay=0.1, clip_norm=clip)
+    config = OptimiserConfig(0.05, beta1=beta1, beta2=0.95, weight_decay=0.1, clip_norm=clip)
     got = run(make_optimiser(config, 4), {"w": jnp.asarray(start)}, [{"w": g} for g in grads])
     weight = torch.nn.Parameter(torch.tensor(start))
-    adam = torch.optim.AdamW([weight], lr=0.05, betas=(0.8, 0.95), weight_decay=0.1)
+    adam = torch.optim.AdamW([weight], lr=0.05, betas=(beta1, 0.95), weight_decay=0.1)
     for grad in grads:
         weight.grad = torch.tensor(grad)
         torch.nn.utils.clip_grad_norm_([weight], clip)
@@ -68,3 +75,29 @@ def test_the_rate_warms_up_stays_and_decays():
 def test_without_warm_up_and_decay_the_rate_is_constant():
     rate = schedule(OptimiserConfig(2.0), 100)
     assert [float(rate(step)) for step in (0, 1, 99)] == [2.0, 2.0, 2.0]
+
+
+def test_without_a_first_moment_none_is_kept():
+    params = {"w": jnp.ones((4, 3))}
+    sizes = {
+        beta1: sum(leaf.size for leaf in jax.tree.leaves(opt) if leaf.ndim)
+        for beta1 in (0.0, 0.9)
+        for opt in [make_optimiser(OptimiserConfig(0.1, beta1=beta1), 3).init(params)]
+    }
+    assert sizes == {0.0: 12, 0.9: 24}
+
+
+def test_the_next_job_warms_up_anew_with_the_memory_of_the_last():
+    config, params = OptimiserConfig(1.0, warmup_steps=4, clip_norm=1e9), {"w": jnp.ones(3)}
+    tx = make_optimiser(config, 100)
+    opt = tx.init(params)
+    for n in range(6):
+        _, opt = tx.update({"w": jnp.arange(1.0, 4.0) + n}, opt, params)
+    grads = {"w": -jnp.ones(3)}
+    went_on, _ = tx.update(grads, opt, params)
+    anew, opt = tx.update(grads, restarted(opt), params)
+    np.testing.assert_array_equal(anew["w"], 0.0)  # the first step of a ramp
+    second, _ = tx.update(grads, opt, params)
+    assert np.all(went_on["w"] < -0.5) and np.all(
+        second["w"] < 0
+    )  # momentum outweighs the gradient

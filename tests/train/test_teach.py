@@ -9,16 +9,16 @@ import pytest
 from flashjax import trees
 from flashjax.flow.schedule import SigmaDensity
 from flashjax.models.text import encode_text
-from flashjax.train.state import init_state
+from flashjax.train.state import Descent, init_state
 from flashjax.train.teach import TeachConfig, drop_captions, make_teach_step
 from flashjax.types import Tokens
 
-RECORD = optax.trace(decay=0.0)  # an optimiser whose memory is the last gradient
+RECORD = Descent(optax.trace(decay=0.0))  # an optimiser whose memory is the last gradient
 
 
 def teach(world, drop_caption, drop_encoder):
     """A function from a batch to the metrics and the gradient of one step."""
-    config = TeachConfig(SigmaDensity(0.2, 0.9, 3.0), drop_caption, drop_encoder, ema_decay=0.9)
+    config = TeachConfig(SigmaDensity(0.2, 0.9, 3.0), drop_caption, drop_encoder)
     step = jax.jit(make_teach_step(world.nets.velocity, world.nets.text, RECORD, config))
     state = init_state({"transformer": world.init(1), "text": world.text_params}, RECORD)
 

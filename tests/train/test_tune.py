@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flashjax.train.state import init_state
+from flashjax.train.state import Descent, init_state
 from flashjax.train.tune import make_tune_step
 from flashjax.types import Cond
 
@@ -25,8 +25,8 @@ def rounded(params):
 
 def test_rounded_weights_learn_to_make_up_for_each_other() -> None:
     teacher = {"a": jnp.float32(0.7), "b": jnp.float32(0.7)}  # 1.4, rounds to 0.5 + 0.5
-    tx = optax.sgd(0.05)
-    step = jax.jit(make_tune_step(velocity, tx, SIGMAS, ema_decay=0.0))
+    tx = Descent(optax.sgd(0.05))
+    step = jax.jit(make_tune_step(velocity, tx, SIGMAS))
     state = init_state(teacher | {"a": jnp.float32(0.72)}, tx)
     cond = Cond(jnp.zeros((4, 1, 1)), jnp.zeros((4, 1)))
     losses = []
@@ -43,8 +43,8 @@ def test_rounded_weights_learn_to_make_up_for_each_other() -> None:
 def test_the_loss_is_the_mean_over_the_teachers_own_steps() -> None:
     teacher = {"a": jnp.float32(0.5), "b": jnp.float32(0.0)}
     other = {"a": jnp.float32(0.5), "b": jnp.float32(0.5)}
-    tx = optax.sgd(0.0)
-    step = make_tune_step(velocity, tx, SIGMAS, ema_decay=0.0)
+    tx = Descent(optax.sgd(0.0))
+    step = make_tune_step(velocity, tx, SIGMAS)
     noise = jax.random.normal(jax.random.key(0), (3, 2, 2, 1))
     cond = Cond(jnp.zeros((3, 1, 1)), jnp.zeros((3, 1)))
     _, metrics = step(init_state(other, tx), other, teacher, noise, cond)

@@ -37,13 +37,13 @@ class Job:
             if process.poll() is None:
                 os.kill(process.pid, number)
 
-    def codes(self) -> set[int]:
+    def codes(self, patience_seconds: float = PATIENCE_SECONDS) -> set[int]:
         """How the processes end; those that do not, within a bound, are killed: TimeoutError."""
-        late = time.monotonic() + PATIENCE_SECONDS
+        late = time.monotonic() + patience_seconds
         while not self.ended():
             if time.monotonic() > late:
                 self.send(signal.SIGKILL)
-                raise TimeoutError(f"a process did not end within {PATIENCE_SECONDS:.0f} s")
+                raise TimeoutError(f"a process did not end within {patience_seconds:.0f} s")
             time.sleep(0.02)
         return {process.wait() for process in self.processes}
 

@@ -35,6 +35,7 @@ from flashjax.stages.setting import (
     computed_text,
     make_encoder,
     make_setting,
+    masters,
     state_layout,
 )
 from flashjax.train.flops import critic_flops, guide_flops, steps_before, student_flops
@@ -215,7 +216,7 @@ def _text(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
 
 def _guide(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
     step, init = guide.make_step(config, setting)
-    state = _state(init, setting, setting.frozen.teacher)
+    state = _state(init, setting, masters(setting.frozen.teacher))
     forward, _, text = _forward(config, model, setting)
     flops = guide_flops(configs.section(config, "guide.guide", GuideConfig), forward)
     job = config.guide.job
@@ -237,7 +238,8 @@ def _match(which: int) -> Callable[..., Planned]:
     def make(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
         *steps, init = match.make_steps(config, "match", setting)
         key = jax.random.key(0)
-        state = _state(init, setting, setting.frozen.teacher, setting.frozen.teacher, key)
+        network = masters(setting.frozen.teacher)
+        state = _state(init, setting, network, network, key)
         step = jax.jit(steps[which], donate_argnums=0, out_shardings=(_shardings(state), None))
         batch = _batch(config, model, setting, config.match.job.batch_size)
         arguments = (state, setting.frozen, batch, _key())
@@ -250,11 +252,12 @@ def _split(which: int) -> Callable[..., Planned]:
     def make(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
         *steps, init = match.make_steps(config, "split", setting)
         teacher, key, mesh = setting.frozen.teacher, jax.random.key(0), setting.mesh
-        one = jax.eval_shape(init, teacher, teacher, key)
+        network = masters(teacher)
+        one = jax.eval_shape(init, network, network, key)
         number = len(config.split.branches)
         shardings = branch_shardings(state_layout(one, mesh), mesh)
         state = abstract_on(
-            jax.eval_shape(lambda *a: stack([init(*a)] * number), teacher, teacher, key), shardings
+            jax.eval_shape(lambda *a: stack([init(*a)] * number), network, network, key), shardings
         )
         on_branch = NamedSharding(mesh, PartitionSpec("branch"))
         spans = jax.ShapeDtypeStruct((number, 2), jnp.int32, sharding=on_branch)

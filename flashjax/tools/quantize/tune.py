@@ -23,14 +23,15 @@ from flashjax.stages.model import PARAMS
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job
 from flashjax.tools.quantize.student import Student
+from flashjax.train.average import AverageConfig
 from flashjax.train.optim import OptimiserConfig, make_optimiser
-from flashjax.train.state import TrainState, init_state
+from flashjax.train.state import Descent, TrainState, init_state
 from flashjax.train.tune import make_tune_step
 from flashjax.types import Cond, InputError, Metrics, Params
 
 BATCH = 8  # captions a step, each at every step of the student
 OPTIMISER = OptimiserConfig(learning_rate=2e-5, warmup_steps=10)
-EMA_DECAY = 0.9  # weights at the edge between two codes go to and fro
+AVERAGE = AverageConfig(decay=0.9)  # weights at the edge between two codes go to and fro
 CHECKPOINTS, LOGS = 5, 20  # of a tuning
 
 
@@ -79,12 +80,12 @@ def _train(
 ) -> TrainState:
     pipeline = student.pipeline
     config, teacher = pipeline.transformer_config, pipeline.transformer
-    tx = make_optimiser(_decaying(steps), steps)
-    step = make_tune_step(velocity_of(MMDiT(config)), tx, student.sigmas, ema_decay=EMA_DECAY)
+    descent = Descent(make_optimiser(_decaying(steps), steps), AVERAGE)
+    step = make_tune_step(velocity_of(MMDiT(config)), descent, student.sigmas)
     rounded = on_grid(tensors, config, scheme=scheme)
 
     def init(teacher: Params) -> TrainState:
-        return init_state(trees.cast(teacher, jnp.float32), tx)
+        return init_state(trees.cast(teacher, jnp.float32), descent)
 
     abstract = jax.eval_shape(init, teacher)
     here = jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), abstract)

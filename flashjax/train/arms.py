@@ -1,0 +1,101 @@
+"""What distribution matching may do in more than one way: its config, and the points it draws.
+
+Source of the arms: SD3.5-Flash, arXiv:2509.21318 (shared levels of the student's own line); DMD2,
+arXiv:2405.14867 (uniform levels, fresh noise); CDM, arXiv:2605.06376 (any level of the line); TDM,
+arXiv:2503.06674, and Phased DMD, arXiv:2510.27684 (a state of the line, diffused from there).
+Letters: b batch, s student steps.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from flashjax.flow import path
+from flashjax.flow.schedule import SigmaDensity, draw_sigma
+from flashjax.train.rollout import StudentStep
+from flashjax.types import Count, Positive, Share, Weight
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchConfig:
+    """Where scores are compared and how the losses are weighed.
+
+    A batch is differentiated in `parts`, one after the other; each draws its own student step.
+    """
+
+    eta: Share  # 0: the student's own noise (timestep sharing), 1: fresh noise (re-noising)
+    guidance_scale: Weight
+    density: SigmaDensity  # noise levels of the fake score's training, and of both sides' heads
+    shared_share: Share  # share of its samples that are trained exactly at the shared levels
+    adversarial_weight: Weight
+    trajectory_weight: Weight
+    trajectory_substeps: Count
+    head_reset: Share  # probability per head and critic step of being drawn anew
+    fake_pull: Share  # fake <- (1 - pull) fake + pull student, after every student step
+    drop_t5: Share
+    halved: Share  # share of batches on every other level of the grid, in half as many steps
+    level: Literal["any", "next", "grid", "uniform", "line"] = "any"
+    last: Literal["renoise", "share"] = "renoise"  # what the last step does
+    guidance_spread: Weight = 0.0  # the scale of every sample is drawn so far around its own
+    adversarial: Literal["softplus", "hinge"] = "softplus"
+    heads_reach: Weight = 0.0  # weight of the heads' gradient in the fake score
+    floor: Positive = 0.1  # of the normaliser of the matching gradient
+    renoise: tuple[Share, Share] = (0.02, 0.98)
+    parts: Count = 1
+
+
+def matching_point(
+    x0: Array, student_noise: Array, at: StudentStep, key: Array, config: MatchConfig
+) -> tuple[Array, Array]:
+    """Where teacher and fake score are compared: `x` "b ..." and its `sigma` "b".
+
+    The levels of `config.level`: "any" later one of the student's grid, the "next" of it, any of
+    the "grid", "uniform" ones, or a random one of the "line" below the step's own. The last step
+    has no later level above 0, and on the student's own line its pull would vanish: it is re-noised
+    at a uniform level, or shares its own level where `config.last` says so.
+    """
+    level_key, uniform_key, fresh_key = jax.random.split(key, 3)
+    sigmas, index, steps = at.sigmas, at.index, jnp.sum(at.sigmas > 0)
+    low, high = config.renoise
+    share = jax.random.uniform(level_key, x0.shape[:1])
+    uniform = jax.random.uniform(uniform_key, x0.shape[:1], minval=low, maxval=high)
+    later = jnp.minimum(index + 1 + (share * (steps - 1 - index)).astype(jnp.int32), steps - 1)
+    levels = {
+        "any": lambda: sigmas[later],
+        "next": lambda: jnp.full_like(share, sigmas[jnp.minimum(index + 1, steps - 1)]),
+        "grid": lambda: sigmas[(share * steps).astype(jnp.int32)],
+        "uniform": lambda: uniform,
+        "line": lambda: low + share * (jnp.minimum(sigmas[index], high) - low),
+    }
+    sigma = jnp.minimum(levels[config.level](), high)
+    eta = jnp.full_like(share, config.eta)
+    if config.last == "renoise":
+        last = index == steps - 1
+        sigma, eta = jnp.where(last, uniform, sigma), jnp.where(last, 1.0, eta)
+    fresh = jax.random.normal(fresh_key, x0.shape)
+    return path.add_noise(x0, path.matching_noise(student_noise, fresh, eta), sigma), sigma
+
+
+def draw_levels(key: Array, size: int, config: MatchConfig, sigmas: Array) -> Array:
+    """Noise levels "b" that the critic sees: a share at the shared levels of the grid.
+
+    The fake score learns at them, the heads judge at them, and the student is judged at them.
+    """
+    density_key, grid_key, share_key = jax.random.split(key, 3)
+    spread = draw_sigma(density_key, size, config.density)
+    if len(sigmas) < 3:  # a student of one step shares none
+        return spread
+    grid = jax.random.choice(grid_key, sigmas[1:-1], (size,))
+    shared = jax.random.bernoulli(share_key, config.shared_share, (size,))
+    return jnp.where(shared, grid, spread)
+
+
+def draw_guidance(key: Array, x: Array, config: MatchConfig) -> Array | float:
+    """The teacher's guidance: one scale, or one for every sample, to broadcast over `x` "b ..."."""
+    if not config.guidance_spread:
+        return config.guidance_scale
+    drawn = jax.random.uniform(key, x.shape[:1], minval=-1.0, maxval=1.0)
+    return path.along(config.guidance_scale + config.guidance_spread * drawn, x)
