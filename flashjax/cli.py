@@ -193,6 +193,7 @@ def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -
     if options.dry_run:
         print(configs.to_json(config))
         return
+    _module("stages.run").check_before(config, Path(options.workdir), verb)
     if options.fork:
         _module("stages.fork").fork(Path(options.fork), config, Path(options.workdir), verb)
     part = {"first": options.first, "last": options.last} if verb == "run" else {}

@@ -49,6 +49,16 @@ class Contender:
     read: Callable[[], Params]
 
 
+def section_of(config: ConfigDict) -> dict[str, Any]:
+    """All of a config that the stage depends on."""
+    return {
+        **config.evaluate,
+        "student": config.student,
+        "size": config.data.get("size", 0),
+        "compute": dataclasses.asdict(compute_of(config)),
+    }
+
+
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Draws, judges and times; keeps the figures and the first pictures of every sampler.
 
@@ -86,12 +96,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     return run_stage(
         "evaluate",
-        {
-            **config.evaluate,
-            "student": config.student,
-            "size": config.data.get("size", 0),
-            "compute": dataclasses.asdict(compute_of(config)),
-        },
+        section_of(config),
         workdir,
         body,
         inputs={name: workdir / name for name in ("guide", "match", "export", "quantize")},

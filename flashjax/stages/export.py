@@ -19,6 +19,11 @@ DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.f
 FOLDER, SINGLE = "diffusers", "student.safetensors"
 
 
+def section_of(config: ConfigDict) -> dict[str, Any]:
+    """All of a config that the stage depends on."""
+    return config.export.to_dict()
+
+
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Writes export/diffusers and export/student.safetensors."""
 
@@ -44,7 +49,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     return run_stage(
         "export",
-        config.export.to_dict(),
+        section_of(config),
         workdir,
         body,
         inputs={"merge": workdir / "merge"},

@@ -20,6 +20,11 @@ from flashjax.train.state import Frozen, TrainState, init_state
 from flashjax.types import Batch, Metrics, Params
 
 
+def section_of(config: ConfigDict) -> dict[str, Any]:
+    """All of a config that the stage depends on."""
+    return {**config.guide, "mesh": config.mesh, "student": config.student}
+
+
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains the student on the teacher's multi-step integrals; keeps its averaged weights."""
 
@@ -27,7 +32,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "guide",
         config,
         workdir,
-        section={**config.guide, "mesh": config.mesh, "student": config.student},
+        section=section_of(config),
         inputs={"prepare": workdir / "prepare"},
         setting=lambda: open_setting(config, workdir, mesh=config.mesh),
         method=lambda setting: guided(config, workdir, setting),

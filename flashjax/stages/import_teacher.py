@@ -15,6 +15,11 @@ from flashjax.stages.stage import run_stage
 from flashjax.stages.training import show_parameters
 
 
+def section_of(config: ConfigDict) -> dict[str, Any]:
+    """All of a config that the stage depends on."""
+    return {"teacher": config.teacher.to_dict(), "mesh": config.mesh.to_dict()}
+
+
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Reads the teacher, every tensor straight onto the mesh, and keeps it in Orbax."""
     source, home = source_of(config), home_of(config)
@@ -33,7 +38,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     return run_stage(
         "import",
-        {"teacher": config.teacher.to_dict(), "mesh": config.mesh.to_dict()},
+        section_of(config),
         workdir,
         body,
         inputs={"source": source} | ({} if home == source else {"base": home}),

@@ -29,6 +29,11 @@ Critic = dict[str, dict[str, Any]]  # {"fake", "heads"}, each {"params", "opt"}
 CRITIC = "critic"  # the folder of what `split` goes on with
 
 
+def section_of(config: ConfigDict) -> dict[str, Any]:
+    """All of a config that the stage depends on."""
+    return {**config.match, "mesh": config.mesh, "student": config.student}
+
+
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Matches the student's distribution to the teacher's.
 
@@ -44,7 +49,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "match",
         config,
         workdir,
-        section={**config.match, "mesh": config.mesh, "student": config.student},
+        section=section_of(config),
         inputs={"guide": workdir / "guide"} | prompts_input(config),
         setting=lambda: open_setting(config, workdir, mesh=config.mesh, prompts=prompts_of(config)),
         method=lambda setting: matched(config, workdir, setting),

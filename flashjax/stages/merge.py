@@ -16,6 +16,11 @@ from flashjax.train.merge import merge
 from flashjax.types import InputError
 
 
+def section_of(config: ConfigDict) -> dict[str, Any]:
+    """All of a config that the stage depends on."""
+    return {"weights": config.merge.weights.to_dict()}
+
+
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Weighs the branches' averaged weights as the config says, from one job or one job each."""
     weights = config.merge.weights.to_dict()
@@ -31,7 +36,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     return run_stage(
         "merge",
-        {"weights": weights},
+        section_of(config),
         workdir,
         body,
         inputs={stage: workdir / stage for stage in stages.values()},

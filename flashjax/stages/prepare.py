@@ -41,6 +41,11 @@ HEADROOM = 1.05  # of the bytes that are predicted: indices of shards, sidecars
 log = logging.getLogger(__name__)
 
 
+def section_of(config: ConfigDict) -> dict[str, Any]:
+    """All of a config that the stage depends on."""
+    return dataclasses.asdict(configs.section(config, "data", DataConfig))
+
+
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Opens the data and caches what the encoders make of the training split."""
     data = configs.section(config, "data", DataConfig)
@@ -58,7 +63,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     return run_stage(
         "prepare",
-        dataclasses.asdict(data),
+        section_of(config),
         workdir,
         body,
         inputs={"import": workdir / "import"},

@@ -14,6 +14,11 @@ from flashjax.stages.model import open_model, student_of
 from flashjax.stages.stage import run_stage, write_json
 
 
+def section_of(config: ConfigDict) -> dict[str, Any]:
+    """All of a config that the stage depends on."""
+    return config.quantize.to_dict()
+
+
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Writes quantize/student-SCHEME.gguf and a table of what became of every tensor."""
 
@@ -32,7 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     return run_stage(
         "quantize",
-        config.quantize.to_dict(),
+        section_of(config),
         workdir,
         body,
         inputs={"merge": workdir / "merge"},

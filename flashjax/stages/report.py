@@ -30,6 +30,11 @@ STAGES = (
 )
 
 
+def section_of(config: ConfigDict) -> dict[str, Any]:
+    """All of a config that the stage depends on."""
+    return config.report.to_dict()
+
+
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Writes report/report.html from what the stages left behind."""
 
@@ -41,7 +46,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     return run_stage(
         "report",
-        config.report.to_dict(),
+        section_of(config),
         workdir,
         body,
         inputs={name: workdir / name for name in ("evaluate", "export", "quantize", "split")},

@@ -1,6 +1,7 @@
 """`run`: stages of a config, in order; a finished stage is skipped, an unfinished goes on."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from flashjax.stages import (
     report,
     split,
 )
-from flashjax.stages.stage import write_config
+from flashjax.stages.stage import came_to_nothing, check_identity, write_config
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,21 @@ ROAD = {
 FIRST, *_, LAST = ROAD
 
 
+def check_before(config: ConfigDict, workdir: Path, verb: str) -> None:
+    """InputError where the stage `verb`, or one that it builds on, is that of another config."""
+    if verb in ROAD:
+        check_stages(config, workdir, list(ROAD)[: list(ROAD).index(verb) + 1])
+
+
+def check_stages(config: ConfigDict, workdir: Path, names: Sequence[str]) -> None:
+    """InputError where one of these stages in a workdir is that of another config."""
+    only = config.split.get("only", "") if "split" in config else ""
+    for name in names:
+        folder = workdir / (split.folder_of(only) if name == "split" else name)
+        if not came_to_nothing(folder):
+            check_identity(folder, ROAD[name].section_of(config), config.seed)
+
+
 def run(
     config: ConfigDict, workdir: Path, *, first: str = FIRST, last: str = LAST
 ) -> dict[str, Any]:
@@ -44,9 +60,10 @@ def run(
 
     Or a part of it, from the stage `first` to the stage `last`: returns that one's results.
     """
+    names = list(ROAD)
+    check_stages(config, workdir, names)
     write_config(workdir, config)
     results: dict[str, Any] = {}
-    names = list(ROAD)
     for name in names[names.index(first) : names.index(last) + 1]:
         results = ROAD[name].run(config, workdir)
     if last != LAST:

@@ -37,6 +37,11 @@ from flashjax.train.state import Frozen
 from flashjax.types import Batch, InputError, Metrics, Params
 
 
+def section_of(config: ConfigDict) -> dict[str, Any]:
+    """All of a config that the stage depends on."""
+    return {**config.split, "match": config.match, "student": config.student}
+
+
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains one copy of the matched student, and of its critic, per range.
 
@@ -57,7 +62,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "split",
         config,
         workdir,
-        section={**config.split, "match": config.match, "student": config.student},
+        section=section_of(config),
         inputs={"match": workdir / "match"} | prompts_input(config),
         setting=lambda: open_branches(config, workdir),
         method=method,

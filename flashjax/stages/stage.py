@@ -31,6 +31,7 @@ from flashjax.types import InputError
 Body: TypeAlias = Callable[[Path], dict[str, Any]]
 
 LOCK, FORKED = ".lock", "forked"
+ADVICE = "use another --workdir or delete {folder}"
 PACKAGES = ("flashjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 log = logging.getLogger(__name__)
@@ -223,20 +224,28 @@ def write_config(workdir: Path | str, config: Any) -> None:
 
 def _check_unchanged(folder: Path, before: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """InputError if the folder's stage was asked for something else."""
-    advice = f"use another --workdir or delete {folder}"
-    wrong = forbidden(changed_between(before, asked), done=before["status"] == "done")
-    if wrong:
-        raise InputError(
-            f"workdir {folder.parent} holds stage {folder.name!r} of another config "
-            f"(differs in {told(wrong)}): {advice}"
-        )
+    check_identity(folder, asked["section"], asked["seed"])
     for key in sorted(before["inputs"].keys() | asked["inputs"].keys()):
         pair = before["inputs"].get(key), asked["inputs"].get(key)
         if None in pair or pair[0]["digest"] != pair[1]["digest"]:
             raise InputError(
                 f"workdir {folder.parent} holds stage {folder.name!r} of another input "
-                f"({key} has changed): {advice}"
+                f"({key} has changed): {ADVICE.format(folder=folder)}"
             )
+
+
+def check_identity(folder: Path, section: Mapping[str, Any], seed: int) -> None:
+    """InputError if the stage that is in a folder is another than that of a config's section."""
+    before = read_stage(folder)
+    if before is None or before["status"] == FORKED:
+        return
+    asked = {"section": configs.to_dict(section), "seed": seed}
+    wrong = forbidden(changed_between(before, asked), done=before["status"] == "done")
+    if wrong:
+        raise InputError(
+            f"workdir {folder.parent} holds stage {folder.name!r} of another config "
+            f"(differs in {told(wrong)}): {ADVICE.format(folder=folder)}"
+        )
 
 
 def changed_between(before: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Change]:
