@@ -10,12 +10,15 @@ import jax
 from flashjax.types import InputError, Params
 
 
+def check_weights(weights: Sequence[float], branches: int) -> None:
+    """InputError unless there is a weight for each branch, and they sum to 1."""
+    if branches != len(weights) or abs(sum(weights) - 1.0) > 1e-6:
+        raise InputError(f"merge.weights {tuple(weights)} must be {branches} numbers that sum to 1")
+
+
 def merge(branches: Sequence[Params], weights: Sequence[float]) -> Params:
     """`sum_i weights[i] * branches[i]`, leaf by leaf. InputError unless the weights sum to 1."""
-    if len(branches) != len(weights) or abs(sum(weights) - 1.0) > 1e-6:
-        raise InputError(
-            f"merge.weights {tuple(weights)} must be {len(branches)} numbers that sum to 1"
-        )
+    check_weights(weights, len(branches))
     return jax.tree.map(
         lambda *leaves: sum(w * leaf for w, leaf in zip(weights, leaves, strict=True)), *branches
     )
