@@ -7,11 +7,13 @@ array and compare it with what is read, on whatever mesh.
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -242,3 +244,16 @@ def _quieten() -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("orbax").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    _forget_late_futures()
+
+
+@functools.cache
+def _forget_late_futures() -> None:
+    """What TensorStore says of a read after the loop that waited for it gave up is no news."""
+    told = sys.unraisablehook
+
+    def tell(what: Any) -> None:
+        if str(what.exc_value) != "Event loop is closed":
+            told(what)
+
+    sys.unraisablehook = tell

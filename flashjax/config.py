@@ -28,20 +28,6 @@ T = TypeVar("T")
 LARGEST = 1e300  # of a finite number
 LISTED = 12  # keys that a message names
 SEEDS = 2**32  # of a run: what its random keys and its data tell apart
-# What the Python of a config file may raise, each with a line that says where.
-_MISTAKES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 
 
 class OutOfRange(InputError):
@@ -59,7 +45,10 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> ConfigDict:
     config = _execute(path, variants)
     for override in overrides:
         _apply(config, override)
-    _check_seeds(config)
+    try:
+        _check_seeds(config)
+    except RecursionError as error:
+        raise InputError(f"{path}: a section of its config holds itself; mend it") from error
     return config.lock()
 
 
@@ -122,7 +111,7 @@ def _execute(path: Path, variants: str) -> ConfigDict:
         config = module.get_config(variants) if variants else module.get_config()
     except InputError:
         raise
-    except _MISTAKES as error:
+    except (Exception, SystemExit) as error:  # the code is the user's, and so is what it raises
         where = f"{path}, line {_line_of(error, path)}"
         raise InputError(f"{where}: {type(error).__name__}: {error}; mend the config") from error
     if not isinstance(config, ConfigDict):

@@ -244,3 +244,16 @@ def test_a_full_disk_is_found_out_before_and_while_something_is_written(tmp_path
     with pytest.raises(OSError, match="No space left on device") as caught:
         save_params(tmp_path / "params", {"w": jnp.ones(3)})
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_read_that_ends_after_it_was_given_up_says_nothing(tmp_path):
+    """A file of data that is cut is one line, whatever TensorStore's threads still do."""
+    save_params(tmp_path / "p", {"k": np.ones((64, 64), np.float32), "b": np.ones(5, np.float32)})
+    for path in sorted(file for file in (tmp_path / "p").glob("d/*")):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    code = f"from flashjax.checkpoint import load_params; load_params({str(tmp_path / 'p')!r})"
+    code = f"import time\ntry:\n    {code}\nexcept ValueError as error:\n    print(error)"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\ntime.sleep(0.3)"], capture_output=True, text=True
+    )
+    assert "is no complete checkpoint" in done.stdout and not done.stderr

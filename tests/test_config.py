@@ -195,6 +195,14 @@ def test_missing_or_empty_files_are_named(tmp_path):
         ("def get_config(size):\n    pass\n", "TypeError: "),
         ("def get_config():\n    return {}\n", "returns a dict, no ConfigDict"),
         ("\0", "broken.py, line 1: "),
+        ("raise SystemExit(3)\n", "line 1: SystemExit: 3"),
+        ("class Own(Exception): pass\nraise Own('mine')\n", "line 2: Own: mine"),
+        ("def get_config():\n    return get_config()\n", "line 2: RecursionError: "),
+        (
+            "from ml_collections import ConfigDict\ndef get_config():\n    config = ConfigDict()\n"
+            "    config.me = config\n    return config\n",
+            "a section of its config holds itself",
+        ),
     ],
 )
 def test_a_mistake_in_a_config_file_is_one_line_with_its_place(content, message, tmp_path):

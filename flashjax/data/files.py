@@ -1,6 +1,7 @@
 """Files wherever they lie: on this machine, or where fsspec reaches (gs://, s3://)."""
 
 import dataclasses
+import errno
 import glob
 import io
 import os
@@ -14,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from flashjax.types import InputError
 
+NAMELESS = (errno.ENAMETOOLONG, errno.ELOOP)  # of names that no file can have
 _REMOTE = re.compile(r"[a-z][a-z0-9+]*://")
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
 
@@ -93,6 +95,10 @@ class Address:
         try:
             return int(self._files.info(self._path)["size"])
         except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return -1
+        except OSError as error:
+            if error.errno not in NAMELESS:
+                raise
             return -1
 
     def open(self) -> Any:

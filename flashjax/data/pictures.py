@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from flashjax.data.files import NAMELESS
 from flashjax.data.samples import Unreadable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -80,7 +81,8 @@ def _opened(
     except _ABSENT as error:
         raise Unreadable(f"{where}: {_reason(error)}") from error
     except OSError as error:
-        if error.errno is not None or isinstance(error, _UNREACHED):
+        numbered = error.errno is not None and error.errno not in NAMELESS
+        if numbered or isinstance(error, _UNREACHED):
             raise  # a disk or a network that fails: no picture is to blame
         raise Unreadable(f"{where}: {_reason(error)}") from error
     except _BROKEN as error:

@@ -6,7 +6,7 @@ depends on the seed and its number alone.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     data = configs.section(config, "data", DataConfig)
     if not data.draw.steps:
         return {}
-    wanted = undrawn(config, workdir / "data")
-    if not wanted:
-        raise InputError(
-            f"data.draw.steps={data.draw.steps}, but data.source has pictures: give a file of "
-            f"prompts, or set it to 0"
-        )
+    wanted = captions_of(config, workdir / "data")
 
     def body(folder: Path) -> dict[str, Any]:
         draw = open_teacher(config, workdir, data)
@@ -61,6 +56,27 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     }
     inputs = {"import": workdir / "import"}
     return run_stage(DRAWN, asked, workdir / "data", body, inputs=inputs, seed=data.seed)
+
+
+def captions_of(config: ConfigDict, folder: Path) -> dict[Path, Samples]:
+    """What is to be drawn, by where it goes. InputError where all have pictures already."""
+    wanted = undrawn(config, folder)
+    if not wanted:
+        raise InputError(
+            f"data.draw.steps={config.data.draw.steps}, but data.source has pictures: give a file "
+            f"of prompts, or set it to 0"
+        )
+    return wanted
+
+
+def check_batch(batch_size: int, shape: Mapping[str, int]) -> None:
+    """InputError unless a batch splits over the devices of a mesh."""
+    rows = shape["data"] * shape["fsdp"]
+    if batch_size % rows:
+        raise InputError(
+            f"data.draw.batch_size={batch_size} does not split over data x fsdp = {rows} devices: "
+            f"make it a multiple of {rows}"
+        )
 
 
 def draw_all(draw: Draw, samples: Samples, folder: Path, first: int, *, batch: int) -> None:
@@ -81,12 +97,7 @@ def draw_all(draw: Draw, samples: Samples, folder: Path, first: int, *, batch: i
 def open_teacher(config: ConfigDict, workdir: Path, data: DataConfig) -> Draw:
     """`draw(captions, numbers) -> images uint8 "n H W 3"`, on the host."""
     mesh = make_mesh(without_branches(config.mesh))
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    if data.draw.batch_size % rows:
-        raise InputError(
-            f"data.draw.batch_size={data.draw.batch_size} does not split over data x fsdp = {rows} "
-            f"devices: make it a multiple of {rows}"
-        )
+    check_batch(data.draw.batch_size, mesh.shape)
     pipeline, tokenizer = open_model(workdir, mesh)
     studio = make_studio(config, mesh, pipeline, tokenizer([""]))
     teacher = studio.place(pipeline.transformer, role="teacher")

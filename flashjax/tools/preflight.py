@@ -19,13 +19,14 @@ from flashjax.models.text import AbsentT5, TextConfig
 from flashjax.parallel.chips import CHIPS, GIB
 from flashjax.parallel.mesh import make_mesh
 from flashjax.sources import transformer_sizes
-from flashjax.stages import export, match, split
+from flashjax.stages import draw, export, match, split
 from flashjax.stages.evaluate import BITS
 from flashjax.stages.model import home_of, source_of
 from flashjax.stages.registry import check_data, check_held_out, check_judges
 from flashjax.tools import sections
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
 from flashjax.tools.plan.report import checkpoint_bytes
+from flashjax.train.merge import check_weights
 from flashjax.types import InputError
 
 KEPT = 2  # checkpoints of a job
@@ -56,6 +57,7 @@ def teacher(config: ConfigDict) -> Problems:
     if missing:
         return
     yield from told(check_taps, config)
+    yield from told(check_size, config)
 
 
 def check_taps(config: ConfigDict) -> None:
@@ -63,6 +65,19 @@ def check_taps(config: ConfigDict) -> None:
     depth, taps = model_of(config).transformer.depth, config.match.heads.taps
     if not taps or min(taps) < 0 or max(taps) >= depth:
         raise InputError(f"match.heads.taps={taps}: the teacher has blocks 0 to {depth - 1}")
+
+
+def check_size(config: ConfigDict) -> None:
+    """InputError for pictures that the teacher has no places for."""
+    model = model_of(config)
+    sizes, side = model.transformer, model.drawn.sample_size
+    most = sizes.patch * sizes.position_size
+    if config.data.size and (side > most or side % sizes.patch):
+        factor = config.data.size // side
+        raise InputError(
+            f"data.size={config.data.size}: the teacher has places for {most * factor} pixels a "
+            f"side, in steps of {sizes.patch * factor}"
+        )
 
 
 def data(config: ConfigDict) -> Problems:
@@ -73,6 +88,8 @@ def data(config: ConfigDict) -> Problems:
         if file := config[name].get("prompts", ""):
             yield from (f"{name}.prompts: {line}" for line in told(Prompts, file))
     yield from told(check_judges, config.evaluate.judges)
+    if "draw" in config.data and config.data.draw.steps:
+        yield from told(draw.captions_of, config, Path())
 
 
 def meshes(config: ConfigDict) -> Problems:
@@ -86,6 +103,8 @@ def meshes(config: ConfigDict) -> Problems:
         except InputError as error:
             yield f"{key}: {error}"
             continue
+        if key == "mesh" and "draw" in config.data and config.data.draw.steps:
+            yield from told(draw.check_batch, config.data.draw.batch_size, shape)
         rows = shape["data"] * shape["fsdp"]
         for job in jobs:
             method = config.guide.guide if job == "guide" else config.match.match
@@ -104,6 +123,7 @@ def results(config: ConfigDict) -> Problems:
     if set(config.merge.weights) != set(config.split.branches):
         names = ", ".join(config.split.branches)
         yield f"merge.weights names {', '.join(config.merge.weights)}: the branches are {names}"
+    yield from told(check_weights, tuple(config.merge.weights.values()), len(config.merge.weights))
     if config.export.dtype not in export.DTYPES:
         yield f"export.dtype={config.export.dtype}: choose one of {list(export.DTYPES)}"
     if not config.quantize.schemes:

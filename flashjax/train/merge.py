@@ -11,15 +11,18 @@ from jax import Array
 from flashjax.types import InputError, Params
 
 
+def check_weights(weights: Sequence[float], branches: int) -> None:
+    """InputError unless there is a weight for each branch, and they sum to 1."""
+    if branches != len(weights) or abs(sum(weights) - 1.0) > 1e-6:
+        raise InputError(f"merge.weights {tuple(weights)} must be {branches} numbers that sum to 1")
+
+
 def merge(branches: Sequence[Params], weights: Sequence[float]) -> Params:
     """`sum_i weights[i] * branches[i]`, leaf by leaf. InputError unless the weights sum to 1.
 
     What is equal in all branches stays as it is, bit for bit.
     """
-    if len(branches) != len(weights) or abs(sum(weights) - 1.0) > 1e-6:
-        raise InputError(
-            f"merge.weights {tuple(weights)} must be {len(branches)} numbers that sum to 1"
-        )
+    check_weights(weights, len(branches))
     shares = list(weights)[1:]
 
     def mean(first: Array, *others: Array) -> Array:

@@ -131,3 +131,70 @@ def test_batches_of_buckets_come_by_their_numbers_and_never_mix(tmp_path):
     np.testing.assert_array_equal(np.asarray(next(resumed)).ravel(), seen[7])
     with pytest.raises(InputError, match=r"10 samples of \(1,\), fewer than a batch of 16"):
         batches(wide, tall, batch_size=16, seed=0)
+
+
+def changed(folder, change):
+    """The manifest with `change` made to its first bucket."""
+    path = folder / MANIFEST
+    manifest = json.loads(path.read_text())
+    change(manifest["buckets"][0])
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b["fields"]["t5"].update(dtype="float32"), "t5 is float32"),
+        (lambda b: b["fields"][LATENTS].update(dtype="int32"), "latents is int32"),
+        (lambda b: b["fields"][LATENTS].update(dtype="float16"), "dtype takes 'float32' or"),
+        (lambda b: b["fields"][LATENTS].update(shape=[12]), "latents is float32"),
+        (lambda b: b["fields"][LATENTS].update(shape=[2, 3, 2]), "latents are"),
+        (lambda b: b["fields"]["t5"].update(shape=[2, 1]), "t5 is int32"),
+        (lambda b: b["fields"].pop("t5"), "are neither tokens nor embeddings"),
+        (lambda b: b["fields"].update(more={"shape": [], "dtype": "int32"}), "are neither tokens"),
+        (lambda b: b.update(shape=[2, 2]), "shape takes tuple"),
+        (lambda b: b.update(count=-6), "count=-6: give 1 or more"),
+        (lambda b: b.update(count="6"), "count takes int, not '6'"),
+        (lambda b: b.update(shards=["../0.array_record"]), "are not all files beside it"),
+        (lambda b: b.update(shards="0.array_record"), "shards takes"),
+        (lambda b: b.update(colour=1), "no key buckets.0.*colour"),
+    ],
+)
+def test_a_manifest_of_other_kinds_shapes_or_files_is_refused(tmp_path, change, message):
+    write(tmp_path, arrays_of())
+    changed(tmp_path, change)
+    with pytest.raises(InputError, match=message) as caught:
+        read_cache(tmp_path)
+    assert "is no manifest of a cache" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_records_that_are_not_as_long_as_their_manifest_says_are_refused(tmp_path):
+    write(tmp_path, arrays_of())
+    changed(tmp_path, lambda bucket: bucket["fields"]["t5"].update(shape=[1]))
+    (samples,) = open_buckets(tmp_path, read_cache(tmp_path))
+    with pytest.raises(InputError, match="a record is not as long as its manifest says"):
+        samples.latents[np.array([0])]
+
+
+@pytest.mark.parametrize("token", [-1, 9, 2**31 - 1])
+def test_tokens_beyond_an_encoders_table_are_refused(tmp_path, token):
+    """JAX would take the table's last row for them."""
+    known = dict.fromkeys(TOKENS, 9)
+    arrays = arrays_of()
+    write(tmp_path, arrays)
+    (samples,) = open_buckets(tmp_path, read_cache(tmp_path), known)
+    np.testing.assert_array_equal(samples.tokens.t5[np.arange(6)], arrays["t5"])
+    arrays["clip_g"][3, 1] = token
+    write(tmp_path, arrays)
+    (samples,) = open_buckets(tmp_path, read_cache(tmp_path), known)
+    with pytest.raises(InputError, match="clip_g has tokens beyond its 9"):
+        samples.tokens.t5[np.array([3])]
+
+
+def test_fields_of_another_models_width_are_refused(tmp_path):
+    write(tmp_path, arrays_of(kind="embeddings"))
+    cache = read_cache(tmp_path)
+    cache.check_dims({LATENTS: 3, "text": 4, "pooled": 3}, tmp_path)
+    for name in (LATENTS, "text", "pooled"):
+        with pytest.raises(InputError, match=f"no cache for this model: {name} "):
+            cache.check_dims({LATENTS: 3, "text": 4, "pooled": 3, name: 16}, tmp_path)

@@ -277,3 +277,36 @@ def test_a_missing_file_is_named(tmp_path, lost):
 def test_a_word_that_cannot_be_one_token_is_refused(tmp_path, word):
     with pytest.raises(InputError, match="lower-case"):
         build_tokenizers(tmp_path, ["red", word])
+
+
+BROKEN = {
+    "vocab.json": ["", "{", "[]", "{}", '{"a": "b"}', "[" * 100_000],
+    "merges.txt": ["one\ntwo", "\0"],
+    "tokenizer_config.json": [
+        "{",
+        "[]",
+        '{"model_max_length": "77"}',
+        '{"model_max_length": 1e30}',
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(name, text) for name, texts in BROKEN.items() for text in texts]
+)
+def test_a_broken_file_of_a_tokenizer_is_one_line(name, content, tmp_path):
+    build_tokenizers(tmp_path, ["red"])
+    (tmp_path / "tokenizer" / name).write_text(content)
+    with pytest.raises(InputError) as caught:
+        load_tokenizers(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_token_beyond_its_encoders_table_is_found_among_few(tmp_path):
+    build_tokenizers(tmp_path, ["red"])
+    path = tmp_path / "tokenizer" / "vocab.json"
+    words = json.loads(path.read_text())
+    path.write_text(json.dumps(words | {"red</w>": 40_000}))
+    tokenizer = load_tokenizers(tmp_path)
+    with pytest.raises(InputError, match="of clip_l has 40001 tokens, its text encoder 30000"):
+        check_fits(tokenizer, {"clip_l": 30_000}, "here")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from flashjax.cli import LONGEST
 from flashjax.types import InputError, one_line
 
-EXAMPLES = int(os.environ.get("FUZZ", "30"))
+EXAMPLES = int(os.environ.get("FUZZ", "50"))
 SECONDS = 5.0  # of one mutant on a busy machine; the whole files load in a tenth
 LONGEST_KEPT = 200_000  # characters of a message before it is cut
 MEGABYTES = 400  # by which a process may grow over all mutants of a kind

@@ -87,7 +87,8 @@ def test_lines_of_json(data, mutants, place, outcome):
     rows = [{"file_name": f"{n}.png", "text": "a red seven"} for n in range(3)]
     for number in range(3):
         (place / f"{number}.png").write_bytes(png((number, 0, 0)))
-    text = "\n".join(json.dumps(row) for row in data.draw(mutants.objects_of([*rows])) or [])
+    drawn = data.draw(mutants.objects_of(rows))
+    text = "\n".join(map(json.dumps, drawn if isinstance(drawn, list) else [drawn]))
     path = place / "metadata.jsonl"
     path.write_bytes(data.draw(st.one_of(st.just(text.encode()), mutants.bytes_of(text.encode()))))
     outcome(lambda: opened(path))

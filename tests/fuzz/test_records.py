@@ -24,8 +24,9 @@ NANO = Path(__file__).parents[2] / "configs" / "nano.py"
 def test_the_sections_of_a_config(data, mutants, outcome):
     """What passes is read by every stage: each section becomes what it annotates."""
     plain = configs.to_dict(configs.load(NANO))
+    drawn = data.draw(mutants.objects_of(plain))
     try:
-        config = ConfigDict(data.draw(mutants.objects_of(plain)) or {})
+        config = ConfigDict(drawn if isinstance(drawn, dict) else {})
     except (TypeError, ValueError):  # what ml_collections itself refuses
         return
 

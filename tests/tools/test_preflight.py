@@ -51,6 +51,18 @@ def test_prompts_alone_have_nothing_that_heads_could_see(tmp_path):
         assert not [line for line in found(tmp_path, *prompts, more) if "heads" in line]
 
 
+def test_what_is_to_be_drawn_has_no_pictures_and_splits_over_the_devices(tmp_path):
+    (tmp_path / "p.txt").write_text("\n".join(f"prompt {n}" for n in range(100)))
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    (tmp_path / "0.txt").write_text("a picture")
+    prompts = [f"data.source={tmp_path / 'p.txt'}", "evaluate.judges=()", "evaluate.samples=10"]
+    drawn = ["data.draw.steps=4", "data.draw.batch_size=33", "mesh.data=2"]
+    (line,) = found(tmp_path, *prompts, *drawn)
+    assert line.startswith("data.draw.batch_size=33 does not split over data x fsdp = 2 devices")
+    lines = found(tmp_path, f"data.source={tmp_path}", "evaluate.judges=()", "data.draw.steps=4")
+    assert any("data.draw.steps=4, but data.source has pictures" in line for line in lines)
+
+
 def test_a_single_file_without_a_base_is_said(tiny_teacher, tmp_path):
     single, parts = tmp_path / "t.safetensors", folders.read_parts(tiny_teacher)
     write_sai(single, parts, metadata={})
@@ -70,6 +82,8 @@ WRONG = {
     "guide.job.batch_size=31": "guide.job.batch_size=31 does not split",
     "mesh.fsdp=9": "mesh: mesh branch=1",
     "split.mesh.branch=1": "split.mesh.branch=1 but the job trains 2",
+    "merge.weights.lo=0.5": "merge.weights (0.7, 0.5) must be 2 numbers that sum to 1",
+    "data.size=4096": "data.size=4096: the teacher has places for 256 pixels a side",
     "export.dtype=int3": "export.dtype=int3",
     "quantize.schemes=q9": "quantize.schemes: 'q9'",
 }

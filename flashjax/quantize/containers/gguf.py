@@ -190,8 +190,15 @@ class _Header:
         (length,) = self.unpack("<Q")
         return self.take(length).decode("utf-8", errors="replace")
 
+    def name(self) -> str:
+        (length,) = self.unpack("<Q")
+        try:
+            return self.take(length).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.damaged("a name (no UTF-8)") from error
+
     def pair(self) -> tuple[str, Any]:
-        key, (kind,) = self.text(), self.unpack("<I")
+        key, (kind,) = self.name(), self.unpack("<I")
         return key, self.value(kind)
 
     def value(self, kind: int) -> Any:
@@ -208,7 +215,7 @@ class _Header:
 
     def table_row(self) -> tuple[str, tuple[int, ...], Codec, int]:
         """-> name, numpy shape, codec, offset inside the data section."""
-        name, (n_dims,) = self.text(), self.unpack("<I")
+        name, (n_dims,) = self.name(), self.unpack("<I")
         if n_dims > MAX_DIMS:
             raise self.damaged(f"tensor {name} of {n_dims} dims")
         shape = self.unpack(f"<{n_dims}Q")[::-1]

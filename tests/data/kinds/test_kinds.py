@@ -257,3 +257,13 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path, folder):
         with pytest.raises(InputError) as caught:
             open_source(tmp_path / name)
         assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_table_may_name_what_no_file_is_called(tmp_path):
+    """It is left out and listed, as other pictures that are not there."""
+    rows = [{"file_name": "9" * 5000 + ".png", "text": "a"}, {"file_name": "b.png", "text": "b"}]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    samples = open_source(tmp_path / "metadata.jsonl")
+    for number in range(2):
+        with pytest.raises(Unreadable):
+            samples.size(number)
