@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from clu import parameter_overview
 
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Position
+from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first
 from flashjax.train.heartbeat import heartbeat
-from flashjax.train.loop import Step, every, loop, progress
+from flashjax.train.loop import Hook, Step, every, loop, progress
 from flashjax.train.metrics import MetricsHook, make_writer
-from flashjax.types import InputError, Params
+from flashjax.types import InputError, Metrics, Params
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ def run_job(
       The state after `job.steps` steps. Raises `Interrupted` after a signal, everything saved, and
       FloatingPointError where a number was none: what is saved is finite.
     """
+    started = time.monotonic()
     checkpoints = Checkpoints(folder / "checkpoints")
     start = checkpoints.latest_step() or 0
     if start:
@@ -86,6 +89,7 @@ def run_job(
         alive = heartbeat(
             folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds, start=start
         )
+        first = first_step(name, started, start + 1)
         with progress(name, start=start, stop=job.steps) as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
             return loop(
@@ -94,12 +98,27 @@ def run_job(
                 data,
                 start=start,
                 stop=job.steps,
-                hooks=[show, beat, logged, keep],
+                hooks=[show, beat, first, logged, keep],
                 save=lambda n, s: save(n, s, wait=True),
             )
     finally:
         checkpoints.close()
         writer.close()
+
+
+def first_step(name: str, started: float, number: int) -> Hook:
+    """A hook that says how long the first step of this start was waited for."""
+
+    def hook(step: int, state: Any, metrics: Metrics) -> None:
+        if step == number:
+            jax.block_until_ready(metrics)
+            now = time.monotonic()
+            log.info(
+                "%s: the first step has ended %.1f s after the command, %.1f s after the weights",
+                *(name, now - signals.STARTED, now - started),
+            )
+
+    return hook
 
 
 def show_parameters(params: Params) -> None:

@@ -3,10 +3,12 @@
 import errno
 import fcntl
 import json
+import os
 import shutil
 
 import pytest
 
+from flashjax.stages import stage
 from flashjax.stages.stage import read_stage, run_stage, write_config
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError
@@ -186,3 +188,28 @@ def test_a_disk_without_locks_is_said_and_works(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert _run(tmp_path, Body())["runs"] == 1
     assert "cannot be locked" in caplog.text
+
+
+def test_an_input_that_is_as_it_was_is_not_read_again(tmp_path, monkeypatch):
+    """45 GB at each start of each process; what git and downloads keep beside it is not of it."""
+    source = tmp_path / "source"
+    (source / ".git").mkdir(parents=True)
+    (source / "weights").write_bytes(b"w" * 10)
+    read = []
+    digest = stage._digest
+    monkeypatch.setattr(stage, "_digest", lambda path: read.append(path) or digest(path))
+
+    def start():
+        read.clear()
+        section = {"a": 1}
+        run_stage("s", section, tmp_path, lambda folder: {}, inputs={"source": source}, seed=0)
+        return source / "weights" in read
+
+    assert start() and not start()
+    (source / ".git" / "index").write_bytes(b"new")
+    assert not start()
+    os.utime(source / "weights", ns=(1, 1))
+    assert start()  # another time, and the same bytes
+    (source / "weights").write_bytes(b"v" * 10)
+    with pytest.raises(InputError, match="source has changed"):
+        start()
