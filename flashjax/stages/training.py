@@ -67,7 +67,6 @@ def run_job(
       The state after `job.steps` steps. Raises `Interrupted` after a signal, everything saved, and
       FloatingPointError where a number was none: what is saved is finite.
     """
-    started = time.monotonic()
     checkpoints = Checkpoints(folder / "checkpoints")
     start = checkpoints.latest_step() or 0
     if start:
@@ -89,7 +88,6 @@ def run_job(
         alive = heartbeat(
             folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds, start=start
         )
-        first = first_step(name, started, start + 1)
         with progress(name, start=start, stop=job.steps) as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
             return loop(
@@ -98,7 +96,7 @@ def run_job(
                 data,
                 start=start,
                 stop=job.steps,
-                hooks=[show, beat, first, logged, keep],
+                hooks=[show, beat, first_step(name), logged, keep],
                 save=lambda n, s: save(n, s, wait=True),
             )
     finally:
@@ -106,17 +104,18 @@ def run_job(
         writer.close()
 
 
-def first_step(name: str, started: float, number: int) -> Hook:
+def first_step(name: str) -> Hook:
     """A hook that says how long the first step of this start was waited for."""
+    begun, done = time.monotonic(), False
 
     def hook(step: int, state: Any, metrics: Metrics) -> None:
-        if step == number:
+        nonlocal done
+        if not done:
+            done = True
             jax.block_until_ready(metrics)
             now = time.monotonic()
-            log.info(
-                "%s: the first step has ended %.1f s after the command, %.1f s after the weights",
-                *(name, now - signals.STARTED, now - started),
-            )
+            times = (now - signals.STARTED, now - begun)
+            log.info("%s: first step %.1f s after the command, itself %.1f s", name, *times)
 
     return hook
 
