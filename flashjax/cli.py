@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.convert.mistaken import no_folder
 from flashjax.parallel import signals
-from flashjax.parallel.hosts import initialise, is_first, leave, settle
+from flashjax.parallel.hosts import initialise, is_first, keep_programs, leave, settle
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError, one_line
@@ -196,6 +196,8 @@ def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -
     _module("stages.run").check_before(config, Path(options.workdir), verb)
     if options.fork:
         _module("stages.fork").fork(Path(options.fork), config, Path(options.workdir), verb)
+    if options.compilation_cache != "off":
+        keep_programs(options.compilation_cache or Path(options.workdir) / "compiled")
     part = {"first": options.first, "last": options.last} if verb == "run" else {}
     _module(VERBS[verb][0]).run(config, Path(options.workdir), **part)
 
@@ -236,6 +238,12 @@ def parser(verb: str) -> Parser:
     found.add_argument("--dry_run", action="store_true", help="check it all, print the config")
     found.add_argument(
         "--fork", metavar="STAGE", help="begin with the checkpoint of another workdir's stage"
+    )
+    found.add_argument(
+        "--compilation_cache",
+        default="",
+        metavar="DIR",
+        help="what is compiled is kept here; off for nowhere; WORKDIR/compiled",
     )
     if verb == "run":
         for flag, name, end in (("--from", "first", ROAD[0]), ("--to", "last", ROAD[-1])):

@@ -6,12 +6,14 @@ environment. Without any of these there is one process, and nothing to initialis
 
 import atexit
 import dataclasses
+import os
 import re
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ from flashjax.types import InputError
 
 PORT = 8476
 EXPLICIT = ("FLASHJAX_COORDINATOR", "FLASHJAX_PROCESSES", "FLASHJAX_PROCESS")
+KEPT_SECONDS = 0.3  # of compilation, from which on a program is kept
 SETTLE_SECONDS = 2.0  # within which a process hears why the others have left it
 _JOBSET = ("JOBSET_NAME", "REPLICATED_JOB_NAME", "JOB_COMPLETION_INDEX", "FLASHJAX_PROCESSES")
 
@@ -108,6 +111,19 @@ def settle() -> None:
     """
     if jax.distributed.is_initialized():
         time.sleep(SETTLE_SECONDS)
+
+
+def keep_programs(folder: Path | str) -> None:
+    """Has JAX keep what it compiles in a folder, and look there before; after `initialise`.
+
+    The first process writes and all read. A folder that JAX's own variable names stays. Programs of
+    several processes on CPUs are none of the others', and are compiled anew.
+    """
+    several_cpus = jax.process_count() > 1 and jax.default_backend() == "cpu"
+    if several_cpus or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder).absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_SECONDS)
 
 
 def share_stop() -> None:

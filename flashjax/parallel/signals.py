@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+STARTED = time.monotonic()  # of the command: this is read first
 INTERRUPTED = 75
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 SAME_SECONDS = 0.25  # terminals and schedulers tell a group of processes, and each of them again

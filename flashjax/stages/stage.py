@@ -32,6 +32,7 @@ Body: TypeAlias = Callable[[Path], dict[str, Any]]
 
 LOCK, FORKED = ".lock", "forked"
 ADVICE = "use another --workdir or delete {folder}"
+KEPT_BY_TOOLS = {".git", ".cache"}  # in a folder that was downloaded
 PACKAGES = ("flashjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 log = logging.getLogger(__name__)
@@ -58,14 +59,14 @@ def run_stage(
     lost: it starts anew. Changes of operation are noted with their step.
     """
     folder = Path(workdir) / name
+    before, anew = _found(folder)
     asked = {
         "stage": name,
         "seed": seed,
         "section": configs.to_dict(section),
         "config_digest": configs.digest(section),
-        "inputs": {key: _describe_input(Path(path), key) for key, path in inputs.items()},
+        "inputs": {key: _described(Path(path), key, before) for key, path in inputs.items()},
     }
-    before, anew = _found(folder)
     forked = before is not None and before["status"] == FORKED
     if before is not None and not anew and not forked:
         _check_unchanged(folder, before, asked)
@@ -161,15 +162,16 @@ def _misfit(record: Any) -> str:
     if not isinstance(record, dict):
         return "it is no object"
     kinds = {"seed": int, "section": dict, "inputs": dict, "status": str, "seconds": int | float}
+    kinds["versions"] = dict
     if record.get("status") == "done":
-        kinds["results"] = dict
+        kinds |= {"results": dict, "contents": dict}
     for key, kind in kinds.items():
         if not isinstance(record.get(key), kind):
             return f"{key} is {reprlib.repr(record.get(key))}"
     for key, entry in record["inputs"].items():
         if not isinstance(entry, dict) or not isinstance(entry.get("digest"), str):
             return f"input {key} has no digest"
-    return "" if isinstance(record.get("weights", {}), dict) else "weights are no object"
+    return "" if isinstance(record.get("changes", []), list) else "changes are no list"
 
 
 def _found(folder: Path) -> tuple[dict[str, Any] | None, bool]:
@@ -271,21 +273,45 @@ def steps_saved(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def _describe_input(path: Path, name: str) -> dict[str, str]:
-    """Path and digest of an input: its stage.json if it is a stage, else all its bytes."""
+def _described(path: Path, name: str, record: Mapping[str, Any] | None) -> dict[str, str]:
+    """Path and digest of an input: its stage.json if it is a stage, else all its bytes.
+
+    One of the same files, sizes and times as in the stage's `record` is not read again.
+    """
     if not path.exists():
         raise InputError(f"input {name} is missing: {path} does not exist, run its stage first")
     stage = read_stage(path)
     if stage is not None and stage["status"] != "done":
         raise InputError(f"input {name} is unfinished: run the stage of {path} to its end first")
-    return {"path": str(path), "digest": _digest(path if stage is None else path / "stage.json")}
+    if stage is not None:
+        return {"path": str(path), "digest": _digest(path / "stage.json")}
+    found = {"path": str(path), "files": _listed(path)}
+    known = (record or {}).get("inputs", {}).get(name, {})
+    same = found == {key: known.get(key) for key in found}
+    return {**found, "digest": known["digest"] if same else _digest(path)}
+
+
+def _listed(path: Path) -> str:
+    """A digest of the names, sizes and times of a file or a folder's files."""
+    files = _files(path) if path.is_dir() else [path]
+    facts = [(str(file.relative_to(path)), file.stat()) for file in files]
+    lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder, but for what its own tools keep there."""
+    return sorted(
+        child
+        for child in folder.rglob("*")
+        if child.is_file() and not KEPT_BY_TOOLS.intersection(child.relative_to(folder).parts)
+    )
 
 
 def _digest(path: Path) -> str:
     """The first 12 hex characters of the SHA-256 of a file, or of a folder's names and files."""
     if path.is_dir():
-        files = sorted(child for child in path.rglob("*") if child.is_file())
-        lines = [f"{child.relative_to(path)} {_digest(child)}" for child in files]
+        lines = [f"{child.relative_to(path)} {_digest(child)}" for child in _files(path)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]

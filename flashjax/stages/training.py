@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Position
+from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first
 from flashjax.stages.contents import CHECKPOINTS
 from flashjax.train.average import AverageConfig
@@ -24,7 +26,7 @@ from flashjax.train.loop import Hook, Step, every, loop, progress
 from flashjax.train.metrics import CURVES, MetricsHook, MultiWriter, make_writer
 from flashjax.train.optim import OptimiserConfig, make_optimiser
 from flashjax.train.state import Descent
-from flashjax.types import Count, Params, Positive, Whole
+from flashjax.types import Count, Metrics, Params, Positive, Whole
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +117,7 @@ def run_job(
     try:
         with saying(name, checkpoints), shown as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
-            hooks: list[Hook] = [show, beat, logged, keep]
+            hooks: list[Hook] = [show, beat, first_step(name), logged, keep]
             last = functools.partial(save, wait=True)
             state = loop(step, state, data, **span, hooks=hooks, save=last)
         checkpoints.keep_newest()
@@ -141,6 +143,22 @@ def saying(name: str, checkpoints: Checkpoints) -> Iterator[None]:
         saved = checkpoints.latest_step()
         where = f"the last save is of step {saved}" if saved else "nothing was saved before"
         raise FloatingPointError(f"{name}: {error}; {where}") from error
+
+
+def first_step(name: str) -> Hook:
+    """A hook that says how long the first step of this start was waited for."""
+    begun, done = time.monotonic(), False
+
+    def hook(step: int, state: Any, metrics: Metrics) -> None:
+        nonlocal done
+        if not done:
+            done = True
+            jax.block_until_ready(metrics)
+            now = time.monotonic()
+            times = (now - signals.STARTED, now - begun)
+            log.info("%s: first step %.1f s after the command, itself %.1f s", name, *times)
+
+    return hook
 
 
 def show_parameters(params: Params) -> None:

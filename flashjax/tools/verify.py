@@ -48,7 +48,6 @@ def problems(folder: Path) -> list[str]:
 def _checks(folder: Path) -> Iterator[Callable[[], Any]]:
     record = read_stage(folder) or {}
     noted = record.get("contents", {})
-    yield functools.partial(_finished, folder, record)
     yield functools.partial(check_contents, folder, noted)
     for path in (folder / name for name in noted):
         if path.exists() and is_tree(path):
@@ -58,11 +57,6 @@ def _checks(folder: Path) -> Iterator[Callable[[], Any]]:
     for path in sorted((folder / CHECKPOINTS).glob("*")):
         if path.name.isdecimal():
             yield functools.partial(check_checkpoint, path)
-
-
-def _finished(folder: Path, record: dict[str, Any]) -> None:
-    if record.get("status") == "done" and "contents" not in record:
-        raise InputError(f"{folder} is of an older flashjax, which noted no contents")
 
 
 def _told(check: Callable[[], Any]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Whole stages in two processes that a launcher starts: the losses of one process."""
 
-import importlib.util
 import json
 import os
 import sys
@@ -12,17 +11,13 @@ import pytest
 from flashjax.stages.stage import read_stage
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "launch"))
+
+import launch  # noqa: E402
+
 STAGES = tuple(
     os.environ.get("STAGES", "guide").split(",")
 )  # "guide,match,split" takes many minutes
-
-
-@pytest.fixture(scope="module")
-def launcher():
-    spec = importlib.util.spec_from_file_location("launch", ROOT / "launch" / "launch.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -64,14 +59,12 @@ def losses(workdir: Path, stage: str) -> dict[str, list[float]]:
     return {name: list(by_step.values()) for name, by_step in found.items()}
 
 
-def test_stages_in_two_processes_give_the_losses_of_one(
-    launcher, environment, tiny_teacher, tmp_path
-):
+def test_stages_in_two_processes_give_the_losses_of_one(environment, tiny_teacher, tmp_path):
     for processes in (1, 2):
         place = ["--config", str(ROOT / "configs" / "nano.py"), "--workdir"]
         job = [*place, str(tmp_path / f"of{processes}"), "--processes", str(processes)]
         verbs = ["--verbs", ",".join(("import", "prepare", *STAGES))]
-        assert launcher.main(["local", *job, *verbs, *small(tiny_teacher, 4 // processes)]) == 0
+        assert launch.main(["local", *job, *verbs, *small(tiny_teacher, 4 // processes)]) == 0
     for stage in STAGES:
         one, two = (losses(tmp_path / f"of{n}", stage) for n in (1, 2))
         assert one and all(len(set(values)) == 2 for values in one.values())

@@ -3,10 +3,12 @@
 import errno
 import fcntl
 import json
+import os
 import shutil
 
 import pytest
 
+from flashjax.stages import stage
 from flashjax.stages.stage import read_stage, run_stage, write_config
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError
@@ -278,7 +280,9 @@ def test_a_record_that_is_none_is_one_line(tmp_path, content, whose):
         {"seed": "0"},
         {"seconds": "long"},
         {"results": None},
-        {"weights": [1]},
+        {"contents": [1]},
+        {"versions": None},
+        {"changes": {}},
     ],
 )
 def test_a_record_of_other_kinds_is_one_line(tmp_path, change):
@@ -287,3 +291,28 @@ def test_a_record_of_other_kinds_is_one_line(tmp_path, change):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(InputError, match=r"stage\.json is no stage's \(.*\): delete"):
         _run(tmp_path, Body())
+
+
+def test_an_input_that_is_as_it_was_is_not_read_again(tmp_path, monkeypatch):
+    """45 GB at each start of each process; what git and downloads keep beside it is not of it."""
+    source = tmp_path / "source"
+    (source / ".git").mkdir(parents=True)
+    (source / "weights").write_bytes(b"w" * 10)
+    read = []
+    digest = stage._digest
+    monkeypatch.setattr(stage, "_digest", lambda path: read.append(path) or digest(path))
+
+    def start():
+        read.clear()
+        section = {"a": 1}
+        run_stage("s", section, tmp_path, lambda folder: {}, inputs={"source": source}, seed=0)
+        return source / "weights" in read
+
+    assert start() and not start()
+    (source / ".git" / "index").write_bytes(b"new")
+    assert not start()
+    os.utime(source / "weights", ns=(1, 1))
+    assert start()  # another time, and the same bytes
+    (source / "weights").write_bytes(b"v" * 10)
+    with pytest.raises(InputError, match="source has changed"):
+        start()

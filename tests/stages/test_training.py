@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 
 import jax
@@ -56,6 +57,13 @@ def test_an_interrupted_job_ends_as_an_uninterrupted_one(tmp_path):
     resumed = run(tmp_path / "parts")
     assert int(resumed["step"]) == JOB.steps
     np.testing.assert_array_equal(resumed["w"], whole["w"])
+
+
+def test_the_wait_for_the_first_step_is_said_once_a_start(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        run(tmp_path)
+    (line,) = [line for line in caplog.messages if "first step" in line]
+    assert re.fullmatch(r"toy: first step \d+\.\d s after the command, itself \d+\.\d s", line)
 
 
 def test_the_metrics_of_a_job_are_kept_as_records(tmp_path):

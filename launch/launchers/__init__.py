@@ -1,0 +1,1 @@
+"""One file for each way to start a run's stages on machines."""
