@@ -35,7 +35,7 @@ from flashjax.types import InputError, Params
 PACKAGED = {"nano": "assets/nano"}
 PARAMS, TOKENIZERS, MODEL = "params", "tokenizers", "model.json"
 PARTS = ("transformer", "vae", "text")
-_HOW = ("dtype", "remat")  # how a network is computed is not part of what it is
+_HOW = ("dtype", "residual", "remat")  # how a network is computed is not part of what it is
 
 
 def packaged(name: str) -> Path:
