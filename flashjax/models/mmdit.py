@@ -48,6 +48,7 @@ class MMDiTConfig:
     qk_norm: bool = True
     remat: str = "none"  # what the backward pass keeps of a block: a name of REMAT
     dtype: jnp.dtype = jnp.float32
+    residual: jnp.dtype | None = None  # of the streams that blocks add to; None is `dtype`
 
     def __post_init__(self) -> None:
         layers.check_dtype(self.dtype)
@@ -62,6 +63,11 @@ class MMDiTConfig:
     @property
     def width(self) -> int:
         return self.heads * self.head_width
+
+    @property
+    def sums(self) -> jnp.dtype:
+        """The dtype of the streams, and of what is added to them."""
+        return self.residual or self.dtype
 
 
 class Stream(nn.Module):
@@ -78,36 +84,46 @@ class Stream(nn.Module):
         chunks = 2 if self.only_context else 9 if self.dual else 6
         heads = (3, config.heads, config.head_width)
         head_names = (None, "heads", None)
-        self.modulation = self.dense((chunks, width), (None, "width"), kernel_init=layers.zeros)
+        self.modulation = self.dense(
+            (chunks, width), (None, "width"), sums=config.sums, kernel_init=layers.zeros
+        )
         self.qkv = self.dense(heads, head_names)
         if config.qk_norm:
             self.q_norm, self.k_norm = RMSNorm(), RMSNorm()
         if self.dual:
             self.qkv2 = self.dense(heads, head_names)
-            self.proj2 = self.dense((width,), ("width",), contract=2, inputs=("heads", None))
+            self.proj2 = self.added(contract=2, inputs=("heads", None))
             if config.qk_norm:
                 self.q_norm2, self.k_norm2 = RMSNorm(), RMSNorm()
         if not self.only_context:
-            self.proj = self.dense((width,), ("width",), contract=2, inputs=("heads", None))
+            self.proj = self.added(contract=2, inputs=("heads", None))
             self.fc1 = self.dense((config.mlp_ratio * width,), ("hidden",))
-            self.fc2 = self.dense((width,), ("width",), inputs=("hidden",))
+            self.fc2 = self.added(inputs=("hidden",))
 
     def dense(self, shape: tuple[int, ...], names: tuple[str | None, ...], **kwargs) -> Dense:
         """A projection in this stream's dtype and layout."""
         return Dense(shape, names, dtype=self.config.dtype, constrain=self.constrain, **kwargs)
 
+    def added(self, **kwargs) -> Dense:
+        """A projection to what is added to the stream, in its dtype."""
+        return self.dense((self.config.width,), ("width",), sums=self.config.sums, **kwargs)
+
+    def modulated(self, x: Array, shift: Array, scale: Array) -> Array:
+        """A modulated input of a projection, rounded once."""
+        return modulate(x, shift, scale).astype(self.config.dtype)
+
     def project(self, x: Array, c: Array) -> tuple[tuple[Array, Array, Array], Array, Array]:
         """`q, k, v` of "b n d", the modulation chunks "b k d" and the normed input."""
-        mod = self.modulation(jax.nn.silu(c))
+        mod = self.modulation(jax.nn.silu(c).astype(self.config.dtype))
         normed = layer_norm(x)
-        q, k, v = jnp.moveaxis(self.qkv(modulate(normed, mod[:, 0], mod[:, 1])), 2, 0)
+        q, k, v = jnp.moveaxis(self.qkv(self.modulated(normed, mod[:, 0], mod[:, 1])), 2, 0)
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         return (q, k, v), mod, normed
 
     def second_attention(self, mod: Array, normed: Array) -> Array:
         """Self-attention of a dual block over the same normed input, gated."""
-        q, k, v = jnp.moveaxis(self.qkv2(modulate(normed, mod[:, 6], mod[:, 7])), 2, 0)
+        q, k, v = jnp.moveaxis(self.qkv2(self.modulated(normed, mod[:, 6], mod[:, 7])), 2, 0)
         if self.config.qk_norm:
             q, k = self.q_norm2(q), self.k_norm2(k)
         return mod[:, 8][:, None] * self.proj2(attend_whole(self.attend, self.constrain, q, k, v))
@@ -117,7 +133,7 @@ class Stream(nn.Module):
         x = x + mod[:, 2][:, None] * self.proj(attended)
         if self.dual:
             x = x + self.second_attention(mod, normed)
-        hidden = jax.nn.gelu(self.fc1(modulate(layer_norm(x), mod[:, 3], mod[:, 4])))
+        hidden = jax.nn.gelu(self.fc1(self.modulated(layer_norm(x), mod[:, 3], mod[:, 4])))
         x = x + mod[:, 5][:, None] * self.fc2(hidden)
         return self.constrain(x, "batch", "tokens", "width")
 
@@ -147,7 +163,7 @@ class JointBlock(nn.Module):
         else:  # a block that is skipped is not computed
             unchanged = lambda _, streams, c: streams
             streams = nn.cond(skip, unchanged, JointBlock.joined, self, streams, c)
-        return streams, streams[0]
+        return streams, streams[0].astype(self.config.dtype)
 
     @nn.compact
     def joined(self, streams: tuple[Array, Array], c: Array) -> tuple[Array, Array]:
@@ -188,7 +204,7 @@ class MMDiT(nn.Module):
         config = self.config
         image = self.embed_patches(x.astype(config.dtype))
         c = self.embed_condition(1000.0 * sigma, cond.pooled.astype(config.dtype))
-        text = self.dense((config.width,), ("width",), "context_embed")(
+        text = self.dense((config.width,), ("width",), "context_embed", sums=config.sums)(
             cond.text.astype(config.dtype)
         )
         streams, taps = (image, text), []
@@ -198,7 +214,7 @@ class MMDiT(nn.Module):
             taps.append(tap)
         last = JointBlock(config, self.constrain, self.attend, last=True, name="last")
         _, image = last(streams, c)
-        taps.append(image[None])
+        taps.append(image[None].astype(config.dtype))
         return self.unpatchify(self.final(image, c), x.shape), jnp.concatenate(taps)
 
     def groups(self) -> list[tuple[str, int, int]]:
@@ -236,13 +252,13 @@ class MMDiT(nn.Module):
             )
         patches = x.reshape(batch, rows, config.patch, columns, config.patch, config.channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
-        tokens = self.dense((config.width,), ("width",), "patch_embed")(patches)
+        tokens = self.dense((config.width,), ("width",), "patch_embed", sums=config.sums)(patches)
         table = self.param(
             "position",
             lambda _: layers.position_table(config.position_size, config.width),
         )
         crop = layers.centre_crop(table, rows, columns).reshape(1, -1, config.width)
-        return self.constrain(tokens + crop.astype(config.dtype), "batch", "tokens", "width")
+        return self.constrain(tokens + crop.astype(config.sums), "batch", "tokens", "width")
 
     def embed_condition(self, timestep: Array, pooled: Array) -> Array:
         """The vector "b d" that modulates every block."""
@@ -250,7 +266,7 @@ class MMDiT(nn.Module):
 
         def mlp(name: str, x: Array) -> Array:
             hidden = jax.nn.silu(self.dense((width,), ("width",), f"{name}_1")(x))
-            return self.dense((width,), ("width",), f"{name}_2")(hidden)
+            return self.dense((width,), ("width",), f"{name}_2", sums=self.config.sums)(hidden)
 
         embedding = layers.timestep_embedding(timestep).astype(self.config.dtype)
         return mlp("time", embedding) + mlp("pooled", pooled)
@@ -259,11 +275,16 @@ class MMDiT(nn.Module):
         """Tokens "b n d" to patches "b n (patch patch c)"."""
         config = self.config
         mod = self.dense(
-            (2, config.width), (None, "width"), "final_modulation", kernel_init=layers.zeros
-        )(jax.nn.silu(c))
+            (2, config.width),
+            (None, "width"),
+            "final_modulation",
+            sums=config.sums,
+            kernel_init=layers.zeros,
+        )(jax.nn.silu(c).astype(config.dtype))
         patch = config.patch * config.patch * config.channels
-        image = modulate(layer_norm(image), mod[:, 0], mod[:, 1])
-        return self.dense((patch,), (None,), "final", kernel_init=layers.zeros)(image)
+        image = modulate(layer_norm(image), mod[:, 0], mod[:, 1]).astype(config.dtype)
+        final = self.dense((patch,), (None,), "final", kernel_init=layers.zeros, sums=config.sums)
+        return final(image)
 
     def unpatchify(self, patches: Array, shape: tuple[int, ...]) -> Array:
         """Patches "b n (patch patch c)" back to latents "b h w c" in fp32."""

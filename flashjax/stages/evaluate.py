@@ -202,9 +202,9 @@ def contenders(
     def merged() -> Params:
         return read_transformer(workdir / "export" / FOLDER / "transformer", placement)[0]
 
-    few, half = f"{steps} steps", f"{steps // 2} steps"
+    few, half = counted(steps), counted(steps // 2)
     guided = f"guidance {scale}"
-    yield Contender(f"teacher, {full} steps", "Reference", guided, cut(full), undistilled)
+    yield Contender(f"teacher, {counted(full)}", "Reference", guided, cut(full), undistilled)
     yield Contender(f"teacher, {few}", few, f"not distilled, {guided}", cut(steps), undistilled)
     for stage in ("guide", "match"):
         read = lambda stage=stage: studio.place(student_of(workdir, stage, studio.mesh))
@@ -216,10 +216,17 @@ def contenders(
         read = lambda file=file: transformer_from(file, sizes, "sai", placement)
         note = f"{BITS[scheme]}, GGUF {scheme.upper()}"
         yield Contender(f"student {BITS[scheme]}, {few}", few, note, student(steps), read)
+    if steps < 2:
+        return
     yield Contender(
         f"teacher, {half}", half, f"not distilled, {guided}", cut(steps // 2), undistilled
     )
     yield Contender(f"student after merge, {half}", half, exported, student(steps // 2), merged)
+
+
+def counted(steps: int) -> str:
+    """A number of steps in words."""
+    return f"{steps} step" if steps == 1 else f"{steps} steps"
 
 
 def describe(contender: Contender) -> dict[str, Any]:

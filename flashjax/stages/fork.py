@@ -36,12 +36,9 @@ def fork(origin: Path, config: ConfigDict, workdir: Path, verb: str) -> None:
     meet("the place is free")
     if is_first():
         _copy(stage / CHECKPOINTS / str(step), folder / CHECKPOINTS / str(step))
-        record = {"stage": verb, "status": FORKED, "seed": config.seed, "section": {}, "inputs": {}}
-        record |= {
-            "seconds": 0.0,
-            "versions": {},
-            FORKED: {"from": str(stage.resolve()), "step": step},
-        }
+        begun = {"stage": verb, "status": FORKED, "seed": config.seed, "seconds": 0.0}
+        record = begun | {"section": {}, "inputs": {}, "versions": {}}
+        record[FORKED] = {"from": str(stage.resolve()), "step": step}
         write_json(folder / "stage.json", record)
     meet("the checkpoint is copied")
     log.info("%s begins with step %d of %s", verb, step, stage)

@@ -13,7 +13,7 @@ from flashjax import config as configs
 from flashjax.evaluate import report
 from flashjax.evaluate.bars import Targets, run_bars
 from flashjax.evaluate.judge import Figure, Measured
-from flashjax.stages.evaluate import BITS
+from flashjax.stages.evaluate import BITS, counted
 from flashjax.stages.stage import read_stage, run_stage, stage_results
 from flashjax.stages.training import curves
 
@@ -63,7 +63,7 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
     samplers = [sampler_of(row, images) for row, images in zip(rows, pictures, strict=True)]
     measured = {sampler.name: sampler.measured for sampler in samplers}
     steps, full = config.student.steps, config.evaluate.teacher_steps
-    reference, student = f"teacher, {full} steps", f"student after merge, {steps} steps"
+    reference, student = f"teacher, {counted(full)}", f"student after merge, {counted(steps)}"
     records = {name: read_stage(workdir / name) for name in STAGES}
     versions = (records["evaluate"] or {})["versions"]
     return report.Report(
@@ -76,7 +76,7 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
         bars=run_bars(
             configs.section(config, "report.bars", Targets),
             teacher=measured[reference],
-            cut=measured[f"teacher, {steps} steps"],
+            cut=measured[f"teacher, {counted(steps)}"],
             student=measured[student],
             fewest=measured[fewest_bits(config)],
         ),
@@ -112,7 +112,7 @@ def sampler_of(row: dict[str, Any], images: np.ndarray) -> report.Sampler:
 
 def fewest_bits(config: ConfigDict) -> str:
     """The row of the student's last file, the smallest."""
-    return f"student {BITS[config.quantize.schemes[-1]]}, {config.student.steps} steps"
+    return f"student {BITS[config.quantize.schemes[-1]]}, {counted(config.student.steps)}"
 
 
 def branch_curves(workdir: Path, branches: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:

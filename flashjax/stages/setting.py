@@ -50,6 +50,7 @@ class Compute:
     """How networks are computed: what they are does not depend on it."""
 
     dtype: str = "float32"  # of activations, and of weights where they are used
+    residual: str = "float32"  # of the stream that blocks add to, and of what they add
     teacher_dtype: str = "float32"  # of the teacher's weights where they are stored
     text_dtype: str = "float32"  # of the text encoders' weights
     remat: str = "none"  # a name of models/mmdit.REMAT
@@ -58,7 +59,7 @@ class Compute:
     encode_apart: bool = False  # captions are encoded once a batch, by a program of its own
 
     def __post_init__(self) -> None:
-        dtypes = dict.fromkeys(("dtype", "teacher_dtype", "text_dtype"), tuple(DTYPES))
+        dtypes = dict.fromkeys(("dtype", "residual", "teacher_dtype", "text_dtype"), tuple(DTYPES))
         remat = {"remat": tuple(REMAT), "fake_remat": ("", *REMAT)}
         for name, known in (dtypes | remat | {"attention": BACKENDS}).items():
             if getattr(self, name) not in known:
@@ -260,7 +261,8 @@ def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh) -> Network
     constrain = constrain_on(mesh, STATE)
     sizes = pipeline.transformer_config
     compute = compute_of(config)
-    computed = dataclasses.replace(sizes, dtype=DTYPES[compute.dtype], remat=compute.remat)
+    dtypes = {name: DTYPES[getattr(compute, name)] for name in ("dtype", "residual")}
+    computed = dataclasses.replace(sizes, remat=compute.remat, **dtypes)
     attend = attend_on(mesh, STATE, compute.attention)
     model = MMDiT(computed, constrain=constrain, attend=attend)
     judged = dataclasses.replace(computed, remat=compute.fake_remat or compute.remat)

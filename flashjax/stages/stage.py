@@ -164,7 +164,7 @@ def _misfit(record: Any) -> str:
     kinds = {"seed": int, "section": dict, "inputs": dict, "status": str, "seconds": int | float}
     kinds["versions"] = dict
     if record.get("status") == "done":
-        kinds |= {"results": dict, "contents": dict}
+        kinds["results"] = kinds["contents"] = dict
     for key, kind in kinds.items():
         if not isinstance(record.get(key), kind):
             return f"{key} is {reprlib.repr(record.get(key))}"

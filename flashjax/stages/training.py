@@ -90,9 +90,8 @@ def run_job(
       abstract: shapes, dtypes and shardings of the state, to restore into.
       data: batches whose position is part of the checkpoint.
 
-    Returns:
-      The state after `job.steps` steps. Raises `Interrupted` after a signal, everything saved, and
-      FloatingPointError where updates had to be skipped too often: what is saved is finite.
+    Returns the state after `job.steps` steps. Raises `Interrupted` after a signal, all saved, and
+    FloatingPointError where updates had to be skipped too often: what is saved is finite.
     """
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=job.keep, milestone=job.milestone_steps)
     start = checkpoints.latest_step() or 0

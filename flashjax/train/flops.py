@@ -42,7 +42,7 @@ def critic_flops(
     adversarial = bool(config.adversarial_weight)
     return {
         "roll-out": (before + 1) * forward,
-        "fake": 3 * forward + adversarial * forward,
+        "fake": 3 * forward + adversarial * (3 if config.heads_reach else 1) * forward,
         "heads": adversarial * 6 * heads,
     }
 

@@ -71,3 +71,63 @@ def test_skipping_does_not_touch_the_parameters(params):
     skip = jnp.zeros((4,), bool)
     init = jax.eval_shape(MMDiT(TINY).init, jax.random.key(0), X, SIGMA, COND, skip)
     trees.check_same(params, init["params"], where="init")
+
+
+# --- what is carried in fp32 ----------------------------------------------------------------------
+
+DEEP = dataclasses.replace(TINY, depth=6, heads=4)
+
+
+@pytest.fixture(scope="module")
+def pair(random_params):
+    """A teacher and a fake score two hundredths away from it; deep, so that roundings add up."""
+    shapes = jax.eval_shape(MMDiT(DEEP).init, jax.random.key(0), X, SIGMA, COND)["params"]
+    teacher = random_params(shapes)
+    random = np.random.default_rng(1)
+    away = lambda leaf: leaf + np.float32(0.002 * random.normal(size=leaf.shape))
+    return teacher, jax.tree.map(away, teacher)
+
+
+def velocities(pair, **how):
+    """Of both, of many noisy latents."""
+    x = jax.random.normal(jax.random.key(2), (8, 4, 4, 16))
+    cond = jax.tree.map(lambda leaf: jnp.repeat(leaf, 8, axis=0), COND)
+    velocity = jax.jit(velocity_of(MMDiT(dataclasses.replace(DEEP, **how))))
+    return [velocity(params, x, jnp.full(8, 0.7), cond) for params in pair]
+
+
+def test_an_fp32_residual_nearly_halves_what_bf16_does_to_the_difference_of_two_scores(pair):
+    want, plain, carried = (
+        velocities(pair, **how)
+        for how in (
+            {},
+            {"dtype": jnp.bfloat16},
+            {"dtype": jnp.bfloat16, "residual": jnp.float32},
+        )
+    )
+    gap = want[1] - want[0]
+
+    def error(found):
+        return float(jnp.linalg.norm(found[1] - found[0] - gap) / jnp.linalg.norm(gap))
+
+    assert all(found.dtype == jnp.float32 for found in carried)
+    assert error(carried) < 0.65 * error(plain)
+
+
+def test_gradients_through_an_fp32_residual_are_those_of_fp32(pair):
+    """To the precision of bf16; every weight has one, in its own dtype."""
+    x = jax.random.normal(jax.random.key(2), (2, 4, 4, 16))
+    cond = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), COND)
+
+    def gradient(**how):
+        velocity = velocity_of(MMDiT(dataclasses.replace(DEEP, **how)))
+        loss = lambda params: jnp.mean(jnp.square(velocity(params, x, jnp.full(2, 0.7), cond)))
+        return trees.flatten(jax.jit(jax.grad(loss))(pair[0]))
+
+    want, found = gradient(), gradient(dtype=jnp.bfloat16, residual=jnp.float32)
+    assert all(found[name].dtype == jnp.float32 for name in want)
+    whole, off = (
+        np.sqrt(sum(np.square(leaf).sum() for leaf in leaves))
+        for leaves in (want.values(), (found[name] - want[name] for name in want))
+    )
+    assert off < 0.05 * whole

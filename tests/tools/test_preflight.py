@@ -27,6 +27,14 @@ def test_a_config_that_runs_has_no_problem_and_is_told_what_it_takes(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_student_of_one_step_has_one_branch_and_no_problem(tmp_path):
+    config = configs.load(NANO.with_name("nano_1step.py"))
+    assert preflight.problems(config, tmp_path) == []
+    assert {step.name for step in preflight.steps_of(config)} >= {"split-student", "split-critic"}
+    (line,) = found(tmp_path, "student.steps=1")
+    assert "split.branches.lo (0.0, 500.0] holds none of the student's 1 timesteps" in line
+
+
 def test_what_a_run_takes_is_of_its_own_teacher_and_not_of_the_one_its_recipe_is_for(
     tiny_teacher, tmp_path
 ):
