@@ -14,9 +14,10 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -28,9 +29,32 @@ from flashjax.checksums import check_sums, checksums
 from flashjax.types import InputError, Params
 
 CHECKSUMS = "checksums"
+PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
+WAITS = (1.0, 4.0, 16.0)  # seconds before a disk is asked again
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
 
 # What Orbax raises for files that are absent, cut short or not its own.
 _BROKEN = (ValueError, KeyError, OSError, json.JSONDecodeError)
+
+
+def patiently(read: Callable[..., Result]) -> Callable[..., Result]:
+    """`read`, again after a while where a disk that is far away is not there for a moment."""
+
+    @functools.wraps(read)
+    def reading(*arguments: Any, **named: Any) -> Result:
+        for wait in WAITS:
+            try:
+                return read(*arguments, **named)
+            except OSError as error:
+                if error.errno not in PASSING:
+                    raise
+                log.warning("%s; again in %g s", error, wait)
+                time.sleep(wait)
+        return read(*arguments, **named)
+
+    return reading
 
 
 class Checkpoints:
@@ -75,6 +99,7 @@ class Checkpoints:
         """The newest finished step, or None."""
         return self._manager.latest_step()
 
+    @patiently
     def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
         """The state of `step`, laid out as `abstract` says (ShapeDtypeStructs with shardings).
 
@@ -129,6 +154,7 @@ def save_params(folder: Path | str, params: Params) -> None:
         checkpointer.save(folder, params, force=True, custom_metadata=told)
 
 
+@patiently
 def load_params(
     folder: Path | str,
     abstract: Any | None = None,

@@ -4,6 +4,7 @@ import errno
 import shutil
 import subprocess
 import sys
+import time
 
 import flax.struct
 import jax
@@ -213,10 +214,29 @@ def test_a_disk_that_fails_says_nothing_of_the_files(code, tmp_path, monkeypatch
     def fail(*_, **__):
         raise ValueError(f"NOT_FOUND: Error reading file [os_error_code='{code}']")
 
-    monkeypatch.setattr(ocp.Checkpointer, "restore", fail)
-    with pytest.raises(OSError) as failed:
-        load_params(tmp_path / "params")
-    assert failed.value.errno == code
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.Checkpointer, "restore", fail)
+        with pytest.raises(OSError) as failed:
+            load_params(tmp_path / "params")
+    assert failed.value.errno == code and waited == [1.0, 4.0, 16.0]
+
+
+def test_a_disk_that_comes_back_is_asked_again(tmp_path, monkeypatch):
+    save_params(tmp_path / "params", {"w": jnp.ones(3)})
+    read, calls = ocp.Checkpointer.restore, []
+
+    def fail_once(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError(f"NOT_FOUND: Error [os_error_code='{errno.ESTALE}']")
+        return read(*arguments, **named)
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(ocp.Checkpointer, "restore", fail_once)
+    np.testing.assert_array_equal(load_params(tmp_path / "params")["w"], np.ones(3))
+    assert len(calls) == 2
 
 
 def test_another_shape_or_a_missing_folder_is_named(tmp_path):

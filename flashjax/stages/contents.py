@@ -1,6 +1,8 @@
 """What a finished stage left, as its stage.json notes it: every tree of weights and every file."""
 
 import hashlib
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,16 @@ from flashjax.types import InputError, listed
 
 CHECKPOINTS = "checkpoints"
 TRACES = ("stage.json", "metrics", "hosts")  # how the names begin of what says how a stage went
+# What a job that is killed leaves of what it was writing: drafts of files, folders for drafts.
+SCRATCH = re.compile(r".+\.tmp|\..+\.[a-z0-9_]{8}")
 CHECKED_INSIDE = ".array_record"  # shards of a cache may be terabytes; each record has a hash
+
+
+def sweep(folder: Path) -> None:
+    """Takes away what a job was writing when it was killed; checkpoints do so themselves."""
+    for path in sorted(folder.rglob("*")):
+        if SCRATCH.fullmatch(path.name) and CHECKPOINTS not in path.relative_to(folder).parts:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def contents(folder: Path) -> dict[str, Any]:

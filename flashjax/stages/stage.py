@@ -22,7 +22,7 @@ from flashjax import config as configs
 from flashjax.data.jsons import read_json
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first, meet
-from flashjax.stages.contents import CHECKPOINTS, TRACES, check_contents, contents
+from flashjax.stages.contents import CHECKPOINTS, SCRATCH, TRACES, check_contents, contents, sweep
 from flashjax.stages.identity import Change, changes, forbidden, told
 from flashjax.types import InputError
 
@@ -83,6 +83,7 @@ def run_stage(
     started, seconds_before = time.monotonic(), record["seconds"]
     with signals.saving(lambda: saved_of(folder)), at_work(folder) if first else nullcontext():
         if first:
+            sweep(folder)
             write_json(folder / "stage.json", record)
         try:
             results = body(folder) if first or not alone else {}
@@ -194,8 +195,8 @@ def came_to_nothing(folder: Path) -> bool:
 
 def _is_trace(path: Path) -> bool:
     """Whether a file of a stage says how it went, and is nothing that came of it."""
-    unfinished = any(".orbax-checkpoint-tmp" in part for part in path.parts)
-    return unfinished or path.parts[0].startswith((*TRACES, LOCK))
+    unfinished = (".orbax-checkpoint-tmp" in p or SCRATCH.fullmatch(p) for p in path.parts)
+    return any(unfinished) or path.parts[0].startswith((*TRACES, LOCK))
 
 
 def stage_results(folder: Path | str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from flashjax.checkpoint import load_params, save_params
 from flashjax.data.cache import write_shard
-from flashjax.stages.contents import check_contents, contents
+from flashjax.stages.contents import check_contents, contents, sweep
 from flashjax.types import InputError
 
 
@@ -26,6 +26,17 @@ def test_results_are_noted_and_traces_are_not(folder):
     noted = contents(folder)
     assert list(noted) == ["64x64.array_record", "lo/params", "model.json"]
     check_contents(folder, noted)
+
+
+def test_what_a_killed_job_was_writing_goes_and_nothing_else(folder):
+    drafts = [".student.gguf.ab12_cd3/student.gguf", "manifest.json.77.tmp", "metrics/x.tmp"]
+    for name in drafts:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("half")
+    kept = {path for path in folder.rglob("*") if path.is_file()} - {folder / n for n in drafts}
+    sweep(folder)
+    assert {path for path in folder.rglob("*") if path.is_file()} == kept
+    assert not (folder / ".student.gguf.ab12_cd3").exists()
 
 
 def _swap(folder):
