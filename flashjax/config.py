@@ -302,7 +302,9 @@ def _finite(value: float, path: str) -> float:
 
 def _within(value: Any, path: str, allowed: Range) -> Any:
     if value not in allowed:
-        raise OutOfRange(f"{path}={_told(value)}: give {allowed}")
+        beyond = allowed.most == Range.most and value > allowed.most  # what nobody comes near
+        wanted = f"at most {allowed.most}" if beyond else f"{allowed}"
+        raise OutOfRange(f"{path}={_told(value)}: give {wanted}")
     return value
 
 

@@ -41,7 +41,7 @@ NAN = float("nan")
 WRONG = [
     ("guide__job__steps", 0, "guide.job.steps=0: give 1 or more"),
     ("guide__job__steps", -3, "guide.job.steps=-3: give 1 or more"),
-    ("guide__job__steps", 2**31, "guide.job.steps=2147483648: give 1 or more"),
+    ("guide__job__steps", 2**31, "guide.job.steps=2147483648: give at most 2147483647"),
     ("match__job__batch_size", 0, "match.job.batch_size=0: give 1 or more"),
     ("match__job__batch_size", True, "match.job.batch_size takes int, not True"),
     ("match__job__batch_size", "32", "match.job.batch_size takes int, not '32'"),
