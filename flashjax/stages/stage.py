@@ -117,7 +117,7 @@ def saved_of(folder: Path) -> str:
     done = [int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit()]
     if done:
         return f"{folder.name} is saved up to step {max(done)}"
-    return f"the stages before {folder.name} are saved"
+    return f"{folder.name} begins anew, the stages before it are saved"
 
 
 def weights_of(folder: Path) -> dict[str, str]:
