@@ -19,7 +19,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import gc
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def forget_programs() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def tell_myself() -> Callable[[signal.Signals], None]:
+    """Sends a signal to the test's own process, once somebody there is seen to catch it."""
+
+    def tell(number: signal.Signals) -> None:
+        heard = signal.getsignal(number)
+        assert callable(heard) and heard is not signal.default_int_handler, "nobody would catch it"
+        os.kill(os.getpid(), number)
+
+    return tell
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def saved_of(folder: Path) -> str:
     """What a stage has to go on from, should it end now."""
     if done := steps_saved(folder):
         return f"{folder.name} is saved up to step {done[-1]}"
-    return f"the stages before {folder.name} are saved"
+    return f"{folder.name} begins anew, the stages before it are saved"
 
 
 def read_stage(folder: Path | str) -> dict[str, Any] | None:

@@ -21,13 +21,17 @@ def local(launch: Launch, processes: int) -> int:
         for process in started:
             process.send_signal(signal.SIGTERM)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, forward) for number in numbers}
     port = free_port()
-    for i in range(processes):
-        environment = os.environ | local_environment(i, processes, port)
-        started.append(subprocess.Popen(launch.words(), env=environment))
-    return wait_for_all(started)
+    try:
+        for i in range(processes):
+            environment = os.environ | local_environment(i, processes, port)
+            started.append(subprocess.Popen(launch.words(), env=environment))
+        return wait_for_all(started)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def wait_for_all(started: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -1,7 +1,6 @@
 """A training job: stopped by a signal, it saves everything and goes on as if nothing had been."""
 
 import dataclasses
-import os
 import re
 import signal
 
@@ -35,13 +34,13 @@ def advance(state, batch):
     return {"w": weight, "step": state["step"] + 1}, {"toy/loss": weight}
 
 
-def run(folder, *, stop_at: int | None = None):
+def run(folder, *, stop_at: int | None = None, stop=lambda number: None):
     """One start of the job; a SIGTERM arrives during step `stop_at`."""
     calls = iter(range(1, JOB.steps + 1))
 
     def step(state, batch):
         if next(calls) == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            stop(signal.SIGTERM)
         return advance(state, batch)
 
     data = Ahead(batches(SAMPLES, batch_size=JOB.batch_size, seed=0), np.asarray)
@@ -49,10 +48,10 @@ def run(folder, *, stop_at: int | None = None):
     return run_job("toy", folder, JOB, step=step, init=init, abstract=abstract, data=data)
 
 
-def test_an_interrupted_job_ends_as_an_uninterrupted_one(tmp_path):
+def test_an_interrupted_job_ends_as_an_uninterrupted_one(tmp_path, tell_myself):
     whole = run(tmp_path / "whole")
     with pytest.raises(Interrupted) as stopped:
-        run(tmp_path / "parts", stop_at=3)
+        run(tmp_path / "parts", stop_at=3, stop=tell_myself)
     assert stopped.value.step == 3
     resumed = run(tmp_path / "parts")
     assert int(resumed["step"]) == JOB.steps

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import os
 import signal
 
 import jax
@@ -47,13 +46,13 @@ def test_every_adds_the_last_step():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_ends_the_step_saves_and_raises(number):
+def test_signal_ends_the_step_saves_and_raises(number, tell_myself):
     before = signal.getsignal(number)
     saved = []
 
     def step(state, batch):
         if batch == 2:
-            os.kill(os.getpid(), number)
+            tell_myself(number)
         return _add(state, batch)
 
     with pytest.raises(Interrupted, match="after step 3") as caught:
@@ -81,9 +80,9 @@ def test_progress_logs_lines_where_there_is_no_terminal(caplog):
     assert "match 3/3" in line and "s/step" in line and "student/loss 1" in line
 
 
-def test_a_signal_that_is_heard_late_ends_no_process_that_has_saved():
+def test_a_signal_that_is_heard_late_ends_no_process_that_has_saved(tell_myself):
     """The thread that hears of signals may come to it when the loop is over."""
     for _ in range(50):
         with signals.deferred() as asked:
-            os.kill(os.getpid(), signal.SIGTERM)
+            tell_myself(signal.SIGTERM)
             assert asked()

@@ -1,7 +1,6 @@
 """Fine-tuning on the grid as `quantize --tune` does it, on a model of one block."""
 
 import dataclasses
-import os
 import signal
 
 import jax
@@ -58,13 +57,15 @@ def test_weights_move_as_far_as_the_rate_lets_them_and_the_position_table_stays(
     assert 0 < moved < 1.5 * STEPS * OPTIMISER.learning_rate
 
 
-def test_a_tuning_that_was_stopped_goes_on_to_the_same_weights(tune, tmp_path, monkeypatch) -> None:
+def test_a_tuning_that_was_stopped_goes_on_to_the_same_weights(
+    tune, tmp_path, monkeypatch, tell_myself
+) -> None:
     """SIGTERM after the second step; what follows from the checkpoint is what would have been."""
     batches = verb.Drawn.__next__
 
     def stopping(self):
         if self.get_state()["step"] == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            tell_myself(signal.SIGTERM)
         return batches(self)
 
     monkeypatch.setattr(verb.Drawn, "__next__", stopping)
