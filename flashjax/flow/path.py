@@ -41,3 +41,31 @@ def matching_noise(student_noise: Array, fresh: Array, eta: Array | float) -> Ar
     angle = 0.5 * jnp.pi * jnp.asarray(eta)
     angle = along(angle, student_noise) if angle.ndim else angle
     return jnp.cos(angle) * student_noise + jnp.sin(angle) * fresh
+
+
+def diffuse(x: Array, low: Array, high: Array, noise: Array) -> Array:
+    """A state `x` at the level `low` "b" with fresh noise, up to the level `high` >= `low`.
+
+    From a state that is distributed as the path is at `low`, one that is as the path is at `high`.
+    Source: Phased DMD, arXiv:2510.27684.
+    """
+    kept, added = _diffusion(x, low, high)
+    return kept * x + added * noise
+
+
+def diffused_velocity(x: Array, low: Array, high: Array, noise: Array) -> Array:
+    """What a velocity at `diffuse(x, low, high, noise)` learns: its mean there is the path's own.
+
+    `noise - x`, which it is for `low` = 0, would be biased.
+    """
+    _, added = _diffusion(x, low, high)
+    low, high = along(low, x), along(high, x)
+    slope = high + (1.0 - high) * jnp.square(low / (1.0 - low))
+    return slope / added * noise - x / (1.0 - low)
+
+
+def _diffusion(x: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    """How much of a state is kept from `low` to `high`, and how much noise is added."""
+    kept = (1.0 - high) / (1.0 - low)
+    added = jnp.sqrt(jnp.square(high) - jnp.square(kept * low))
+    return along(kept, x), along(added, x)

@@ -16,7 +16,7 @@ from jax import Array
 from flashjax.flow import path
 from flashjax.flow.schedule import SigmaDensity, draw_sigma
 from flashjax.train.rollout import StudentStep
-from flashjax.types import Count, Positive, Share, Weight
+from flashjax.types import Count, InputError, Positive, Share, Weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class MatchConfig:
     fake_pull: Share  # fake <- (1 - pull) fake + pull student, after every student step
     drop_t5: Share
     halved: Share  # share of batches on every other level of the grid, in half as many steps
-    level: Literal["any", "next", "grid", "uniform", "line"] = "any"
+    level: Literal["any", "next", "grid", "uniform", "line", "interval"] = "any"
     last: Literal["renoise", "share"] = "renoise"  # what the last step does
     guidance_spread: Weight = 0.0  # the scale of every sample is drawn so far around its own
     adversarial: Literal["softplus", "hinge"] = "softplus"
@@ -46,6 +46,19 @@ class MatchConfig:
     renoise: tuple[Share, Share] = (0.02, 0.98)
     parts: Count = 1
 
+    def __post_init__(self) -> None:
+        low, high = self.renoise
+        if not 0.0 < low < high < 1.0:
+            raise InputError(f"renoise={self.renoise}: give levels, 0 < low < high < 1")
+        if not 0.0 <= self.eta <= 1.0:
+            raise InputError(f"eta={self.eta}: give a share, from 0 to 1")
+        interval = self.level == "interval"
+        if interval and (self.adversarial_weight or self.eta or self.last == "share"):
+            raise InputError(
+                'level="interval" has its own noise and no levels for heads: set eta=0, '
+                'last="renoise" and adversarial_weight=0'
+            )
+
 
 def matching_point(
     x0: Array, student_noise: Array, at: StudentStep, key: Array, config: MatchConfig
@@ -53,9 +66,10 @@ def matching_point(
     """Where teacher and fake score are compared: `x` "b ..." and its `sigma` "b".
 
     The levels of `config.level`: "any" later one of the student's grid, the "next" of it, any of
-    the "grid", "uniform" ones, or a random one of the "line" below the step's own. The last step
-    has no later level above 0, and on the student's own line its pull would vanish: it is re-noised
-    at a uniform level, or shares its own level where `config.last` says so.
+    the "grid", "uniform" ones, or a random one of the "line" below the step's own. On an "interval"
+    the sample moves to the next level, and is diffused from there to one below the step's own. The
+    last step has no later level above 0, and on the student's own line its pull would vanish: it is
+    re-noised at a uniform level, or shares its own level where `config.last` says so.
     """
     level_key, uniform_key, fresh_key = jax.random.split(key, 3)
     sigmas, index, steps = at.sigmas, at.index, jnp.sum(at.sigmas > 0)
@@ -69,6 +83,7 @@ def matching_point(
         "grid": lambda: sigmas[(share * steps).astype(jnp.int32)],
         "uniform": lambda: uniform,
         "line": lambda: low + share * (jnp.minimum(sigmas[index], high) - low),
+        "interval": lambda: above(sigmas[index + 1], sigmas[index], share, high),
     }
     sigma = jnp.minimum(levels[config.level](), high)
     eta = jnp.full_like(share, config.eta)
@@ -76,7 +91,15 @@ def matching_point(
         last = index == steps - 1
         sigma, eta = jnp.where(last, uniform, sigma), jnp.where(last, 1.0, eta)
     fresh = jax.random.normal(fresh_key, x0.shape)
+    if config.level == "interval":
+        start = jnp.where(index == steps - 1, 0.0, jnp.full_like(share, sigmas[index + 1]))
+        return path.diffuse(path.add_noise(x0, student_noise, start), start, sigma, fresh), sigma
     return path.add_noise(x0, path.matching_noise(student_noise, fresh, eta), sigma), sigma
+
+
+def above(low: Array, top: Array, share: Array, high: float) -> Array:
+    """Levels that far from `low` to `top`, kept below `high`; never `low` itself."""
+    return low + jnp.maximum(share, 1e-3) * (jnp.minimum(top, high) - low)
 
 
 def draw_levels(key: Array, size: int, config: MatchConfig, sigmas: Array) -> Array:
@@ -91,6 +114,18 @@ def draw_levels(key: Array, size: int, config: MatchConfig, sigmas: Array) -> Ar
     grid = jax.random.choice(grid_key, sigmas[1:-1], (size,))
     shared = jax.random.bernoulli(share_key, config.shared_share, (size,))
     return jnp.where(shared, grid, spread)
+
+
+def draw_interval(key: Array, low: Array, config: MatchConfig) -> tuple[Array, Array]:
+    """Levels "b" above `low` "b" that the fake score learns at, and the weights of its errors.
+
+    The target's variance grows towards `low`: an error weighs as the noise that was added, at most
+    10 (Phased DMD).
+    """
+    share, high = jax.random.uniform(key, low.shape), config.renoise[1]
+    sigma = above(low, jnp.float32(high), share, high)
+    added = jnp.square(sigma) - jnp.square((1.0 - sigma) / (1.0 - low) * low)
+    return sigma, jnp.minimum(1.0 / added, 10.0)
 
 
 def draw_guidance(key: Array, x: Array, config: MatchConfig) -> Array | float:

@@ -18,11 +18,16 @@ from jax.lax import stop_gradient
 from flashjax.flow import path
 from flashjax.flow.guidance import Velocity, guided
 from flashjax.losses import adversarial, distribution_matching
-from flashjax.losses.flow_matching import flow_matching_loss
 from flashjax.losses.trajectory import segment_velocity, trajectory_loss
 from flashjax.models.text import TextConfig, draw_t5_drop, encode_pair
 from flashjax.train.accumulate import gradients
-from flashjax.train.arms import MatchConfig, draw_guidance, draw_levels, matching_point
+from flashjax.train.arms import (
+    MatchConfig,
+    draw_guidance,
+    draw_interval,
+    draw_levels,
+    matching_point,
+)
 from flashjax.train.average import averaged
 from flashjax.train.rollout import draw_step, make_teacher_passes, student_input
 from flashjax.train.state import Descent, Frozen, Learner, MatchState, descend
@@ -140,20 +145,28 @@ def make_critic_loss(
     with the weight `config.heads_reach`.
     """
 
-    def drawn(student, frozen, cond, step_key, noise) -> Array:
-        """The student's samples."""
+    def drawn(student, frozen, cond, step_key, noise) -> tuple[Array, Array]:
+        """The student's samples, and their level: 0, or where its step ends on an interval."""
         at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
         x = student_input(nets.velocity, student, frozen, at, cond, noise=noise)
         sigma = jnp.full(x.shape[:1], at.sigmas[at.index])
-        return path.to_x0(nets.velocity(student, x, sigma, cond), x, sigma)
+        velocity = nets.velocity(student, x, sigma, cond)
+        end = at.sigmas[at.index + 1] if config.level == "interval" else 0.0
+        return x + path.along(end - sigma, x) * velocity, jnp.full_like(sigma, end)
 
-    def judged(learned, x0, batch, cond, key) -> tuple[Array, Metrics]:
+    def judged(learned, sample, low, batch, cond, key) -> tuple[Array, Metrics]:
         sigma_key, noise_key = jax.random.split(key)
-        sigma = draw_levels(sigma_key, len(x0), config, sigmas)
-        noise = jax.random.normal(noise_key, x0.shape)
-        x = path.add_noise(x0, noise, sigma)
+        noise = jax.random.normal(noise_key, sample.shape)
+        if config.level == "interval":
+            sigma, weight = draw_interval(sigma_key, low, config)
+            x = path.diffuse(sample, low, sigma, noise)
+            target = path.diffused_velocity(sample, low, sigma, noise)
+        else:
+            sigma = draw_levels(sigma_key, len(sample), config, sigmas)
+            weight = jnp.ones_like(sigma)
+            x, target = path.add_noise(sample, noise, sigma), noise - sample
         velocity, fake_tokens = nets.features(learned["fake"], x, sigma, cond)
-        fake_loss = jnp.mean(flow_matching_loss(velocity, x0, noise))
+        fake_loss = jnp.mean(weight * trajectory_loss(velocity, target))
         if not (config.adversarial_weight and batch.pictures):
             return fake_loss, {"fake/loss": fake_loss}
 
@@ -171,8 +184,8 @@ def make_critic_loss(
         drop = draw_t5_drop(drop_key, len(batch.latents), config.drop_t5)
         cond, _ = encode_pair(nets.text, frozen.text, batch.tokens, frozen.empty, drop=drop)
         noise = jax.random.normal(noise_key, batch.latents.shape)
-        x0 = drawn(student, frozen, cond, step_key, noise)
-        return judged(learned, x0, batch, cond, loss_key)
+        sample, low = drawn(student, frozen, cond, step_key, noise)
+        return judged(learned, sample, low, batch, cond, loss_key)
 
     return loss_fn
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flashjax.flow import path
 from flashjax.flow.path import add_noise, along, matching_noise, to_noise, to_x0
 
 SHAPE = (5, 2, 3, 4)
@@ -63,3 +64,35 @@ def test_eta_may_differ_between_samples(ends):
 def test_the_dial_keeps_unit_variance(key, eta):
     student, fresh = (jax.random.normal(k, (200_000,)) for k in jax.random.split(key))
     assert float(jnp.var(matching_noise(student, fresh, eta))) == pytest.approx(1.0, abs=0.015)
+
+
+def test_a_diffused_state_is_distributed_as_the_path_and_its_velocity_has_the_paths_mean(key):
+    """Gaussian data: all means are linear, and the path's is known; `noise - x` would be off."""
+    number, mean, std, low, high = 400_000, 0.7, 0.5, 0.4, 0.8
+    keys = jax.random.split(key, 3)
+    data, first, second = (jax.random.normal(k, (number,)) for k in keys)
+    levels = [jnp.full(number, level) for level in (low, high)]
+    state = path.add_noise(mean + std * data, first, levels[0])
+    x = path.diffuse(state, *levels, second)
+    variance = ((1 - high) * std) ** 2 + high**2
+    assert np.mean(x) == pytest.approx((1 - high) * mean, abs=0.005)
+    assert np.var(x) == pytest.approx(variance, abs=0.005)
+
+    # E[noise - x0 | x] is a line of this slope through (E x, -mean).
+    slope = (high - (1 - high) * std**2) / variance
+    velocity = path.diffused_velocity(state, *levels, second)
+    got = np.polyfit(x - (1 - high) * mean, velocity, 1)
+    np.testing.assert_allclose(got, [slope, -mean], atol=0.02)
+    naive = np.polyfit(x - (1 - high) * mean, second - state, 1)
+    assert abs(naive[0] - slope) > 0.05
+
+
+def test_from_the_data_a_diffusion_is_the_path_itself(key):
+    x, noise = jax.random.normal(key, (2, 5, 3))
+    low, high = jnp.zeros(5), jnp.linspace(0.1, 0.9, 5)
+    np.testing.assert_allclose(
+        path.diffuse(x, low, high, noise), path.add_noise(x, noise, high), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        path.diffused_velocity(x, low, high, noise), noise - x, rtol=1e-5, atol=1e-6
+    )

@@ -7,8 +7,9 @@ import pytest
 
 from flashjax.flow.guidance import guided
 from flashjax.flow.schedule import SigmaDensity
-from flashjax.train.arms import draw_guidance, draw_levels, matching_point
+from flashjax.train.arms import draw_guidance, draw_interval, draw_levels, matching_point
 from flashjax.train.rollout import StudentStep
+from flashjax.types import InputError
 
 GRID = (1.0, 0.9, 0.75, 0.5, 0.0)
 NUMBER = 400
@@ -94,6 +95,53 @@ def test_the_dial_mixes_both_noises_on_a_quarter_circle(world, line, eta):
     fresh = noise_of(fresh_point, x0, sigma)
     want = np.cos(eta * np.pi / 2) * noise + np.sin(eta * np.pi / 2) * fresh
     np.testing.assert_allclose(noise_of(point, x0, sigma), want, atol=1e-4)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_an_interval_is_reached_by_a_move_and_then_by_noise(world, line, index):
+    """The sample goes to the next level on its line; only what lies above that is fresh noise."""
+    x, velocity = line
+    arm = {"level": "interval", "adversarial_weight": 0.0}
+    _, _, point, sigma = drawn(world, line, index, **arm)
+    low, top = GRID[index + 1], min(GRID[index], 0.98)
+    assert low < sigma.min() and sigma.max() <= top + 1e-6
+    assert np.mean(sigma) == pytest.approx((low + top) / 2, abs=0.1 * (top - low))
+    kept = wide((1 - sigma) / (1 - low))
+    added = np.sqrt(wide(sigma) ** 2 - (kept * low) ** 2)
+    fresh = (point - kept * (x + (low - GRID[index]) * velocity)) / added
+    assert abs(np.corrcoef(fresh.ravel(), (x + velocity).ravel())[0, 1]) < 0.05
+    assert 0.95 < np.std(fresh) < 1.05
+
+
+def test_the_last_interval_ends_at_the_data_and_is_a_re_noise(world, line):
+    arm = {"level": "interval", "adversarial_weight": 0.0}
+    _, _, point, sigma = drawn(world, line, 3, **arm)
+    _, _, want, want_sigma = drawn(world, line, 3)
+    np.testing.assert_allclose(sigma, want_sigma)
+    np.testing.assert_allclose(point, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("low", [0.0, 0.5, 0.9])
+def test_levels_of_an_interval_weigh_as_the_noise_that_was_added(world, low):
+    lows = jnp.full(2000, low)
+    sigma, weight = draw_interval(jax.random.key(0), lows, world.config())
+    assert low < sigma.min() and sigma.max() <= 0.98 + 1e-6
+    added = sigma**2 - ((1 - sigma) / (1 - low) * low) ** 2
+    np.testing.assert_allclose(weight, np.minimum(1 / added, 10), rtol=2e-3)
+
+
+WRONG = [
+    {"eta": 1.5},
+    {"renoise": (0.0, 0.98)},
+    {"level": "interval"},  # with heads
+    {"level": "interval", "adversarial_weight": 0.0, "eta": 0.5},
+]
+
+
+@pytest.mark.parametrize("arm", WRONG)
+def test_arms_that_are_none_are_refused(world, arm):
+    with pytest.raises(InputError):
+        world.config(**arm)
 
 
 # --- levels and guidance --------------------------------------------------------------------------

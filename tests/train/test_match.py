@@ -339,10 +339,38 @@ def test_the_heads_do_not_move_the_fake_score(world, critic_step):
     assert quiet["heads/loss"] != loud["heads/loss"]
 
 
-@pytest.mark.parametrize("reach", [0.01, 1.0])
-def test_the_heads_gradient_reaches_the_fake_score_with_its_weight(world, critic_step, reach):
+def test_on_an_interval_the_fake_score_learns_the_unbiased_target_from_the_next_state(world):
+    """At step 2 of four: the student's state at .5, noised on; no heads."""
+    state, key, net = world.state(TX), key_of_step(2), world.nets
+    arm = world.config(level="interval", adversarial_weight=0.0, trajectory_weight=0.0)
+    step = jax.jit(make_critic_step(net, CRITIC, CRITIC, arm, SIGMAS))
+
+    @jax.jit
+    @jax.value_and_grad
+    def reference(fake):
+        keys = jax.random.split(jax.random.fold_in(key, 0), 5)
+        cond, _ = reference_conds(world, world.frozen, keys[4])
+        student = state.student.params
+        x = reference_input(world, world.frozen, student, cond, keys[1], 2, 0)
+        start = x - 0.25 * net.velocity(student, x, jnp.full(3, 0.75), cond)
+        level_key, fresh_key = jax.random.split(keys[2])
+        t = 0.5 + 0.48 * jnp.maximum(jax.random.uniform(level_key, (3,)), 1e-3)
+        noise = jax.random.normal(fresh_key, x.shape)
+        a, s = wide(2 * (1 - t)), wide(jnp.sqrt(t**2 - (1 - t) ** 2))
+        target = -2 * start + (wide(t) + wide(1 - t)) / s * noise
+        v = net.velocity(fake, a * start + s * noise, t, cond)
+        weight = jnp.minimum(1 / s.ravel() ** 2, 10)
+        return jnp.mean(weight * jnp.mean((v - target) ** 2, axis=(1, 2, 3)))
+
+    after, metrics = step(state, world.frozen, world.batch, key)
+    loss, grads = reference(state.fake.params)
+    np.testing.assert_allclose(metrics["fake/loss"], loss, rtol=1e-4)
+    same(after.fake.opt[0].trace, grads, rtol=1e-3, atol=1e-4)
+
+
+def test_the_heads_gradient_reaches_the_fake_score_with_its_weight(world, critic_step):
     """What a gradient of full weight adds to the fake score's own, times the weight."""
-    state, key = world.state(TX), jax.random.key(3)
+    state, key, reach = world.state(TX), jax.random.key(3), 0.01
     gradient = {}
     for weight in (1.0, reach):
         config = world.config(heads_reach=weight)
