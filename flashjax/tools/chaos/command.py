@@ -22,7 +22,7 @@ from typing import Any
 
 from flashjax.stages.stage import read_stage, write_json
 from flashjax.tools.chaos.compare import differences, results
-from flashjax.tools.chaos.faults import DONE, FAULTS, Job, kill_one
+from flashjax.tools.chaos.faults import DONE, FAULTS, Job, fill, kill_one
 from flashjax.types import InputError
 
 UNBROKEN, REPORT, MARK = "unbroken", "chaos.json", "made by flashjax chaos\n"
@@ -39,6 +39,11 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--seed", type=int, default=0, metavar="S", help="of faults and times")
     verb.add_argument("--processes", type=int, default=1, metavar="P", help="of one job")
     verb.add_argument("--within", type=float, default=25.0, metavar="SECONDS", help="of a start")
+    verb.add_argument(
+        "--own_disk",
+        action="store_true",
+        help="nothing else is on the workdir's disk: fill it, too",
+    )
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -80,6 +85,7 @@ class Chaos:
         shutil.rmtree(workdir, ignore_errors=True)  # of a chaos that was stopped
         told = _nothing()
         kinds = FAULTS | ({"kill one": (kill_one, 6)} if self._options.processes > 1 else {})
+        kinds |= {"full disk": (fill, 2)} if self._options.own_disk else {}
         while True:
             job = self._start(workdir)
             self._wait(job, dice.uniform(START_SECONDS, self._options.within))

@@ -94,6 +94,18 @@ def remove(job: Job, dice: random.Random) -> None:
     _damaged(job, dice, lambda path, dice: path.unlink())
 
 
+def fill(job: Job, dice: random.Random) -> None:
+    """No byte is free any more: the job says so, or needed none."""
+    del dice
+    balloon = job.workdir.with_name("balloon")
+    try:
+        with balloon.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(balloon.parent).free)
+        _check(job.codes(), {WRONG_INPUT, DONE})
+    finally:
+        balloon.unlink()
+
+
 FAULTS: dict[str, tuple[Callable[[Job, random.Random], None], int]] = {  # and how often
     "kill": (kill, 12),
     "terminate": (terminate, 3),
