@@ -15,7 +15,7 @@ from flashjax.convert.folder import read_transformer
 from flashjax.convert.table import Placement
 from flashjax.convert.transformer import transformer_from
 from flashjax.data.cache import read_cache
-from flashjax.data.jsons import read_json
+from flashjax.data.jsons import read_array, read_json
 from flashjax.data.prompts import read_prompts
 from flashjax.evaluate.judge import Compared, Figure, Judge, figures_of, told
 from flashjax.evaluate.sample import Drawn, Sampler
@@ -146,7 +146,7 @@ def gather(
     Real pictures come first where it is their captions that were drawn.
     """
     rows = [read_json(place / ROW) for place in places]
-    pictures = [np.load(place / SHOWN, allow_pickle=False) for place in places]
+    pictures = [read_array(place / SHOWN) for place in places]
     shown = len(pictures[0])
     if unseen.images is not None and prompts == unseen.captions:
         real = {"name": "real pictures", "group": "Reference", "note": "unseen"}

@@ -1,6 +1,5 @@
 """`report`: what a run came to, as one HTML file."""
 
-import json
 import os
 import platform
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
+from flashjax.data.jsons import read_array, read_texts
 from flashjax.evaluate import report
 from flashjax.evaluate.bars import Targets, run_bars
 from flashjax.evaluate.judge import Figure, Measured
@@ -59,7 +59,7 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
     """The whole content, read from the workdir."""
     evaluated = stage_results(workdir / "evaluate")
     rows = evaluated["rows"]
-    pictures = np.load(workdir / "evaluate" / "pictures.npy", allow_pickle=False)
+    pictures = read_array(workdir / "evaluate" / "pictures.npy")
     samplers = [sampler_of(row, images) for row, images in zip(rows, pictures, strict=True)]
     measured = {sampler.name: sampler.measured for sampler in samplers}
     steps, full = config.student.steps, config.evaluate.teacher_steps
@@ -80,7 +80,7 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
             student=measured[student],
             fewest=measured[fewest_bits(config)],
         ),
-        captions=json.loads((workdir / "evaluate" / "captions.json").read_text()),
+        captions=read_texts(workdir / "evaluate" / "captions.json"),
         samplers=samplers,
         reference=reference,
         notes=evaluated["notes"],

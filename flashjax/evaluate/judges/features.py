@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from flashjax import trees
 from flashjax.convert.writing import replacing
+from flashjax.data.jsons import read_array
 from flashjax.parallel.mesh import make_mesh
 from flashjax.types import InputError, Params
 
@@ -78,10 +79,7 @@ def kept(extract: Extractor, images: np.ndarray, folder: Path | None) -> np.ndar
     if not path.is_file():
         with replacing(path) as new, new.open("wb") as file:
             np.save(file, extract(images), allow_pickle=False)
-    try:
-        features = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path} is broken, delete it: {error}") from error
+    features = read_array(path)
     if features.ndim != 2 or len(features) != len(images):
         raise InputError(
             f"{path} has features {features.shape} of {len(images)} pictures; delete it"

@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.convert.outputs import check_free, keep_record
 from flashjax.convert.writing import replacing
+from flashjax.data.jsons import read_json
 from flashjax.parallel.chips import AS_OF
-from flashjax.parallel.hlo import Collective
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.parallel.program import Program, compile_program
 from flashjax.parallel.target import SMALL_TILES, Target, open_devices, parse_target
@@ -119,7 +119,7 @@ def compile_or_recall(
 ) -> Program:
     """The program's record, from the cache if it is there; HLO text is written when compiled."""
     if path.is_file() and hlo is None:
-        return from_json(json.loads(path.read_text()))
+        return configs.record(read_json(path), f"{path} is broken, delete it", Program)
     program, text = compile_program(
         planned.name,
         planned.step,
@@ -141,14 +141,6 @@ def compile_or_recall(
 def text_of(folder: str, program: Planned) -> Path:
     """Where the HLO text of a program goes."""
     return Path(folder) / f"{program.name}.hlo"
-
-
-def from_json(record: dict[str, Any]) -> Program:
-    """A program's record as it was written."""
-    found = [
-        Collective(**{**entry, "axes": tuple(entry["axes"])}) for entry in record["collectives"]
-    ]
-    return Program(**{**record, "collectives": tuple(found)})
 
 
 def cache_key(config: Any, target: Target, program: str, options: Mapping[str, str]) -> str:

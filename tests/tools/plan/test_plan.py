@@ -130,3 +130,12 @@ def test_a_recipes_program_has_the_attention_of_its_machine(recipe, platform, ke
     (guide,) = programs.programs(config, jax.devices(), ("guide",))
     text = guide.step.trace(*guide.arguments).lower(lowering_platforms=(platform,)).as_text()
     assert kernel in text
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"name": "guide", "compile_seconds": "1"}'])
+def test_a_result_that_is_broken_is_one_line(content, tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"x\.json") as caught:
+        command.compile_or_recall(None, path, None, {}, 0)
+    assert "\n" not in str(caught.value)
