@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from flashjax.models.text import draw_t5_drop, encode_pair
+from flashjax.train.average import AverageConfig
 from flashjax.train.guide import GuideConfig, make_guide_step
 from flashjax.train.state import Descent, init_state
 
@@ -44,3 +45,20 @@ def test_the_step_follows_the_reference_gradient(world):
             got = state.learner.opt.trace[name]
             np.testing.assert_allclose(got, grad, rtol=1e-4, atol=1e-6, err_msg=name)
         assert state.step == 1
+
+
+def test_a_batch_with_a_number_that_is_none_moves_nothing(world):
+    """One pixel of one sample is enough; the step is counted, the next one is sound."""
+    config = GuideConfig(guidance_scale=3.0, substeps=2, drop_t5=0.5)
+    descent = Descent(RECORD.tx, AverageConfig(decay=0.9))
+    step = jax.jit(make_guide_step(world.nets.velocity, world.nets.text, descent, config, SIGMAS))
+    start, key = init_state(world.init(1), descent), jax.random.key(0)
+    broken = world.batch.replace(latents=world.batch.latents.at[1, 0, 0, 0].set(jnp.nan))
+    state, metrics = step(start, world.frozen, broken, key)
+    for part in ("params", "opt", "ema"):
+        before, after = (getattr(one.learner, part) for one in (start, state))
+        jax.tree.map(np.testing.assert_array_equal, after, before)
+    assert (metrics["student/skipped"], state.step) == (1, 1)
+    state, metrics = step(state, world.frozen, world.batch, key)
+    assert (metrics["student/skipped"], metrics["student/skipped_in_row"]) == (1, 0)
+    assert np.any(state.learner.params["inner"] != start.learner.params["inner"])
