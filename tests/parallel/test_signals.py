@@ -85,9 +85,8 @@ def test_a_first_step_is_not_waited_for():
 
 
 def test_a_process_that_is_done_ends_as_it_would():
-    process = start(
-        f"{LISTEN} signals.done(); import time; print('done', flush=True); time.sleep(1)"
-    )
+    code = f"{LISTEN} signals.done(); import time; print('done', flush=True); time.sleep(1)"
+    process = subprocess.Popen([sys.executable, "-c", code], env=ENVIRONMENT, **PIPES)
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     assert end_of(process) == (0, [], [])
