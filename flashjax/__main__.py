@@ -10,7 +10,9 @@ def main() -> int:
     signals.listen()
     from flashjax import cli
 
-    return cli.main()
+    code = cli.main()
+    signals.done()
+    return code
 
 
 if __name__ == "__main__":

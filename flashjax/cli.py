@@ -108,6 +108,8 @@ MENDABLE = {  # what a disk refuses, and what a user does about it
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns the exit code: 0 done, 2 wrong input, 75 interrupted and saved."""
+    if arguments is None:
+        signals.listen()  # where flashjax.__main__ has not done so before
     arguments = [*map(_at_home, sys.argv[1:] if arguments is None else arguments)]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for library in ("absl", "jax"):

@@ -86,16 +86,22 @@ def name(title: str) -> None:
 def deferred(tell: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
     """Whether a signal has asked to stop; it ends nothing within the block, a second one does.
 
-    `tell` is called with the first. Who does not listen yet does so for the block; only a main
-    thread can.
+    Where the process listens already, this begins when it is first asked for: a first step compiles
+    for minutes, and before its end there is nothing new to save. `tell` is called with the signal.
+    Who does not listen yet does so for the block; only a main thread can.
     """
     for_now = not listening() and threading.current_thread() is threading.main_thread()
     _process.asked.clear()
-    _process.tell, _process.deferred = tell, True
+    _process.tell, _process.deferred = tell, not listening()
     if for_now:
         _install()
+
+    def asked() -> bool:
+        _process.deferred = True
+        return _process.asked.is_set()
+
     try:
-        yield _process.asked.is_set
+        yield asked
     finally:
         if for_now and _process.undo:
             _process.undo()
@@ -132,6 +138,12 @@ def end(line: str = "", code: int = INTERRUPTED) -> None:
         print(f"{_process.title}: {line}", file=sys.stderr)
     sys.stderr.flush()
     os._exit(code)
+
+
+def done() -> None:
+    """All is done and saved: no signal is to change the exit code of a process that ends."""
+    for number in NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def listening() -> bool:

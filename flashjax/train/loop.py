@@ -48,7 +48,8 @@ def loop(
 ) -> State:
     """Run `step(state, batch) -> (state, metrics)` for steps start+1 .. stop.
 
-    On SIGTERM or SIGINT the step in flight ends, `save(step, state)` is called (it must not return
+    On SIGTERM or SIGINT the step in flight ends (in a process that listens from its start, but for
+    the first: parallel/signals.py), `save(step, state)` is called (it must not return
     before the state is on disk) and Interrupted is raised; a second signal ends the process. Of
     several processes one may have the signal: all end after the same step.
     """
@@ -151,9 +152,10 @@ def _stop_signals(last: int) -> Iterator[Callable[[int], bool]]:
         return
     never = contextlib.nullcontext(lambda: False)
     with signals.deferred(share_stop) if signals.listening() else never as asked:
-        yield (
-            lambda step: (
-                multihost_utils.reached_preemption_sync_point(step)
-                or (step == last and any_process(asked()))
-            )
-        )
+
+        def agreed(step: int) -> bool:
+            own = asked()
+            reached = multihost_utils.reached_preemption_sync_point(step)
+            return reached or (step == last and any_process(own))
+
+        yield agreed

@@ -67,12 +67,29 @@ def test_what_is_saved_is_said():
 
 STEP = """
 with signals.deferred() as asked:
+    asked()
     print("a step", flush=True)
     while not asked(): pass
     print("asked", flush=True)
     {busy}
 print("saved")
 """
+
+
+def test_a_first_step_is_not_waited_for():
+    """It compiles, and there is nothing new to save."""
+    process = start(f"{LISTEN}\nwith signals.deferred(): print('a step', flush=True); {BUSY}")
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert end_of(process)[0] == 75
+
+
+def test_a_process_that_is_done_ends_as_it_would():
+    code = f"{LISTEN} signals.done(); import time; print('done', flush=True); time.sleep(1)"
+    process = subprocess.Popen([sys.executable, "-c", code], env=ENVIRONMENT, **PIPES)
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert end_of(process) == (0, [], [])
 
 
 def test_a_step_is_waited_for():
