@@ -84,7 +84,7 @@ HELP = "\n".join(
 
 TEXTS = ("--prompt", "--negative_prompt", "--title")  # flags whose values are no paths
 DEFECT, WRONG_INPUT, INTERRUPTED = 1, 2, signals.INTERRUPTED
-DIVERGED = "what is saved is finite; try a lower learning rate, in another workdir"
+DIVERGED = "what is saved is finite; with a lower learning rate the same command goes on from it"
 LONGEST = 2000  # characters of a message: names in a file may be of any length
 MENDABLE = {  # what a disk refuses, and what a user does about it
     errno.ENOSPC: "free some room, or choose another place",

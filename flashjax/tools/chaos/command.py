@@ -17,12 +17,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flashjax.stages.stage import read_stage, write_json
 from flashjax.tools.chaos.compare import differences, results
 from flashjax.tools.chaos.faults import DONE, FAULTS, Job, fill, kill_one
+from flashjax.tools.chaos.layouts import layouts
 from flashjax.types import InputError
 
 UNBROKEN, REPORT, MARK = "unbroken", "chaos.json", "made by flashjax chaos\n"
@@ -39,6 +41,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--seed", type=int, default=0, metavar="S", help="of faults and times")
     verb.add_argument("--processes", type=int, default=1, metavar="P", help="of one job")
     verb.add_argument("--within", type=float, default=25.0, metavar="SECONDS", help="of a start")
+    verb.add_argument(
+        "--layouts", action="store_true", help="no faults: on from one mesh onto each other one"
+    )
     verb.add_argument(
         "--own_disk",
         action="store_true",
@@ -57,6 +62,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     chaos = Chaos(place, options, overrides)
     told = json.loads((place / REPORT).read_text()) if (place / REPORT).is_file() else _nothing()
     wanted = chaos.unbroken()
+    if options.layouts:
+        print(json.dumps(chaos.layouts(), indent=2))
+        return
     while sum(told["faults"].values()) < options.kills:
         told = _added(told, chaos.round(told["rounds"], wanted))
         write_json(place / REPORT, told)
@@ -109,31 +117,38 @@ class Chaos:
             shutil.rmtree(workdir)
         return told
 
-    def _start(self, workdir: Path) -> Job:
+    def layouts(self) -> dict[str, float]:
+        """How far a loss is from its own after a restart on another layout, by "from -> onto"."""
+        return layouts(self._place, self._place / UNBROKEN, self._start)
+
+    def _start(
+        self, workdir: Path, verb: Sequence[str] = ("run",), processes: int | None = None
+    ) -> Job:
         """The processes of the run, in a session each; their words go beside the workdir."""
-        words = [sys.executable, "-m", "flashjax", "run", "--config", self._options.config]
+        number_of = processes or self._options.processes
+        words = [sys.executable, "-m", "flashjax", *verb, "--config", self._options.config]
         words += ["--workdir", str(workdir), *(f"--config.{o}" for o in self._overrides)]
         port = _free_port()
         with Path(f"{workdir}.log").open("ab") as file:
-            processes = [
+            started = [
                 subprocess.Popen(
-                    words, stdout=file, stderr=file, env=self._environment(port, number)
+                    words, stdout=file, stderr=file, env=self._environment(port, number, number_of)
                 )
-                for number in range(self._options.processes)
+                for number in range(number_of)
             ]
-        return Job(processes, workdir, start=lambda: self._start(workdir))
+        return Job(started, workdir, start=lambda: self._start(workdir, verb, processes))
 
-    def _environment(self, port: int, number: int) -> dict[str, str]:
+    def _environment(self, port: int, number: int, processes: int) -> dict[str, str]:
         """What was compiled once is there at the next start; several processes meet at a port."""
         compiled = self._place / "compiled" / str(number)
         own = {
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
         }
-        if self._options.processes > 1:
+        if processes > 1:
             own |= {
                 "FLASHJAX_COORDINATOR": f"127.0.0.1:{port}",
-                "FLASHJAX_PROCESSES": str(self._options.processes),
+                "FLASHJAX_PROCESSES": str(processes),
                 "FLASHJAX_PROCESS": str(number),
             }
         return os.environ | own
