@@ -16,6 +16,7 @@ from flashjax.tools.chaos.faults import DONE, Job
 from flashjax.train.metrics import CURVES
 from flashjax.types import InputError
 
+PATIENCE = 900.0  # seconds of a job, of which most is compilation
 TOLERANCE = 1e-6  # of a loss, relative: sums in another order
 BATCH, STEPS, HALF = 8, 4, 2  # the config keeps milestones of HALF steps
 LOSS = "student/loss"
@@ -77,7 +78,7 @@ def _guided(
     words = ["guide", *layout.words()]
     begun = (workdir / "guide" / "stage.json").exists()
     words += ["--fork", str(fork)] if fork and not begun else []
-    if start(workdir, words, layout.processes).codes() != {DONE}:
+    if start(workdir, words, layout.processes).codes(PATIENCE) != {DONE}:
         raise InputError(f"guide on {layout.name} failed: {workdir}.log says why")
     return workdir
 
