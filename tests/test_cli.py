@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import flashjax
 from flashjax import cli
 from flashjax.cli import main, split_overrides
 from flashjax.types import InputError
@@ -22,6 +23,13 @@ def answer(capsys, *arguments):
     assert not captured.out
     (line,) = captured.err.splitlines()
     return line
+
+
+def test_the_version_is_said_before_anything_heavy_is_read():
+    code = "import sys; from flashjax.__main__ import main; sys.argv[1:] = ['--version']; main()"
+    code += "; print('jax' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines() == [f"flashjax {flashjax.__version__}", "False"]
 
 
 @pytest.mark.parametrize(

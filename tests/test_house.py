@@ -53,7 +53,7 @@ def within(name, library):
 def rising(floor, names):
     """The names that `floor` may not import: they lie above it."""
     for name in names:
-        if within(name, "flashjax") and FLOORS.index(name.split(".")[1]) > FLOORS.index(floor):
+        if name.startswith("flashjax.") and FLOORS.index(name.split(".")[1]) > FLOORS.index(floor):
             yield name
 
 

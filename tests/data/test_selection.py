@@ -4,7 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from flashjax import config as configs
 from flashjax.data.config import DataConfig
 from flashjax.data.samples import Sample, captions_of
 from flashjax.data.selection import Mixed, split
@@ -63,7 +65,7 @@ def test_weights_that_no_epoch_can_have_are_refused():
     ("change", "message"),
     [
         ({"weights": (1.0,)}, "give one for each of 2"),
-        ({"weights": (1.0, 0.0)}, "above 0"),
+        ({"weights": (1.0, 0.0)}, r"weights\[1\]=0.0: give more than 0"),
         ({"size": 100}, "multiple of 64"),
         ({"upscale": 0.5}, "upscale=0.5"),
         ({"validation": -1}, "validation=-1"),
@@ -72,4 +74,5 @@ def test_weights_that_no_epoch_can_have_are_refused():
 )
 def test_a_section_out_of_range_is_refused(change, message):
     with pytest.raises(InputError, match=message):
-        DataConfig(**({"source": ("a", "b")} | change))
+        section = ConfigDict({"data": {"source": ("a", "b")} | change})
+        configs.section(section, "data", DataConfig)
