@@ -24,7 +24,7 @@ from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first, meet
 from flashjax.stages.contents import CHECKPOINTS, SCRATCH, TRACES, check_contents, contents, sweep
 from flashjax.stages.identity import Change, changes, forbidden, told
-from flashjax.types import InputError
+from flashjax.types import InputError, one_line
 
 # Does the work in the stage's folder, from its own checkpoints if there are any, and returns the
 # figures worth keeping, as JSON.
@@ -33,6 +33,7 @@ Body: TypeAlias = Callable[[Path], dict[str, Any]]
 LOCK, FORKED = ".lock", "forked"
 ADVICE = "use another --workdir or delete {folder}"
 KEPT_BY_TOOLS = {".git", ".cache"}  # in a folder that was downloaded
+ENDED = 500  # characters of what ended a stage
 PACKAGES = ("flashjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 log = logging.getLogger(__name__)
@@ -80,19 +81,13 @@ def run_stage(
     meet(f"{name} is read")  # before it is written
     if first:
         _make_room(folder, inputs, anew=before is not None and anew)
-    started, seconds_before = time.monotonic(), record["seconds"]
-    with signals.saving(lambda: saved_of(folder)), at_work(folder) if first else nullcontext():
-        if first:
-            sweep(folder)
-            write_json(folder / "stage.json", record)
-        try:
-            results = body(folder) if first or not alone else {}
-            record |= {"status": "done", "results": results}
-            record |= {"contents": contents(folder)} if first else {}
-        finally:
-            record["seconds"] = round(seconds_before + time.monotonic() - started, 3)
-            if first:
-                write_json(folder / "stage.json", record)
+    with (
+        signals.saving(lambda: saved_of(folder)),
+        at_work(folder, record) if first else nullcontext(),
+    ):
+        results = body(folder) if first or not alone else {}
+        record |= {"contents": contents(folder)} if first else {}
+        record |= {"status": "done", "results": results}
     meet(f"{name} is written")
     log.info("%s done in %.0f s", name, record["seconds"])
     return stage_results(folder) if alone else results
@@ -123,8 +118,11 @@ def _make_room(folder: Path, inputs: Mapping[str, Path | str], *, anew: bool) ->
 
 
 @contextmanager
-def at_work(folder: Path) -> Iterator[None]:
-    """Holds a stage's folder. InputError where another job does; it is free when its job ends."""
+def at_work(folder: Path, record: dict[str, Any]) -> Iterator[None]:
+    """Holds a stage's folder, and writes its record at both ends, with what ended it if not well.
+
+    InputError where another job holds it; it is free when its job ends.
+    """
     with (folder / LOCK).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,7 +132,17 @@ def at_work(folder: Path) -> Iterator[None]:
             ) from error
         except OSError as error:  # Lustre and NFS may be mounted without locks
             log.warning("%s cannot be locked (%s): start no second job there", folder, error)
-        yield
+        sweep(folder)
+        write_json(folder / "stage.json", record)
+        started, seconds_before = time.monotonic(), record["seconds"]
+        try:
+            yield
+        except BaseException as error:
+            record["ended"] = one_line(f"{type(error).__name__}: {error}", ENDED)
+            raise
+        finally:
+            record["seconds"] = round(seconds_before + time.monotonic() - started, 3)
+            write_json(folder / "stage.json", record)
 
 
 def saved_of(folder: Path) -> str:

@@ -1,0 +1,93 @@
+"""`status`: how far a run is, from another shell: stages, steps, pace, saves, hosts."""
+
+import argparse
+import datetime
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from flashjax.stages.stage import read_stage, steps_saved
+from flashjax.stages.training import curves
+from flashjax.types import InputError
+
+SILENT_SECONDS = 60.0  # after which a process' last sign of life is said
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
+    verb.add_argument("workdir", metavar="WORKDIR", help="of a run")
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints a line for each stage, and for each process that is silent."""
+    found = [of_stage(folder) for folder in stages(Path(options.workdir))]
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    for told in found:
+        print(in_words(told))
+
+
+def stages(workdir: Path) -> list[Path]:
+    """The folders of a run's stages, in the order in which they began. InputError for none."""
+    found = [path.parent for path in workdir.glob("*/stage.json")]
+    if not found:
+        raise InputError(f"{workdir} holds no stage: give the --workdir of a run")
+    return sorted(found, key=_began)
+
+
+def _began(folder: Path) -> float:
+    record = read_stage(folder) or {}
+    return (folder / "stage.json").stat().st_mtime - record["seconds"]
+
+
+def of_stage(folder: Path) -> dict[str, Any]:
+    """What is known of a stage; of a job its steps, seconds of each and seconds that are left."""
+    record = read_stage(folder) or {}
+    told = {key: record[key] for key in ("status", "seconds")} | {"stage": folder.name}
+    told |= {"ended": record["ended"]} if "ended" in record else {}
+    job = record["section"].get("job")
+    if job is None:
+        return told
+    signs = [_sign(path) for path in sorted((folder / "hosts").glob("heartbeat-*.json"))]
+    step = min((sign["step"] for sign in signs), default=0)
+    pace = [line["time/step_seconds"] for line in curves(folder) if "time/step_seconds" in line]
+    told |= {"step": step, "steps": job["steps"], "saved": max(steps_saved(folder), default=0)}
+    if pace:
+        told |= {"step_seconds": pace[-1], "left_seconds": pace[-1] * (job["steps"] - step)}
+    if record["status"] != "done":
+        told["silent"] = {s["process"]: s["silent_seconds"] for s in signs if _is_silent(s)}
+    return told
+
+
+def in_words(told: dict[str, Any]) -> str:
+    """One line of a stage."""
+    parts = [f"{told['stage']:12} {told['status']:8} {_span(told['seconds']):>8}"]
+    if "steps" in told:
+        parts.append(f"step {told['step']} of {told['steps']}, saved {told['saved']}")
+    if "step_seconds" in told:
+        parts.append(f"{told['step_seconds']:.3g} s/step")
+    if told["status"] != "done" and "left_seconds" in told:
+        parts.append(f"{_span(told['left_seconds'])} left")
+    parts += [
+        f"process {number} silent for {_span(seconds)}"
+        for number, seconds in told.get("silent", {}).items()
+    ]
+    return "  ".join(parts + ([told["ended"]] if "ended" in told else []))
+
+
+def _sign(path: Path) -> dict[str, Any]:
+    """A process' last sign of life."""
+    found = json.loads(path.read_text())
+    number = int(path.stem.removeprefix("heartbeat-"))
+    return {"process": number, "silent_seconds": time.time() - found["time"], "step": found["step"]}
+
+
+def _is_silent(sign: dict[str, Any]) -> bool:
+    return sign["silent_seconds"] > SILENT_SECONDS
+
+
+def _span(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))

@@ -1,0 +1,51 @@
+"""`status`: what another shell sees of a run."""
+
+import json
+import time
+
+import pytest
+
+from flashjax.cli import main
+from flashjax.stages.stage import run_stage
+from flashjax.train.loop import Interrupted
+
+
+def _guide(folder):
+    """A job that was stopped at step 4 of 10, one of whose processes has been silent since."""
+    for path, record in {
+        "hosts/heartbeat-0.json": {"step": 4, "time": time.time()},
+        "hosts/heartbeat-1.json": {"step": 3, "time": time.time() - 600},
+        "metrics/metrics.jsonl": {"step": 4, "time/step_seconds": 2.0},
+        "checkpoints/2/x": {},
+    }.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(json.dumps(record) + "\n")
+    raise Interrupted(4)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    run_stage("prepare", {}, tmp_path, lambda folder: {}, inputs={}, seed=0)
+    with pytest.raises(Interrupted):
+        run_stage("guide", {"job": {"steps": 10}}, tmp_path, _guide, inputs={}, seed=0)
+    return tmp_path
+
+
+def test_a_line_says_how_far_a_stage_is(workdir, capsys):
+    assert main(["status", str(workdir)]) == 0
+    prepare, guide = capsys.readouterr().out.splitlines()
+    assert prepare.split()[:2] == ["prepare", "done"]
+    assert "step 3 of 10, saved 2  2 s/step  0:00:14 left" in guide
+    assert "process 1 silent for 0:1" in guide and "process 0" not in guide
+    assert "Interrupted: interrupted after step 4" in guide
+
+
+def test_programs_read_json(workdir, capsys):
+    assert main(["status", str(workdir), "--json"]) == 0
+    prepare, guide = json.loads(capsys.readouterr().out)
+    assert prepare["status"] == "done" and guide["left_seconds"] == 14.0
+
+
+def test_a_folder_without_stages_is_refused(tmp_path, capsys):
+    assert main(["status", str(tmp_path)]) == 2
+    assert "holds no stage" in capsys.readouterr().err
