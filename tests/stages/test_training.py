@@ -72,10 +72,10 @@ def test_the_metrics_of_a_job_are_kept_as_records(tmp_path):
     assert all(record["time/step_seconds"] > 0 for record in records)
 
 
-def test_a_step_that_is_trained_again_is_recorded_once(tmp_path):
+def test_a_step_that_is_trained_again_is_recorded_once(tmp_path, tell_myself):
     """A job that was killed after its last save goes back to it; a line may be cut in two."""
     with pytest.raises(Interrupted):
-        run(tmp_path, stop_at=5)
+        run(tmp_path, stop_at=5, stop=tell_myself)
     path = tmp_path / "metrics" / "metrics.jsonl"
     later = '{"step": 6, "toy/loss": 99.0}\n'
     path.write_text(path.read_text() + later + later[:9])
