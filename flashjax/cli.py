@@ -63,6 +63,7 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
         "tools.evaluate",
         "any checkpoints side by side (or, with --config, the samplers of a run)",
     ),
+    "explain": ("tools.explain", "the keys of a config: type, range, default, meaning"),
     "status": ("tools.status", "how far a run is: stages, steps, pace, saves, processes"),
     "verify": ("tools.verify", "read every byte that a workdir keeps, and say what has changed"),
     "chaos": (

@@ -110,10 +110,10 @@ def student_sigmas(steps: int, shift: float) -> np.ndarray:
 class SigmaDensity:
     """Logit-normal or uniform density of noise levels, then shifted."""
 
-    mean: float = 0.0
-    std: Positive = 1.0
-    shift: Positive = 1.0
-    kind: Literal["logit_normal", "uniform"] = "logit_normal"
+    mean: float = 0.0  # of the logits
+    std: Positive = 1.0  # of the logits
+    shift: Positive = 1.0  # towards noise, above 1
+    kind: Literal["logit_normal", "uniform"] = "logit_normal"  # of the levels before the shift
 
 
 def draw_sigma(key: Array, batch: int, density: SigmaDensity) -> Array:

@@ -20,8 +20,8 @@ from flashjax.types import Constrain, Count, Whole, unconstrained
 class HeadsConfig:
     """Which blocks are tapped, and the width inside every head."""
 
-    taps: tuple[Whole, ...]
-    width: Count = 256
+    taps: tuple[Whole, ...]  # blocks of the fake score that heads look at, from 0
+    width: Count = 256  # inside every head
 
 
 class Head(nn.Module):

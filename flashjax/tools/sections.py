@@ -32,34 +32,34 @@ Branch = tuple[Annotated[float, Range(0, 1000)], Annotated[float, Range(0, 1000)
 class Across:
     """Sizes of axes across slices."""
 
-    branch: Size = 1
-    data: Size = 1
-    fsdp: Size = 1
-    context: Size = 1
-    tensor: Size = 1
+    branch: Size = 1  # copies of the student that are trained apart
+    data: Size = 1  # shares of a batch, weights whole on each
+    fsdp: Size = 1  # shares of a batch and of the weights
+    context: Size = 1  # shares of a picture's tokens
+    tensor: Size = 1  # shares of heads and hidden widths
 
 
 @dataclasses.dataclass(frozen=True)
 class Axes(Across):
     """Sizes of axes within a slice, and across."""
 
-    dcn: Across = Across()
+    dcn: Across = Across()  # sizes across slices or hosts; only branch and data may cross
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
     """What is distilled."""
 
-    source: str
-    absent_t5: Annotated[int, Range(0, 512)]
-    base: str | None = ""
+    source: str  # folder, single file, GGUF, or a packaged name
+    absent_t5: Annotated[int, Range(0, 512)]  # zero tokens for a T5 that is not there
+    base: str | None = ""  # a pipeline's folder with what the source lacks
 
 
 @dataclasses.dataclass(frozen=True)
 class Student:
     """The student's grid."""
 
-    steps: Annotated[int, Range(1, 1000)]
+    steps: Annotated[int, Range(1, 1000)]  # from noise to picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +77,14 @@ class Match:
     """Distribution matching."""
 
     job: JobConfig
-    critic_updates: Count
+    critic_updates: Count  # of fake score and heads for one of the student
     student_optimiser: OptimiserConfig
     fake_optimiser: OptimiserConfig
     heads_optimiser: OptimiserConfig
     heads: HeadsConfig
     match: MatchConfig
     average: AverageConfig
-    prompts: str = ""
+    prompts: str = ""  # a file of captions to match on without pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,56 +92,56 @@ class Split:
     """The branches' training."""
 
     mesh: Axes
-    branches: dict[str, Branch]
+    branches: dict[str, Branch]  # ranges of timesteps, 0 to 1000, by name
     job: JobConfig
     student_optimiser: OptimiserConfig
     fake_optimiser: OptimiserConfig
     heads_optimiser: OptimiserConfig
     average: AverageConfig
-    only: str = ""
+    only: str = ""  # the one branch that this job trains; "" for all
 
 
 @dataclasses.dataclass(frozen=True)
 class Merge:
     """A weight of every branch."""
 
-    weights: dict[str, Share]
+    weights: dict[str, Share]  # of branches by name; they sum to 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
     """The student's files."""
 
-    dtype: str
-    title: str
+    dtype: str  # of the student's files
+    title: str  # in their metadata
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantize:
     """Schemes of its GGUF files, the fewest bits last."""
 
-    schemes: tuple[str, ...]
+    schemes: tuple[str, ...]  # of GGUF, the fewest bits last
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
     """What is drawn, and who judges it."""
 
-    samples: Count
-    shown: Count
-    chunk: Count
-    seed: Seed
-    teacher_steps: Annotated[int, Range(1, 1000)]
-    guidance_scale: Weight
-    judges: tuple[str, ...]
-    prompts: str = ""
+    samples: Count  # drawn by each sampler
+    shown: Count  # of them, in the report
+    chunk: Count  # drawn at a time, on all devices together
+    seed: Seed  # of the noise
+    teacher_steps: Annotated[int, Range(1, 1000)]  # of the teacher at its best
+    guidance_scale: Weight  # of the teacher
+    judges: tuple[str, ...]  # a task, clip=DIR, pick=DIR, dino=DIR, fid=FILE; () for none
+    prompts: str = ""  # a file of captions to draw; "" for what the data holds out
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
     """The page, and what it promises."""
 
-    title: str
+    title: str  # of the page
     bars: Targets
 
 
@@ -149,7 +149,7 @@ class Report:
 class Autoencoder:
     """The training of a teacher's autoencoder."""
 
-    kl_weight: Weight
+    kl_weight: Weight  # of the posterior's divergence
     job: JobConfig
     optimiser: OptimiserConfig
 
@@ -158,7 +158,7 @@ class Autoencoder:
 class Slim(Autoencoder):
     """The training of a cheaper one: `channels` of its levels."""
 
-    channels: tuple[Count, ...]
+    channels: tuple[Count, ...]  # of the levels, the finest first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,25 +175,29 @@ class Flow:
 class Reader:
     """The training of a task's judge."""
 
-    steps: Count
-    batch: Count
-    seed: Seed
+    steps: Count  # of its training
+    batch: Count  # samples of a step
+    seed: Seed  # of its training
 
 
 @dataclasses.dataclass(frozen=True)
 class Taught:
     """The schedule of a teacher that is trained here."""
 
-    shift: Positive
+    shift: Positive  # of its schedule
 
 
 @dataclasses.dataclass(frozen=True)
 class Original:
     """The pipeline whose latents a slim autoencoder keeps."""
 
-    source: str
+    source: str  # a pipeline's folder
 
 
+MEANINGS = {  # of the keys that are in no section
+    "seed": "of everything that is drawn at random, but the data's split",
+    "simulate_devices": "a CPU is split into so many; 0 or 1: it is not",
+}
 ALL = {"seed": Seed, "simulate_devices": Annotated[int, Range(0, 4096)], "data": DataConfig}
 DISTIL = ALL | {
     "mesh": Axes,

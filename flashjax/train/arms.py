@@ -7,7 +7,7 @@ Letters: b batch, s student steps.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from flashjax.train.rollout import StudentStep
 from flashjax.types import Count, InputError, Positive, Share, Weight
 
 
+Level: TypeAlias = Literal["any", "next", "grid", "uniform", "line", "interval"]
+
+
 @dataclasses.dataclass(frozen=True)
 class MatchConfig:
     """Where scores are compared and how the losses are weighed.
@@ -27,24 +30,24 @@ class MatchConfig:
     """
 
     eta: Share  # 0: the student's own noise (timestep sharing), 1: fresh noise (re-noising)
-    guidance_scale: Weight
+    guidance_scale: Weight  # of the teacher
     density: SigmaDensity  # noise levels of the fake score's training, and of both sides' heads
     shared_share: Share  # share of its samples that are trained exactly at the shared levels
-    adversarial_weight: Weight
-    trajectory_weight: Weight
-    trajectory_substeps: Count
+    adversarial_weight: Weight  # of the heads' loss in the student's
+    trajectory_weight: Weight  # of the trajectory loss of `guide` in the student's
+    trajectory_substeps: Count  # of the teacher within a step, for that loss
     head_reset: Share  # probability per head and critic step of being drawn anew
     fake_pull: Share  # fake <- (1 - pull) fake + pull student, after every student step
-    drop_t5: Share
+    drop_t5: Share  # share of samples without T5
     halved: Share  # share of batches on every other level of the grid, in half as many steps
-    level: Literal["any", "next", "grid", "uniform", "line", "interval"] = "any"
+    level: Level = "any"  # where scores are compared: `matching_point`
     last: Literal["renoise", "share"] = "renoise"  # what the last step does
     guidance_spread: Weight = 0.0  # the scale of every sample is drawn so far around its own
-    adversarial: Literal["softplus", "hinge"] = "softplus"
+    adversarial: Literal["softplus", "hinge"] = "softplus"  # loss of the heads
     heads_reach: Weight = 0.0  # weight of the heads' gradient in the fake score
     floor: Positive = 0.1  # of the normaliser of the matching gradient
-    renoise: tuple[Share, Share] = (0.02, 0.98)
-    parts: Count = 1
+    renoise: tuple[Share, Share] = (0.02, 0.98)  # lowest and highest level that is drawn
+    parts: Count = 1  # of a batch, differentiated one after the other
 
     def __post_init__(self) -> None:
         low, high = self.renoise

@@ -27,11 +27,11 @@ class AverageConfig:
     nothing of it anyway.
     """
 
-    schedule: Literal["constant", "half_life", "power"] = "constant"
-    decay: Decay = 0.999
-    half_life: Positive = 700.0
-    exponent: Positive = 6.94  # a relative width of 0.1
-    warmup: Weight = 0.0
+    schedule: Literal["constant", "half_life", "power"] = "constant"  # what the other keys are for
+    decay: Decay = 0.999  # share of the past that an update keeps, of "constant"
+    half_life: Positive = 700.0  # in updates, of "half_life"
+    exponent: Positive = 6.94  # of "power"; 6.94 is a relative width of 0.1
+    warmup: Weight = 0.0  # most of the updates so far that a half-life may be; 0: no limit
 
 
 def decay_at(config: AverageConfig, updates: Array) -> Array:

@@ -28,10 +28,10 @@ class GuideConfig:
     A batch is differentiated in `parts`, one after the other.
     """
 
-    guidance_scale: Weight
-    substeps: Count
+    guidance_scale: Weight  # of the teacher
+    substeps: Count  # of the teacher within a step of the student
     drop_t5: Share  # share of samples without T5, so that the student works without it too
-    parts: Count = 1
+    parts: Count = 1  # of a batch, differentiated one after the other
 
 
 def make_guide_step(

@@ -21,14 +21,14 @@ class OptimiserConfig:
     Gradients of more than `spike` times their mean norm are skipped; 0: none is.
     """
 
-    learning_rate: Positive
-    warmup_steps: Whole = 0
-    decay_steps: Whole = 0
-    beta1: Decay = 0.9
-    beta2: Decay = 0.999
-    weight_decay: Weight = 0.0
-    clip_norm: Positive = 1.0
-    spike: Weight = 0.0
+    learning_rate: Positive  # after the warm-up
+    warmup_steps: Whole = 0  # over which the rate rises from 0
+    decay_steps: Whole = 0  # the last, over which it falls to 1 % along a cosine
+    beta1: Decay = 0.9  # decay of the first moment; at 0 none is stored
+    beta2: Decay = 0.999  # decay of the second moment
+    weight_decay: Weight = 0.0  # decoupled, times the rate
+    clip_norm: Positive = 1.0  # of all gradients of a network together
+    spike: Weight = 0.0  # a gradient of more than so many mean norms is skipped; 0: none is
 
 
 def schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:

@@ -49,11 +49,11 @@ from flashjax.types import Batch, Cond, Count, InputError, Positive, Tokens, Who
 class ModelConfig:
     """The model that a plan assumes; a run reads it from its source. `depth` 0: as named."""
 
-    name: str
+    name: str  # of models/variants.py
     sample_size: Count  # side of the latents
-    shift: Positive = 3.0
-    t5_tokens: Count = 256
-    depth: Whole = 0
+    shift: Positive = 3.0  # of the teacher's schedule
+    t5_tokens: Count = 256  # of a caption
+    depth: Whole = 0  # blocks; 0: as named
 
 
 @dataclasses.dataclass(frozen=True)
