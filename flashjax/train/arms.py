@@ -18,7 +18,6 @@ from flashjax.flow.schedule import SigmaDensity, draw_sigma
 from flashjax.train.rollout import StudentStep
 from flashjax.types import Count, InputError, Positive, Share, Weight
 
-
 Level: TypeAlias = Literal["any", "next", "grid", "uniform", "line", "interval"]
 
 
