@@ -183,7 +183,8 @@ def test_a_folder_of_photographs_goes_through_import_and_prepare(team, tiny_teac
 
 def test_an_unknown_source_is_refused_and_nothing_is_made(tiny_teacher, tmp_path, capsys):
     flags = ["--config", CONFIG, "--workdir", str(tmp_path), "--config.simulate_devices=1"]
-    assert main(["import", *flags, f"--config.teacher.source={tiny_teacher}"]) == 0
+    flags += [f"--config.teacher.source={tiny_teacher}"]
+    assert main(["import", *flags]) == 0
     capsys.readouterr()
     assert main(["prepare", *flags, "--config.data.source=nowhere"]) == 2
     line = capsys.readouterr().err.strip()
