@@ -98,7 +98,7 @@ def test_a_job_that_began_again_is_seen(tmp_path):
 
 
 def test_a_stage_that_is_left_is_named(tmp_path):
-    nothing = dict.fromkeys(("section", "inputs", "versions", "results", "contents"), {})
+    nothing = {key: {} for key in ("section", "inputs", "versions", "results", "contents")}
     record = {"status": "done", "seconds": 1.0, "seed": 0, **nothing}
     for stage in checks.STAGES:
         (tmp_path / stage).mkdir()
