@@ -4,6 +4,7 @@ Tools need no config; `flashjax VERB --help` shows the flags of each.
 """
 
 import argparse
+import contextlib
 import difflib
 import errno
 import importlib
@@ -295,9 +296,10 @@ def _at_home(word: str) -> str:
 
 
 def _say(arguments: Sequence[str], message: str, code: int) -> int:
-    """One line about what ended the verb."""
+    """One line about what ended the verb; a log on a full disk takes none, and the code stays."""
     verb = "".join(f" {word}" for word in arguments[:1] if word in VERBS | TOOLS)
-    print(f"flashjax{verb}: {one_line(message, LONGEST)}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"flashjax{verb}: {one_line(message, LONGEST)}", file=sys.stderr, flush=True)
     return code
 
 

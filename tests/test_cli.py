@@ -25,6 +25,16 @@ def answer(capsys, *arguments):
     return line
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_log_on_a_full_disk_changes_no_code():
+    endings = {"from flashjax.cli import main; sys.exit(main(['sampel']))": 2}
+    endings["from flashjax.parallel import signals; signals.end('told')"] = 75
+    for code, wanted in endings.items():
+        with open("/dev/full", "w") as full:
+            words = [sys.executable, "-c", f"import sys; {code}"]
+            assert subprocess.run(words, stderr=full, stdout=full, check=False).returncode == wanted
+
+
 def test_the_version_is_said_before_anything_heavy_is_read():
     code = "import sys; from flashjax.__main__ import main; sys.argv[1:] = ['--version']; main()"
     code += "; print('jax' in sys.modules)"

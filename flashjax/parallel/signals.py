@@ -129,14 +129,18 @@ def before_end(call: Callable[[int], None]) -> None:
 
 
 def end(line: str = "", code: int = INTERRUPTED) -> None:
-    """Ends this process at once, its last line said; of several that try, the first does."""
+    """Ends this process at once, its last line said; of several that try, the first does.
+
+    A log on a full disk takes no line, and is no reason to stay.
+    """
     _process.ending.acquire()
     for call in _process.before_end:
         call(code)
-    sys.stdout.flush()
-    if line:
-        print(f"{_process.title}: {line}", file=sys.stderr)
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{_process.title}: {line}\n" if line else "")
+        sys.stderr.flush()
     os._exit(code)
 
 
