@@ -148,7 +148,8 @@ def space(config: ConfigDict, workdir: Path) -> Problems:
                 f"split it further, with a larger mesh.fsdp"
             )
     need, free = disk_bytes(planned), shutil.disk_usage(_existing(workdir)).free
-    if need > free:
+    there = [path.stat().st_size for path in workdir.glob("*/checkpoints/**/*") if path.is_file()]
+    if need > free + sum(there):  # of a run that goes on
         yield (
             f"--workdir {workdir} has {free / GIB:.1f} GiB free, and the checkpoints of this run "
             f"take {need / GIB:.1f}"

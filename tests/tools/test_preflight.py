@@ -120,6 +120,19 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_begun(tmp_path, mon
     assert "GiB free" in line and "checkpoints" in line
 
 
+def test_checkpoints_that_are_there_need_no_room(tmp_path, monkeypatch):
+    """A run that goes on would be refused on the disk that it began on."""
+    need = preflight.disk_bytes(preflight.steps_of(configs.load(NANO)))
+    usage = type("", (), {"free": need // 2})
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage)
+    assert "GiB free" in found(tmp_path)[0]
+    state = tmp_path / "run" / "guide" / "checkpoints" / "2" / "state"
+    state.parent.mkdir(parents=True)
+    with state.open("wb") as file:
+        file.truncate(need // 2 + 1)  # a file of holes
+    assert not found(tmp_path)
+
+
 def test_branches_without_a_weight_are_named(tmp_path):
     config = configs.load(NANO)
     with config.unlocked():
