@@ -13,15 +13,28 @@ from flashjax.types import InputError, listed
 CHECKPOINTS = "checkpoints"
 TRACES = ("stage.json", "metrics", "hosts")  # how the names begin of what says how a stage went
 # What a job that is killed leaves of what it was writing: drafts of files, folders for drafts.
-SCRATCH = re.compile(r".+\.tmp|\..+\.[a-z0-9_]{8}")
+DRAFT = re.compile(r".+\.\d+\.tmp|heartbeat-\d+\.tmp|metrics\.tmp")
+SCRATCH = re.compile(r"\.(?P<of>.+)\.[a-z0-9_]{8}")
 CHECKED_INSIDE = ".array_record"  # shards of a cache may be terabytes; each record has a hash
 
 
 def sweep(folder: Path) -> None:
     """Takes away what a job was writing when it was killed; checkpoints do so themselves."""
     for path in sorted(folder.rglob("*")):
-        if SCRATCH.fullmatch(path.name) and CHECKPOINTS not in path.relative_to(folder).parts:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if CHECKPOINTS in path.relative_to(folder).parts or path.is_symlink():
+            continue
+        if path.is_file() and DRAFT.fullmatch(path.name):
+            path.unlink()
+        elif path.is_dir() and is_scratch(path):
+            shutil.rmtree(path)
+
+
+def is_scratch(path: Path) -> bool:
+    """Whether a folder is one that `writing.replacing` made: it holds the draft alone, or less."""
+    found = SCRATCH.fullmatch(path.name)
+    if found is None:
+        return False
+    return all(child.name[:40] in (found["of"], "old") for child in path.iterdir())
 
 
 def contents(folder: Path) -> dict[str, Any]:

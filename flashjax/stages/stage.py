@@ -22,7 +22,15 @@ from flashjax import config as configs
 from flashjax.data.jsons import read_json
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first, meet
-from flashjax.stages.contents import CHECKPOINTS, SCRATCH, TRACES, check_contents, contents, sweep
+from flashjax.stages.contents import (
+    CHECKPOINTS,
+    DRAFT,
+    SCRATCH,
+    TRACES,
+    check_contents,
+    contents,
+    sweep,
+)
 from flashjax.stages.identity import Change, changes, forbidden, told
 from flashjax.types import InputError, one_line
 
@@ -203,8 +211,9 @@ def came_to_nothing(folder: Path) -> bool:
 
 def _is_trace(path: Path) -> bool:
     """Whether a file of a stage says how it went, and is nothing that came of it."""
-    unfinished = (".orbax-checkpoint-tmp" in p or SCRATCH.fullmatch(p) for p in path.parts)
-    return any(unfinished) or path.parts[0].startswith((*TRACES, LOCK))
+    *folders, name = path.parts
+    unfinished = any(".orbax-checkpoint-tmp" in p or SCRATCH.fullmatch(p) for p in folders)
+    return unfinished or bool(DRAFT.fullmatch(name)) or path.parts[0].startswith((*TRACES, LOCK))
 
 
 def stage_results(folder: Path | str) -> dict[str, Any]:

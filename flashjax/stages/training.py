@@ -182,4 +182,5 @@ def _step_of(line: str) -> int:
 def curves(folder: Path) -> list[dict[str, Any]]:
     """The scalars that a job wrote, one record per interval, in step order."""
     path = folder / "metrics" / CURVES
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]  # one is written just now

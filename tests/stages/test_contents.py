@@ -29,8 +29,9 @@ def test_results_are_noted_and_traces_are_not(folder):
 
 
 def test_what_a_killed_job_was_writing_goes_and_nothing_else(folder):
-    drafts = [".student.gguf.ab12_cd3/student.gguf", "manifest.json.77.tmp", "metrics/x.tmp"]
-    for name in drafts:
+    drafts = [".student.gguf.ab12_cd3/student.gguf", "manifest.json.77.tmp", "metrics/metrics.tmp"]
+    theirs = ["notes.tmp", ".editor.settings/notes", ".student.gguf.ab12_cd4/notes"]
+    for name in drafts + theirs:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("half")
     kept = {path for path in folder.rglob("*") if path.is_file()} - {folder / n for n in drafts}

@@ -162,7 +162,8 @@ class Chaos:
 def _mine(place: Path) -> Path:
     """The folder, made or known by its mark. InputError for one that holds what is not ours."""
     mark = place / "chaos"
-    if place.is_dir() and any(place.iterdir()) and not mark.is_file():
+    ours = mark.is_file() and mark.read_text() == MARK
+    if place.is_dir() and any(place.iterdir()) and not ours:
         raise InputError(f"--workdir {place} holds something else: choose another")
     place.mkdir(parents=True, exist_ok=True)
     mark.write_text(MARK)

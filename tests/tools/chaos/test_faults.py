@@ -9,8 +9,10 @@ import time
 import pytest
 
 from flashjax.tools.chaos import faults
+from flashjax.tools.chaos.command import _mine
 from flashjax.tools.chaos.compare import differences, results
 from flashjax.tools.chaos.faults import Job
+from flashjax.types import InputError
 
 OBEYS = "import signal,sys,time; signal.signal(15, lambda *_: sys.exit(75)); print(1, flush=True)"
 DEAF = "import signal,time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
@@ -49,6 +51,14 @@ def test_another_code_is_wrong(tmp_path):
     job = job_of(tmp_path, OBEYS.replace("75", "1"))
     with pytest.raises(AssertionError, match=r"exit codes \[1\], of \[0, 75\] were right"):
         faults.terminate(job, random.Random(0))
+
+
+def test_a_folder_of_others_is_left_alone(tmp_path):
+    (tmp_path / "round-0").mkdir()
+    (tmp_path / "chaos").write_text("a file of that name")
+    with pytest.raises(InputError, match="holds something else"):
+        _mine(tmp_path)
+    assert _mine(_mine(tmp_path / "new")).is_dir()
 
 
 def _finished(workdir, loss):
