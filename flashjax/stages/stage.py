@@ -201,6 +201,14 @@ def _found(folder: Path) -> tuple[dict[str, Any] | None, bool]:
     return before, anew
 
 
+def stage_folders(workdir: Path) -> list[Path]:
+    """The folders of stages below a workdir. InputError where there is none."""
+    found = sorted(path.parent for path in workdir.rglob("stage.json"))
+    if not found:
+        raise InputError(f"{workdir} holds no stage: give the --workdir of a run")
+    return found
+
+
 def came_to_nothing(folder: Path) -> bool:
     """Whether a stage left neither checkpoint nor result: another config may have its place."""
     record = read_stage(folder)

@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flashjax.stages.stage import read_stage, steps_saved
+from flashjax.stages.stage import read_stage, stage_folders, steps_saved
 from flashjax.stages.training import curves
-from flashjax.types import InputError
 
 SILENT_SECONDS = 60.0  # after which a process' last sign of life is said
 
@@ -22,20 +21,13 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints a line for each stage, and for each process that is silent."""
-    found = [of_stage(folder) for folder in stages(Path(options.workdir))]
+    folders = sorted(stage_folders(Path(options.workdir)), key=_began)
+    found = [of_stage(folder) for folder in folders]
     if options.json:
         print(json.dumps(found, indent=2))
         return
     for told in found:
         print(in_words(told))
-
-
-def stages(workdir: Path) -> list[Path]:
-    """The folders of a run's stages, in the order in which they began. InputError for none."""
-    found = [path.parent for path in workdir.glob("*/stage.json")]
-    if not found:
-        raise InputError(f"{workdir} holds no stage: give the --workdir of a run")
-    return sorted(found, key=_began)
 
 
 def _began(folder: Path) -> float:

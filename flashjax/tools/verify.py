@@ -10,7 +10,7 @@ from typing import Any
 from flashjax.checkpoint import check_checkpoint, is_tree, load_params
 from flashjax.data.cache import check_shard
 from flashjax.stages.contents import CHECKED_INSIDE, CHECKPOINTS, check_contents
-from flashjax.stages.stage import read_stage
+from flashjax.stages.stage import read_stage, stage_folders
 from flashjax.types import InputError
 
 log = logging.getLogger(__name__)
@@ -24,20 +24,12 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Says of every stage that it is whole. InputError with a line for each thing that is not."""
     found: list[str] = []
-    for folder in stages(Path(options.workdir)):
+    for folder in stage_folders(Path(options.workdir)):
         wrong = problems(folder)
         found += wrong
         log.info("%s %s", folder, "is NOT what was written" if wrong else "is whole")
     if found:
         raise InputError(*found)
-
-
-def stages(workdir: Path) -> list[Path]:
-    """The folders of stages below a workdir. InputError where there is none."""
-    found = sorted(path.parent for path in workdir.rglob("stage.json"))
-    if not found:
-        raise InputError(f"{workdir} holds no stage: give the --workdir of a run")
-    return found
 
 
 def problems(folder: Path) -> list[str]:
