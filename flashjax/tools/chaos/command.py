@@ -1,34 +1,33 @@
 """`chaos`: a run that is killed, stopped and damaged again and again ends as an unbroken one.
 
-Each round starts the run of a config in a new workdir, lets a fault happen after a random time,
-starts it again, and so on to its end; then every file of its results is compared with those of a
-run that nothing befell. Faults and times are a function of the seed.
+Each round goes a stretch of a config's road, lets a fault happen after a random time, starts again,
+and so on to its end; then every file of its results is compared with those of a run that nothing
+befell. Faults and times are a function of the seed.
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 import logging
 import math
 import os
 import random
-import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from flashjax.stages.stage import read_stage, write_json
+from flashjax.stages.stage import write_json
 from flashjax.tools.chaos.compare import differences, results
-from flashjax.tools.chaos.faults import DONE, FAULTS, Job, fill, kill_one
+from flashjax.tools.chaos.faults import DONE, FAULTS, Job, can_mount, fill, kill_one, read_only
 from flashjax.tools.chaos.layouts import layouts
+from flashjax.tools.chaos.rounds import Told, play
 from flashjax.types import InputError
 
-UNBROKEN, REPORT, MARK = "unbroken", "chaos.json", "made by flashjax chaos\n"
-START_SECONDS = 4.0  # before which Python is hardly there
+FIRST, UNBROKEN, REPORT, MARK = "first", "unbroken", "chaos.json", "made by flashjax chaos\n"
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,6 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--kills", type=int, default=20, metavar="N", help="faults in all")
     verb.add_argument("--seed", type=int, default=0, metavar="S", help="of faults and times")
     verb.add_argument("--processes", type=int, default=1, metavar="P", help="of one job")
-    verb.add_argument("--within", type=float, default=25.0, metavar="SECONDS", help="of a start")
     verb.add_argument(
         "--layouts", action="store_true", help="no faults: on from one mesh onto each other one"
     )
@@ -56,77 +54,68 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
 
     A chaos that was stopped goes on with its next round.
     """
-    if min(options.kills, options.processes) < 1 or options.within <= START_SECONDS:
-        raise InputError(f"give 1 or more --kills and --processes, --within {START_SECONDS} s up")
+    if min(options.kills, options.processes) < 1:
+        raise InputError("give 1 or more --kills and --processes")
     place = _mine(Path(options.workdir).absolute())
     chaos = Chaos(place, options, overrides)
-    told = json.loads((place / REPORT).read_text()) if (place / REPORT).is_file() else _nothing()
-    wanted = chaos.unbroken()
+    chaos.unbroken()
     if options.layouts:
         print(json.dumps(chaos.layouts(), indent=2))
         return
-    while sum(told["faults"].values()) < options.kills:
-        told = _added(told, chaos.round(told["rounds"], wanted))
-        write_json(place / REPORT, told)
-        log.info("chaos: %s", {key: told[key] for key in ("rounds", "faults", "stages")})
-    print(json.dumps(told, indent=2))
-    if told["wrong"]:
-        raise InputError(*told["wrong"])
+    told = _told(place / REPORT)
+    while told.faults.total() < options.kills:
+        chaos.round(told)
+        write_json(place / REPORT, dataclasses.asdict(told))
+        log.info("chaos: %s", dataclasses.asdict(told))
+    print(json.dumps(dataclasses.asdict(told), indent=2))
+    if told.wrong:
+        raise InputError(*told.wrong)
 
 
 class Chaos:
-    """The rounds of one folder."""
+    """The runs of one folder."""
 
     def __init__(self, place: Path, options: argparse.Namespace, overrides: list[str]) -> None:
         self._place, self._options, self._overrides = place, options, overrides
+        self._faults = FAULTS | ({"kill one": (kill_one, 6)} if options.processes > 1 else {})
+        self._faults |= {"full disk": (fill, 2)} if options.own_disk else {}
+        self._faults |= {"read only": (read_only, 1)} if can_mount() else {}
 
-    def unbroken(self) -> dict[str, Any]:
-        """The results of the run that nothing befalls."""
-        if self._start(self._place / UNBROKEN).codes(math.inf) != {DONE}:
-            raise InputError(f"the unbroken run failed: {self._place / UNBROKEN}.log says why")
-        return results(self._place / UNBROKEN)
+    def unbroken(self) -> None:
+        """The run that nothing befalls, twice: the second one is not slowed down by compilers.
 
-    def round(self, number: int, wanted: dict[str, Any]) -> dict[str, Any]:
-        """One run through faults; what befell it, during which stage, and what went wrong."""
-        dice = random.Random(f"{self._options.seed} {number}")
-        workdir = self._place / f"round-{number}"
-        shutil.rmtree(workdir, ignore_errors=True)  # of a chaos that was stopped
-        told = _nothing()
-        kinds = FAULTS | ({"kill one": (kill_one, 6)} if self._options.processes > 1 else {})
-        kinds |= {"full disk": (fill, 2)} if self._options.own_disk else {}
-        while True:
-            job = self._start(workdir)
-            self._wait(job, dice.uniform(START_SECONDS, self._options.within))
-            if job.ended():
-                break
-            name = dice.choices(list(kinds), [often for _, often in kinds.values()])[0]
-            told["faults"][name] += 1
-            told["stages"][_under_way(workdir)] += 1
-            try:
-                kinds[name][0](job, dice)
-            except (AssertionError, TimeoutError) as error:
-                told["wrong"].append(f"round {number}: {name} in {_under_way(workdir)}: {error}")
-        if job.codes() != {DONE}:
-            told["wrong"].append(f"round {number}: ended with {job.codes()}, see {workdir}.log")
-            return told
-        differ = differences(wanted, results(workdir))
-        told["wrong"] += [
-            f"round {number}: {path} is not that of the unbroken run" for path in differ
-        ]
-        if not told["wrong"]:
-            shutil.rmtree(workdir)
-        return told
+        InputError where it fails, or where the two are not equal.
+        """
+        for name in (FIRST, UNBROKEN):
+            if self._start(self._place / name).codes(math.inf) != {DONE}:
+                raise InputError(f"the unbroken run failed: {self._place / name}.log says why")
+        differ = differences(results(self._place / FIRST), results(self._place / UNBROKEN))
+        if differ:
+            raise InputError(f"two unbroken runs differ: {', '.join(differ)}")
+
+    def round(self, told: Told) -> None:
+        """One stretch of the road through faults."""
+        dice = random.Random(f"{self._options.seed} {told.rounds}")
+
+        def start(workdir: Path, first: str, last: str) -> Job:
+            return self._start(workdir, ("run", "--from", first, "--to", last))
+
+        play(self._place, self._place / UNBROKEN, start, self._faults, told, dice)
 
     def layouts(self) -> dict[str, float]:
         """How far a loss is from its own after a restart on another layout, by "from -> onto"."""
         return layouts(self._place, self._place / UNBROKEN, self._start)
 
     def _start(
-        self, workdir: Path, verb: Sequence[str] = ("run",), processes: int | None = None
+        self,
+        workdir: Path,
+        verb: Sequence[str] = ("run",),
+        processes: int | None = None,
+        under: Sequence[str] = (),
     ) -> Job:
-        """The processes of the run, in a session each; their words go beside the workdir."""
+        """The processes of the run, `under` a command; their words go beside the workdir."""
         number_of = processes or self._options.processes
-        words = [sys.executable, "-m", "flashjax", *verb, "--config", self._options.config]
+        words = [*under, sys.executable, "-m", "flashjax", *verb, "--config", self._options.config]
         words += ["--workdir", str(workdir), *(f"--config.{o}" for o in self._overrides)]
         port = _free_port()
         with Path(f"{workdir}.log").open("ab") as file:
@@ -136,7 +125,8 @@ class Chaos:
                 )
                 for number in range(number_of)
             ]
-        return Job(started, workdir, start=lambda: self._start(workdir, verb, processes))
+        again = functools.partial(self._start, workdir, verb, processes)
+        return Job(started, workdir, start=lambda *under: again(under))
 
     def _environment(self, port: int, number: int, processes: int) -> dict[str, str]:
         """What was compiled once is there at the next start; several processes meet at a port."""
@@ -153,11 +143,6 @@ class Chaos:
             }
         return os.environ | own
 
-    def _wait(self, job: Job, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not job.ended():
-            time.sleep(0.02)
-
 
 def _mine(place: Path) -> Path:
     """The folder, made or known by its mark. InputError for one that holds what is not ours."""
@@ -170,25 +155,10 @@ def _mine(place: Path) -> Path:
     return place
 
 
-def _under_way(workdir: Path) -> str:
-    """The stage that a run has come to."""
-    for path in sorted(workdir.glob("*/stage.json"), key=lambda path: -path.stat().st_mtime):
-        record = read_stage(path.parent) or {}
-        return path.parent.name if record["status"] == "running" else f"after {path.parent.name}"
-    return "start"
-
-
-def _nothing() -> dict[str, Any]:
-    return {"rounds": 0, "faults": Counter(), "stages": Counter(), "wrong": []}
-
-
-def _added(told: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "rounds": told["rounds"] + 1,
-        "faults": Counter(told["faults"]) + more["faults"],
-        "stages": Counter(told["stages"]) + more["stages"],
-        "wrong": told["wrong"] + more["wrong"],
-    }
+def _told(path: Path) -> Told:
+    """What the rounds before have told."""
+    told = Told(**json.loads(path.read_text())) if path.is_file() else Told()
+    return dataclasses.replace(told, faults=Counter(told.faults), stages=Counter(told.stages))
 
 
 def _free_port() -> int:

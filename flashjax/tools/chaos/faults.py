@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from flashjax.stages.contents import CHECKPOINTS
 from flashjax.stages.stage import read_stage
@@ -19,14 +20,18 @@ from flashjax.stages.stage import read_stage
 DONE, WRONG_INPUT, SAVED, KILLED = 0, 2, 75, -signal.SIGKILL
 PATIENCE_SECONDS = 180.0  # for a job that was asked to end
 
+# Its first argument is a folder that the command after it sees, but cannot write; root, too.
+MOUNTED = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+READ_ONLY = ("unshare", "--map-root-user", "--mount", "sh", "-c", MOUNTED)
+
 
 @dataclasses.dataclass
 class Job:
-    """The processes of one start of a run; `start` begins another one like it."""
+    """The processes of one start of a run; `start` begins another one like it, under a command."""
 
     processes: Sequence[subprocess.Popen[bytes]]
     workdir: Path
-    start: Callable[[], "Job"]
+    start: Callable[..., "Job"]  # of the words of that command
 
     def ended(self) -> bool:
         return all(process.poll() is not None for process in self.processes)
@@ -46,6 +51,9 @@ class Job:
                 raise TimeoutError(f"a process did not end within {patience_seconds:.0f} s")
             time.sleep(0.02)
         return {process.wait() for process in self.processes}
+
+
+Fault: TypeAlias = Callable[[Job, random.Random], None]
 
 
 def kill(job: Job, dice: random.Random) -> None:
@@ -94,6 +102,12 @@ def remove(job: Job, dice: random.Random) -> None:
     _damaged(job, dice, lambda path, dice: path.unlink())
 
 
+def read_only(job: Job, dice: random.Random) -> None:
+    """After a kill, nothing may be written below the workdir: the next start says so."""
+    kill(job, dice)
+    _check(job.start(*READ_ONLY, str(job.workdir)).codes(), {WRONG_INPUT})
+
+
 def fill(job: Job, dice: random.Random) -> None:
     """No byte is free any more: the job says so, or needed none."""
     del dice
@@ -106,7 +120,7 @@ def fill(job: Job, dice: random.Random) -> None:
         balloon.unlink()
 
 
-FAULTS: dict[str, tuple[Callable[[Job, random.Random], None], int]] = {  # and how often
+FAULTS: dict[str, tuple[Fault, int]] = {  # and how often
     "kill": (kill, 12),
     "terminate": (terminate, 3),
     "terminate twice": (terminate_twice, 1),
@@ -114,6 +128,14 @@ FAULTS: dict[str, tuple[Callable[[Job, random.Random], None], int]] = {  # and h
     "flip": (flip, 1),
     "remove": (remove, 1),
 }
+
+
+def can_mount() -> bool:
+    """Whether a folder can be made read-only for a process of ours."""
+    words = [*READ_ONLY, str(Path.cwd()), "true"]
+    return (
+        bool(shutil.which("unshare")) and subprocess.run(words, capture_output=True).returncode == 0
+    )
 
 
 def _damaged(job: Job, dice: random.Random, damage: Callable[[Path, random.Random], None]) -> None:

@@ -1,44 +1,24 @@
 """Faults: what a process that behaves and one that does not get told, in milliseconds."""
 
-import json
 import random
-import subprocess
-import sys
-import time
 
 import pytest
 
 from flashjax.tools.chaos import faults
 from flashjax.tools.chaos.command import _mine
 from flashjax.tools.chaos.compare import differences, results
-from flashjax.tools.chaos.faults import Job
 from flashjax.types import InputError
 
 OBEYS = "import signal,sys,time; signal.signal(15, lambda *_: sys.exit(75)); print(1, flush=True)"
 DEAF = "import signal,time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
 
 
-def job_of(workdir, *codes):
-    """Processes that are ready for what comes."""
-
-    def start():
-        processes = [
-            subprocess.Popen([sys.executable, "-c", f"{c}; time.sleep(600)"], stdout=-1)
-            for c in codes
-        ]
-        for process in processes:
-            process.stdout.readline()
-        return Job(processes, workdir, start)
-
-    return start()
-
-
-def test_signals_end_a_process_that_obeys(tmp_path):
+def test_signals_end_a_process_that_obeys(tmp_path, job_of):
     faults.kill(job_of(tmp_path, OBEYS, OBEYS), random.Random(0))
     faults.terminate(job_of(tmp_path, OBEYS, OBEYS), random.Random(0))
 
 
-def test_a_process_that_does_not_obey_is_found_out(tmp_path, monkeypatch):
+def test_a_process_that_does_not_obey_is_found_out(tmp_path, job_of, monkeypatch):
     monkeypatch.setattr(faults, "PATIENCE_SECONDS", 0.2)
     job = job_of(tmp_path, DEAF)
     with pytest.raises(TimeoutError, match=r"did not end within"):
@@ -47,7 +27,7 @@ def test_a_process_that_does_not_obey_is_found_out(tmp_path, monkeypatch):
     assert job.codes() == {faults.KILLED}
 
 
-def test_another_code_is_wrong(tmp_path):
+def test_another_code_is_wrong(tmp_path, job_of):
     job = job_of(tmp_path, OBEYS.replace("75", "1"))
     with pytest.raises(AssertionError, match=r"exit codes \[1\], of \[0, 75\] were right"):
         faults.terminate(job, random.Random(0))
@@ -61,20 +41,8 @@ def test_a_folder_of_others_is_left_alone(tmp_path):
     assert _mine(_mine(tmp_path / "new")).is_dir()
 
 
-def _finished(workdir, loss):
-    folder = workdir / "guide"
-    (folder / "metrics").mkdir(parents=True)
-    record = {"status": "done", "section": {"steps": 4}, "seed": 0, "inputs": {}, "seconds": 1.0}
-    record |= {"versions": {}, "results": {}, "contents": {}, "seconds": time.time()}
-    (folder / "stage.json").write_text(json.dumps(record))
-    line = {"step": 1, "guide/loss": loss, "time/step_seconds": time.time()}
-    (folder / "metrics" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    (folder / "student.gguf").write_bytes(b"bytes")
-    return workdir
-
-
-def test_runs_are_compared_to_the_last_bit_but_for_times(tmp_path):
-    one, same, other = (_finished(tmp_path / n, x) for n, x in [("a", 1.0), ("b", 1.0), ("c", 2.0)])
+def test_runs_are_compared_to_the_last_bit_but_for_times(tmp_path, finished):
+    one, same, other = (finished(tmp_path / n, x) for n, x in [("a", 1.0), ("b", 1.0), ("c", 2.0)])
     assert not differences(results(one), results(same))
     assert differences(results(one), results(other)) == ["guide/metrics/metrics.jsonl"]
     (same / "guide" / "student.gguf").write_bytes(b"bites")

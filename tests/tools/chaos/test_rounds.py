@@ -1,0 +1,76 @@
+"""Rounds: what was saved before a fault, and what the next start made of it."""
+
+import itertools
+import json
+import random
+import shutil
+
+from flashjax.stages.run import ROAD
+from flashjax.tools.chaos.rounds import Told, Watch, newest, play, stretch, went_on
+
+
+def test_stretches_cover_every_stage_and_every_seam():
+    dice = random.Random(0)
+    found = {stretch(dice) for _ in range(500)}
+    names = list(ROAD)
+    assert found == {(n, n) for n in names} | set(itertools.pairwise(names))
+
+
+def test_a_start_that_goes_on_from_an_older_step_has_lost_some():
+    assert not went_on("guide goes on from step 4", "guide", 4)
+    assert not went_on("killed before it said a word", "guide", 4)
+    assert went_on("guide goes on from step 2", "guide", 4).endswith("went on from 2")
+    assert went_on("guide: first step 3.0 s after", "guide", 4).endswith("began anew")
+
+
+def _under_way(workdir, *steps):
+    folder = workdir / "guide"
+    for step in steps:
+        (folder / "checkpoints" / str(step)).mkdir(parents=True)
+    record = {"status": "running", "section": {}, "seed": 0, "inputs": {}, "seconds": 1.0}
+    (folder / "stage.json").write_text(json.dumps({**record, "versions": {}, "contents": {}}))
+    return folder
+
+
+def test_a_lost_save_is_told_once(tmp_path):
+    workdir = tmp_path / "round-0"
+    _under_way(workdir, 2, 4)
+    said = tmp_path / "round-0.log"
+    said.write_text("guide: first step 2.0 s after the command\n")
+    watch = Watch(workdir)
+    assert watch.losses() == []  # nothing was saved before the first start
+    assert newest(workdir) == {"guide": 4}
+    with said.open("a") as log:
+        log.write("guide goes on from step 2\n")
+    assert watch.losses() == ["saved step 4 of guide, but went on from 2"]
+
+
+def _round(tmp_path, made, job_of):
+    """A round of `guide` in which a job leaves what `made` is, and ends."""
+
+    def start(workdir, first, last):
+        (workdir.parent / f"{workdir.name}.log").touch()
+        for path in made.iterdir():
+            shutil.copytree(path, workdir / path.name, dirs_exist_ok=True)
+        return job_of(workdir, "import sys; print(flush=True); sys.exit(0)")
+
+    told = Told()
+    dice = random.Random(0)
+    dice.randrange = lambda *_: 2  # guide
+    dice.randint = lambda *_: 0
+    play(tmp_path, tmp_path / "unbroken", start, {}, told, dice)
+    return told
+
+
+def test_a_round_that_ends_otherwise_is_told_and_kept(tmp_path, finished, job_of):
+    unbroken = finished(tmp_path / "unbroken", 1.0)
+    for name in ("import", "prepare", "data"):
+        (unbroken / name).mkdir()
+    (unbroken / "config.json").write_text("{}")
+    same, other = finished(tmp_path / "same", 1.0), finished(tmp_path / "other", 2.0)
+    good = _round(tmp_path, same, job_of)
+    assert (good.rounds, good.wrong, good.equal) == (1, [], 3)
+    assert not (tmp_path / "round-0").exists()
+    bad = _round(tmp_path, other, job_of)
+    assert bad.wrong == ["round 0: guide/metrics/metrics.jsonl is not that of the unbroken run"]
+    assert (tmp_path / "round-0" / "guide").exists()
