@@ -7,7 +7,7 @@ with another number of processes where it stopped. Letters: n samples, b batch.
 import functools
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import grain
 import jax
@@ -36,11 +36,18 @@ class Rows:
         return np.asarray(self._array[self._chosen], dtype)
 
 
+Chosen: TypeAlias = list[tuple[int, list[int]]]  # bucket and rows of each batch of a step
+
+
 class Position(Protocol):
-    """An iterator whose position is part of the checkpoint."""
+    """An iterator whose position is part of the checkpoint.
+
+    `chosen` are the samples of what it gave last.
+    """
 
     def __iter__(self) -> "Position": ...
     def __next__(self) -> Any: ...
+    def chosen(self) -> Chosen: ...
     def get_state(self) -> dict[str, Any]: ...
     def set_state(self, state: dict[str, Any]) -> None: ...
 
@@ -65,13 +72,19 @@ class Batches:
         order = grain.MapDataset.mix(orders, numbers) if len(orders) > 1 else orders[0]
         # The indices are all that grain reads: no threads needed, and nothing is read ahead.
         self._indices = iter(order.to_iter_dataset(grain.ReadOptions(num_threads=0)))
+        self._chosen: Chosen = []
 
     def __iter__(self) -> "Batches":
         return self
 
     def __next__(self) -> Any:
         which, chosen = next(self._indices)
+        self._chosen = [(which, chosen.tolist())]
         return jax.tree.map(lambda array: Rows(array, chosen), self._buckets[which])
+
+    def chosen(self) -> Chosen:
+        """The bucket and the rows of the last batch."""
+        return self._chosen
 
     def get_state(self) -> dict[str, Any]:
         """The position, as JSON."""
@@ -90,17 +103,23 @@ class Ahead:
 
     def __init__(self, source: Position, put: Callable[[Any], Any]) -> None:
         self._source, self._put = source, put
-        self._waiting: deque[tuple[Any, dict[str, Any]]] = deque()
+        self._waiting: deque[tuple[Any, dict[str, Any], Chosen]] = deque()
         self._position = source.get_state()
+        self._chosen: Chosen = []
 
     def __iter__(self) -> "Ahead":
         return self
 
     def __next__(self) -> Any:
         while len(self._waiting) < 2:
-            self._waiting.append((self._put(next(self._source)), self._source.get_state()))
-        batch, self._position = self._waiting.popleft()
+            batch = self._put(next(self._source))
+            self._waiting.append((batch, self._source.get_state(), self._source.chosen()))
+        batch, self._position, self._chosen = self._waiting.popleft()
         return batch
+
+    def chosen(self) -> Chosen:
+        """The bucket and the rows of the batch that was taken last."""
+        return self._chosen
 
     def get_state(self) -> dict[str, Any]:
         """The position, as JSON."""
@@ -118,12 +137,21 @@ class Together:
 
     def __init__(self, source: Position, number: int) -> None:
         self._source, self._number = source, number
+        self._chosen: Chosen = []
 
     def __iter__(self) -> "Together":
         return self
 
     def __next__(self) -> tuple[Any, ...]:
-        return tuple(next(self._source) for _ in range(self._number))
+        self._chosen, drawn = [], []
+        for _ in range(self._number):
+            drawn.append(next(self._source))
+            self._chosen += self._source.chosen()
+        return tuple(drawn)
+
+    def chosen(self) -> Chosen:
+        """The buckets and the rows of the last batches."""
+        return self._chosen
 
     def get_state(self) -> dict[str, Any]:
         """The position, as JSON."""

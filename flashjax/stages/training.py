@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,20 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
-from flashjax.data.pipeline import Position
+from flashjax.data.pipeline import Chosen, Position
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first
 from flashjax.stages.contents import CHECKPOINTS
+from flashjax.stages.stage import write_json
 from flashjax.train.average import AverageConfig
 from flashjax.train.heartbeat import heartbeat
 from flashjax.train.loop import Hook, Step, every, loop, progress
-from flashjax.train.metrics import CURVES, MetricsHook, MultiWriter, make_writer
+from flashjax.train.metrics import CURVES, Broken, MetricsHook, MultiWriter, make_writer
 from flashjax.train.optim import OptimiserConfig, make_optimiser
 from flashjax.train.state import Descent
 from flashjax.types import Count, Metrics, Params, Positive, Whole
+
+HOSTS, BATCHES = "hosts", "batches.json"
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +95,7 @@ def run_job(
       data: batches whose position is part of the checkpoint.
 
     Returns the state after `job.steps` steps. Raises `Interrupted` after a signal, all saved, and
-    FloatingPointError where updates had to be skipped too often: what is saved is finite.
+    Broken where updates had to be skipped too often: what is saved is finite.
     """
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=job.keep, milestone=job.milestone_steps)
     start = checkpoints.latest_step() or 0
@@ -109,14 +113,15 @@ def run_job(
         checkpoints.save(number, state, data.get_state(), wait=wait)
 
     alive = heartbeat(
-        folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds, start=start
+        folder / HOSTS, jax.process_index(), stall_seconds=job.stall_seconds, start=start
     )
     span = {"start": start, "stop": job.steps}
     shown = progress(name, **span)
     try:
-        with saying(name, checkpoints), shown as show, alive as beat:
+        drawn = Drawn(data, most=job.log_steps + job.most_skipped)
+        with saying(name, checkpoints, drawn, folder), shown as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
-            hooks: list[Hook] = [show, beat, first_step(name), logged, keep]
+            hooks: list[Hook] = [drawn, show, beat, first_step(name), logged, keep]
             last = functools.partial(save, wait=True)
             state = loop(step, state, data, **span, hooks=hooks, save=last)
         checkpoints.keep_newest()
@@ -133,15 +138,38 @@ def _writer(folder: Path, start: int) -> MultiWriter:
     return make_writer(own)
 
 
+class Drawn:
+    """A hook that remembers which samples the last `most` steps were trained on."""
+
+    def __init__(self, data: Position, *, most: int) -> None:
+        self._data = data
+        self._steps: deque[tuple[int, Chosen]] = deque(maxlen=most)
+
+    def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
+        self._steps.append((step, self._data.chosen()))
+
+    def until(self, step: int) -> list[dict[str, Any]]:
+        """The steps up to one, each with its batches: their bucket, and rows of prepare's cache."""
+        return [
+            {"step": at, "batches": [{"bucket": which, "rows": rows} for which, rows in chosen]}
+            for at, chosen in self._steps
+            if at <= step
+        ]
+
+
 @contextlib.contextmanager
-def saying(name: str, checkpoints: Checkpoints) -> Iterator[None]:
-    """Numbers that broke are told with the job's name, and with what there is from before."""
+def saying(name: str, checkpoints: Checkpoints, drawn: Drawn, folder: Path) -> Iterator[None]:
+    """Numbers that broke are told with the job's name, what there is from before, and the data."""
     try:
         yield
-    except FloatingPointError as error:
+    except Broken as error:
         saved = checkpoints.latest_step()
         where = f"the last save is of step {saved}" if saved else "nothing was saved before"
-        raise FloatingPointError(f"{name}: {error}; {where}") from error
+        file = folder / HOSTS / BATCHES
+        if is_first():
+            write_json(file, drawn.until(error.step))
+        told = f"{name}: {error}; {where}; the samples of the last steps are told in {file}"
+        raise Broken(error.step, told) from error
 
 
 def first_step(name: str) -> Hook:

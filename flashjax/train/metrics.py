@@ -140,6 +140,14 @@ def make_writer(folder: Path | str) -> MultiWriter:
     return MultiWriter([EventWriter(folder), JsonlWriter(Path(folder) / CURVES)])
 
 
+class Broken(FloatingPointError):
+    """Numbers are none at `step`, or were since the last record before it."""
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class MetricsHook:
     """A loop hook: every `steps` steps, and at the step `stop`, it writes the means since then.
 
@@ -166,7 +174,7 @@ class MetricsHook:
             self._write(step)
 
     def check(self, step: int) -> Mapping[str, float]:
-        """The means since the last time. FloatingPointError where one is none, or too much was
+        """The means since the last time. Broken where one is none, or too much was
         skipped: not to be saved.
 
         What was not skipped, with losses and norms of gradients that are finite at every step,
@@ -205,7 +213,7 @@ def summary(told: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def check_skipped(told: Sequence[tuple[int, Mapping[str, Any]]], most: int) -> None:
-    """Raise FloatingPointError for networks that skipped `most` updates in a row."""
+    """Raise Broken for networks that skipped `most` updates in a row."""
     for step, metrics in told:
         many = [
             name.removesuffix(IN_ROW)
@@ -213,14 +221,15 @@ def check_skipped(told: Sequence[tuple[int, Mapping[str, Any]]], most: int) -> N
             if name.endswith(IN_ROW) and value >= most
         ]
         if many:
-            raise FloatingPointError(
+            raise Broken(
+                step,
                 f"{most} updates in a row of {', '.join(sorted(many))} were skipped up to step "
-                f"{step}, for losses or gradients that are not finite, or spike"
+                f"{step}, for losses or gradients that are not finite, or spike",
             )
 
 
 def check_finite(metrics: Mapping[str, Any], step: int) -> None:
-    """Raise FloatingPointError that names every metric that is NaN or infinite."""
+    """Raise Broken that names every metric that is NaN or infinite."""
     broken = [f"{name} = {value}" for name, value in metrics.items() if not math.isfinite(value)]
     if broken:
-        raise FloatingPointError(f"training broke at or before step {step}: {', '.join(broken)}")
+        raise Broken(step, f"training broke at or before step {step}: {', '.join(broken)}")

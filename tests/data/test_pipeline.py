@@ -56,6 +56,8 @@ def test_batches_of_one_step_are_the_next_ones_and_a_resumed_run_sees_those_that
     for _ in range(2):
         got = next(first)
         assert len(got) == 3
+        told = [rows for _, rows in first.chosen()]
+        assert [list(batch) for batch in got] == told  # latents are their numbers
         for batch in got:
             np.testing.assert_array_equal(batch, np.ravel(next(one_by_one).latents))
     resumed = together()

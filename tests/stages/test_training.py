@@ -1,6 +1,7 @@
 """A training job: stopped by a signal, it saves everything and goes on as if nothing had been."""
 
 import dataclasses
+import json
 import re
 import signal
 
@@ -138,6 +139,10 @@ def test_a_job_that_skips_too_often_ends_in_one_line_and_goes_on_from_its_last_s
         match=r"toy: 5 updates in a row of toy .* step 8, .* the last save is of",
     ):
         train(most_skipped=5)
+    *_, last = json.loads((tmp_path / "hosts" / "batches.json").read_text())
+    replayed = batches(SAMPLES, batch_size=JOB.batch_size, seed=0)
+    drawn = [(next(replayed), replayed.chosen())[1] for _ in range(8)][-1]
+    assert last == {"step": 8, "batches": [{"bucket": 0, "rows": drawn[0][1]}]}
     saved = Checkpoints(tmp_path / "checkpoints")
     assert saved.latest_step() == 6
     state, _ = saved.restore(6, jax.eval_shape(start))

@@ -15,6 +15,7 @@ from flashjax import trees
 from flashjax.checkpoint import load_params, save_params
 from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import transformer_to
+from flashjax.data.pipeline import Chosen
 from flashjax.models.mmdit import MMDiT, velocity_of
 from flashjax.models.text import encode_text
 from flashjax.parallel.sharding import abstract_on
@@ -114,6 +115,7 @@ class Drawn:
         self._cond = functools.partial(encode, pipeline.text)
         self._student, self._tokens = student, student.tokenizer(captions)
         self._count, self._seed, self._step = len(captions), seed, 0
+        self._chosen: Chosen = []
 
     def __iter__(self) -> "Drawn":
         return self
@@ -122,9 +124,14 @@ class Drawn:
         random = np.random.default_rng([self._seed, self._step])
         self._step += 1
         chosen = random.choice(self._count, BATCH, replace=False)
+        self._chosen = [(0, chosen.tolist())]
         noise = jnp.asarray(self._student.noise(int(random.integers(2**31)), BATCH))
         part = jax.tree.map(operator.itemgetter(chosen), self._tokens)
         return noise, self._cond(part)
+
+    def chosen(self) -> Chosen:
+        """The captions of the last batch."""
+        return self._chosen
 
     def get_state(self) -> dict[str, Any]:
         """The position, as JSON."""
