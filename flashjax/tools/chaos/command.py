@@ -65,9 +65,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     told = _told(place / REPORT)
     while told.faults.total() < options.kills:
         chaos.round(told)
-        write_json(place / REPORT, dataclasses.asdict(told))
-        log.info("chaos: %s", dataclasses.asdict(told))
-    print(json.dumps(dataclasses.asdict(told), indent=2))
+        write_json(place / REPORT, vars(told))
+        log.info("chaos: %s", vars(told))
+    print(json.dumps(vars(told), indent=2))
     if told.wrong:
         raise InputError(*told.wrong)
 

@@ -4,8 +4,11 @@ import itertools
 import json
 import random
 import shutil
+from collections import Counter
 
 from flashjax.stages.run import ROAD
+from flashjax.stages.stage import write_json
+from flashjax.tools.chaos.command import _told
 from flashjax.tools.chaos.rounds import Told, Watch, newest, play, stretch, went_on
 
 
@@ -74,3 +77,13 @@ def test_a_round_that_ends_otherwise_is_told_and_kept(tmp_path, finished, job_of
     bad = _round(tmp_path, other, job_of)
     assert bad.wrong == ["round 0: guide/metrics/metrics.jsonl is not that of the unbroken run"]
     assert (tmp_path / "round-0" / "guide").exists()
+
+
+def test_what_is_told_is_read_again(tmp_path):
+    told = Told(rounds=1)
+    told.faults["kill"] += 2
+    write_json(tmp_path / "chaos.json", vars(told))
+    again = _told(tmp_path / "chaos.json")
+    again.faults["flip"] += 1
+    assert again == Told(rounds=1, faults=Counter(kill=2, flip=1))
+    assert _told(tmp_path / "none") == Told()
