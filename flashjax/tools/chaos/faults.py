@@ -3,6 +3,7 @@
 A fault says which exit codes are right. A job that ended before its fault came ends with 0.
 """
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -114,7 +115,7 @@ def fill(job: Job, dice: random.Random) -> None:
     balloon = job.workdir.with_name("balloon")
     try:
         with balloon.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(balloon.parent).free)
+            _fill(file.fileno(), balloon.parent)
         _check(job.codes(), {WRONG_INPUT, DONE})
     finally:
         balloon.unlink()
@@ -128,6 +129,13 @@ FAULTS: dict[str, tuple[Fault, int]] = {  # and how often
     "flip": (flip, 1),
     "remove": (remove, 1),
 }
+
+
+def _fill(file: int, disk: Path) -> None:
+    """Until nothing is left; while it is counted, the job takes of it, too."""
+    while free := shutil.disk_usage(disk).free:
+        with contextlib.suppress(OSError):
+            os.posix_fallocate(file, os.fstat(file).st_size, free)
 
 
 def can_mount() -> bool:
