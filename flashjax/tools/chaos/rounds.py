@@ -5,6 +5,7 @@ often as every other, and what befell it is judged within a minute.
 """
 
 import dataclasses
+import math
 import random
 import re
 import shutil
@@ -18,6 +19,7 @@ from flashjax.stages.stage import read_stage, steps_saved
 from flashjax.tools.chaos.compare import differences, results
 from flashjax.tools.chaos.faults import DONE, Fault, Job
 
+MOST = 8  # faults of a round: every stage is to have its share
 STARTING = 0.15  # of the faults come before the first stage has begun
 START_SECONDS = 8.0  # in which that may be
 LOST = "saved step {saved} of {stage}, but {found}"
@@ -57,7 +59,7 @@ def play(
     _copied(unbroken, workdir, first)
     work = _seconds(unbroken, first, last)
     watch = Watch(workdir)
-    while True:
+    for _ in range(MOST):
         job = start(workdir, first, last)
         _wait(job, workdir, dice, work)
         if job.ended():
@@ -71,8 +73,10 @@ def play(
         except (AssertionError, TimeoutError) as error:
             told.wrong.append(f"{name}: {kind} in {stage}: {error}")
         told.wrong += [f"{name}: {loss}" for loss in watch.losses()]
+    else:
+        job = start(workdir, first, last)
     told.rounds += 1
-    if job.codes() != {DONE}:
+    if job.codes(math.inf) != {DONE}:
         told.wrong.append(f"{name}: ended with {job.codes()}, see {workdir}.log")
         return
     told.wrong += [f"{name}: {loss}" for loss in watch.losses()]
