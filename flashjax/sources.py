@@ -215,7 +215,7 @@ def transformer_sizes(source: Path, base: Path | None = None) -> MMDiTConfig:
     return open_transformer(source).config
 
 
-def base_folder(text: str | None) -> Path | None:
+def base_folder(text: str | Path | None) -> Path | None:
     """The folder of --base, if it was given. InputError where nothing is there."""
     if not text:
         return None

@@ -33,6 +33,7 @@ from flashjax.models.vae import VAEConfig
 from flashjax.parallel.hosts import is_first
 from flashjax.parallel.layout import REPLICATED, ROLES
 from flashjax.parallel.sharding import abstract_on, param_shardings
+from flashjax.sources import kind_of
 from flashjax.types import Count, InputError, Params
 
 PACKAGED = {"nano": "assets/nano"}
@@ -221,6 +222,24 @@ def student_of(workdir: Path, stage: str, mesh: Mesh | None = None) -> Params:
         return param_shardings(tree, ROLES["student"], mesh)
 
     return _load(workdir / stage / PARAMS, mesh, shardings)
+
+
+def in_run(source: Path) -> bool:
+    """Whether a source is the folder of a stage whose run has the rest of the model."""
+    return kind_of(source) == "orbax" and (source.parent / "import").is_dir()
+
+
+def open_stage(source: Path) -> tuple[Pipeline, Tokenizer] | None:
+    """The model whose transformer a stage left in the folder `source`, in this host's memory.
+
+    None for what is no stage's folder in a run.
+    """
+    if not in_run(source):
+        return None
+    pipeline, tokenizer = open_model(source.parent)
+    params = student_of(source.parent, source.name)
+    student = params.get("transformer", params)
+    return dataclasses.replace(pipeline, transformer=student), tokenizer
 
 
 def teacher_of(workdir: Path, mesh: Mesh) -> Params:

@@ -28,16 +28,17 @@ from flashjax.models.mmdit import MMDiT
 from flashjax.parallel.mesh import make_mesh
 from flashjax.sources import LORA_FLAG
 from flashjax.stages.drawing import Studio, draw_all, forget
-from flashjax.stages.model import PACKAGED, packaged
+from flashjax.stages.model import PACKAGED
 from flashjax.stages.registry import check_judges, open_judges
 from flashjax.stages.stage import versions
 from flashjax.tools.axes import sources_of
-from flashjax.tools.sample import (
+from flashjax.tools.drawing import (
     DTYPES,
     GRIDS,
-    check_flags,
+    Drawing,
     latent_size,
     open_source,
+    path_of,
     sampler_of,
 )
 from flashjax.tools.sheets import SETTINGS
@@ -85,8 +86,8 @@ def run(options: argparse.Namespace) -> None:
     sources = sources_of(options.source, tuple(PACKAGED))
     cells = cells_of(options, list(sources))
     for cell in cells.values():
-        check_flags(cell, 1)
-    out, paths = Path(options.out), [_path(source) for source in sources.values()]
+        Drawing.of(cell).check(1)
+    out, paths = Path(options.out), [path_of(source) for source in sources.values()]
     names = [name for name in options.judges.split(",") if name]
     check_judges(names, key="--judges")
     check_free([out / PAGE], force=options.force, read=paths)
@@ -141,9 +142,10 @@ def draw_source(
 ) -> tuple[Drawn, Sampler]:
     """A source's pictures of all prompts; its weights go before the next one's come."""
     mesh = make_mesh({"data": -1})
-    pipeline, tokenizer = open_source(cell, source)
+    known = {name: getattr(cell, name) for name in ("base", "lora", "dtype", "absent_t5")}
+    pipeline, tokenizer = open_source(source, **known)
     size = latent_size(cell.size, pipeline)
-    sampler = sampler_of(cell, pipeline, size)
+    sampler = sampler_of(Drawing.of(cell), pipeline, size)
     whole = NamedSharding(mesh, PartitionSpec())
     empty = tokenizer([shortened(cell.negative_prompt)])
     networks = {name: getattr(pipeline, name) for name in ("transformer", "vae", "text")}
@@ -164,7 +166,9 @@ def asked(cell: argparse.Namespace, source: str, prompts: list[str]) -> str:
     """
     loras = [Path(text) for lora in cell.lora for text in (lora, lora.rpartition(":")[0]) if text]
     files = [
-        file for path in (_path(source), Path(cell.base or source), *loras) for file in _files(path)
+        file
+        for path in (path_of(source), Path(cell.base or source), *loras)
+        for file in _files(path)
     ]
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     told = [stamps, prompts, *(getattr(cell, name) for name in (*SETTINGS, "seed", "batch"))]
@@ -234,10 +238,6 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     return sorted(file for file in path.rglob("*") if file.is_file())
-
-
-def _path(source: str) -> Path:
-    return packaged(source) if source in PACKAGED else Path(source)
 
 
 def _size_of(rows: Sequence[report.Sampler]) -> str | None:

@@ -1,6 +1,7 @@
 """`export --source`: any checkpoint to PyTorch formats, tensor by tensor and bit by bit."""
 
 import argparse
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,13 @@ import ml_dtypes
 import numpy as np
 
 from flashjax.convert import folder as folders
-from flashjax.convert.adapters import Lora, open_loras
+from flashjax.convert.adapters import Lora, open_loras, with_loras
 from flashjax.convert.outputs import check_free, is_file_name, keep_record, places
 from flashjax.convert.pipeline import Parts, assemble
 from flashjax.convert.sai import model_spec, write_sai
 from flashjax.convert.table import AS_STORED, Placement
 from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, stored_as
+from flashjax.flow.schedule import Schedule
 from flashjax.models.variants import SD3_VAE
 from flashjax.sources import (
     LORA_FLAG,
@@ -28,9 +30,11 @@ from flashjax.sources import (
     read_parts,
     sample_size_of,
 )
+from flashjax.stages.model import TOKENIZERS, open_stage
 from flashjax.types import InputError
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
+TITLE = "converted by flashjax"
 LARGEST_HALF = 65504.0  # of float16
 FORMATS = {"diffusers": "diffusers", "sai": "model.safetensors"}  # format: name under --out
 
@@ -50,7 +54,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--format", metavar="NAME[,NAME]", help=f"{','.join(FORMATS)} by default; sai for a file"
     )
     verb.add_argument("--dtype", choices=tuple(DTYPES), help="as stored by default")
-    verb.add_argument("--title", default="converted by flashjax", help="in the single file")
+    verb.add_argument("--title", default=TITLE, help="in the single file")
     verb.add_argument("--shard_gb", type=float, default=MAX_SHARD_BYTES / 1e9, metavar="GB")
 
 
@@ -99,20 +103,45 @@ def convert(
     if "diffusers" in formats and kind_of(source) == "pipeline":
         folders.settings(source)
         folders.check_tokenizers(source, with_t5=folders.has_t5(source))
-    known = folders.read_configs(base) if base else {}
     # Products are added in float32, and rounded to the wanted dtype alone.
     placement = Placement(np.dtype(dtype)) if loras and dtype else AS_STORED
-    parts = read_parts(source, known=known, place=lambda _: placement, loras=loras)
+    parts, frame = opened(source, base, placement, loras)
     log.info("read %s", ", ".join(parts))
-    size = sample_size_of(source, parts["transformer"][1], base=base)
+    size = frame.size if frame else sample_size_of(source, parts["transformer"][1], base=base)
     check_range(parts, dtype)
     for name, path in zip(formats, paths, strict=True):
         if name == "sai":
             write_sai(path, parts, metadata=metadata_of(source, parts, title, size), dtype=dtype)
         else:
-            write_folder(path, parts, source, size, dtype=dtype, max_shard_bytes=max_shard_bytes)
+            write_folder(path, parts, frame, size, dtype=dtype, max_shard_bytes=max_shard_bytes)
         keep_record(path)
     return paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """What makes networks a whole pipeline: schedule, side of the latents, tokenizers' folder."""
+
+    schedule: Schedule
+    size: int
+    tokenizers: Path
+
+
+def opened(
+    source: Path, base: Path | None, placement: Placement, loras: Sequence[Lora]
+) -> tuple[Parts, Frame | None]:
+    """The networks of a source with LoRAs added; and its frame, where it is a whole pipeline."""
+    if base is None and (found := open_stage(source)):
+        pipeline, parts = found[0], found[0].parts
+        parts = with_loras(parts, loras, place=lambda _: placement) if loras else parts
+        tokenizers = source.parent / "import" / TOKENIZERS
+        return parts, Frame(pipeline.schedule, pipeline.sample_size, tokenizers)
+    known = folders.read_configs(base) if base else {}
+    parts = read_parts(source, known=known, place=lambda _: placement, loras=loras)
+    if kind_of(source) != "pipeline":
+        return parts, None
+    settings = folders.settings(source)
+    return parts, Frame(settings["schedule"], settings["sample_size"], source)
 
 
 def check_range(parts: Parts, dtype: Any) -> None:
@@ -140,18 +169,20 @@ def metadata_of(source: Path, parts: Parts, title: str, sample_size: int) -> Map
 
 
 def write_folder(
-    path: Path, parts: Parts, source: Path, size: int, *, dtype: Any, max_shard_bytes: int
+    path: Path,
+    parts: Parts,
+    frame: Frame | None,
+    size: int,
+    *,
+    dtype: Any,
+    max_shard_bytes: int,
 ) -> None:
-    """A whole pipeline's folder where the source is one, else the folders of its networks."""
-    if kind_of(source) == "pipeline":
-        settings = folders.settings(source)
-        pipeline = assemble(parts, where=str(source), **settings)
-        folders.write_pipeline(
-            path, pipeline, tokenizers_from=source, dtype=dtype, max_shard_bytes=max_shard_bytes
-        )
+    """A whole pipeline's folder where there is a frame, else the folders of its networks."""
+    how = {"dtype": dtype, "max_shard_bytes": max_shard_bytes}
+    if frame:
+        pipeline = assemble(parts, where=str(path), schedule=frame.schedule, sample_size=size)
+        folders.write_pipeline(path, pipeline, tokenizers_from=frame.tokenizers, **how)
         return
     with replacing(path) as new:
         new.mkdir()
-        folders.write_parts(
-            new, parts, sample_size=size, dtype=dtype, max_shard_bytes=max_shard_bytes
-        )
+        folders.write_parts(new, parts, sample_size=size, **how)

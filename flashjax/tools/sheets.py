@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,8 @@ import jax
 import numpy as np
 
 from flashjax.convert.outputs import check_free, is_file_name, keep_record, places
-from flashjax.convert.pipeline import Pipeline
 from flashjax.evaluate.grids import grid, labelled, parameters, save_png
-from flashjax.evaluate.sample import Sample, Sampler, draw_seeds, make_sample
 from flashjax.tools.axes import NONE, Axis, told
-from flashjax.types import Tokens
 
 COLUMNS, SHOWN = 8, 64  # of the grid of all pictures; how many of them it has at most
 SOLVER_NAMES = {"euler": "Euler", "dpmpp_2m": "DPM++ 2M"}  # as other tools call them
@@ -70,30 +67,9 @@ class Sheet:
         sources = [Path(path) for path in self.sources.values()]
         check_free(self.paths.values(), force=force, read=sources)
 
-    def draw(
-        self,
-        label: str,
-        number: int,
-        pipeline: Pipeline,
-        sampler: Sampler,
-        tokens: Tokens,
-        empty: Tokens,
-        *,
-        size: tuple[int, int],
-    ) -> None:
-        """Draws all prompts with a source and the settings of a cell; a PNG as each is done."""
-        cell, started = self.cells[number], time.perf_counter()
-        weights = {"transformer": pipeline.transformer, "vae": pipeline.vae, "text": pipeline.text}
-        sizes = dataclasses.replace(pipeline, transformer=None, vae=None, text=None)
-        images = draw_seeds(
-            program(sizes, sampler),
-            weights,
-            tokens,
-            empty,
-            seed=cell.seed,
-            shape=(*size, pipeline.transformer_config.channels),
-            chunk=cell.batch,
-        )
+    def keep(self, label: str, number: int, images: Iterable[np.ndarray]) -> None:
+        """Writes what a source draws of all prompts with the settings of a cell, as it is done."""
+        started = time.perf_counter()
         for index, image in enumerate(images):
             self._save(index, label, number, image)
         seconds = time.perf_counter() - started
@@ -168,9 +144,3 @@ class Sheet:
         columns = min(COLUMNS, len(images))
         blank = np.full((-len(images) % columns, *images.shape[1:]), 255, np.uint8)
         return grid(np.concatenate([images, blank]).reshape(-1, columns, *images.shape[1:]))
-
-
-@functools.cache
-def program(pipeline: Pipeline, sampler: Sampler) -> Sample:
-    """The program for a model's sizes, without its weights: sources of equal sizes share it."""
-    return make_sample(pipeline, sampler)

@@ -1,6 +1,5 @@
 """`sample` and `export --source`: the same model from every container, the same pictures."""
 
-import argparse
 import json
 
 import jax
@@ -16,7 +15,7 @@ from flashjax.convert.transformer import transformer_to
 from flashjax.quantize.containers.gguf import open_gguf
 from flashjax.quantize.containers.gguf_export import quantize_transformer
 from flashjax.sources import read_parts
-from flashjax.tools.sample import DTYPES, computed_in, open_source, placement
+from flashjax.tools.drawing import DTYPES, computed_in, open_source, placement
 
 PROMPT = "a red seven on white"
 
@@ -166,15 +165,13 @@ def test_a_name_that_ends_in_png_is_the_picture(picture, tiny_teacher, tmp_path,
 
 
 def test_weights_are_kept_as_they_are_stored_and_on_every_device(tiny_teacher):
-    options = argparse.Namespace(base=None, dtype=None, absent_t5=256, lora=[])
-    pipeline, _ = open_source(options, str(tiny_teacher))
+    pipeline, _ = open_source(str(tiny_teacher))
     leaves = jax.tree.leaves([pipeline.transformer, pipeline.vae, pipeline.text])
     assert {leaf.dtype.name for leaf in leaves} == {"float16"}
     assert {len(leaf.sharding.device_set) for leaf in leaves} == {jax.device_count()}
     assert pipeline.transformer_config.dtype == "float32"
     for dtype in DTYPES:
-        asked = argparse.Namespace(dtype=dtype)
-        assert placement(asked).dtype == computed_in(asked) == dtype
+        assert placement(dtype).dtype == computed_in(dtype) == dtype
 
 
 def test_sizes_solvers_and_skipped_layers_reach_the_sampler(picture, tiny_teacher, tmp_path):

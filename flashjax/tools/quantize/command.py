@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from flashjax.quantize.graphs.exchange import EXCHANGES
 from flashjax.quantize.graphs.pipelines import COMPANIONS, PIPELINES
 from flashjax.quantize.ranges import check_ranges
 from flashjax.sources import LORA_FLAG, base_folder, open_transformer, sample_size_of
+from flashjax.stages.model import in_run, read_model
 from flashjax.tools.quantize.memory import print_table
 from flashjax.tools.quantize.page import Format
 from flashjax.tools.quantize.pipeline import write_pipeline
@@ -83,6 +84,12 @@ def run(options: argparse.Namespace) -> None:
     """Writes every format with a table of its fidelity, and prints where."""
     if options.memory:
         return print_table(options.memory)
+    for path in write(options):
+        print(path)
+
+
+def write(options: argparse.Namespace) -> Iterator[Path]:
+    """Writes every format; gives the path of each, and of a report, as it is done."""
     paths = check_places(options, check_options(options))
     loras = loras_of(options)
     check_used(loras, sorted({network for name in paths for network in of(name)}))
@@ -90,11 +97,11 @@ def run(options: argparse.Namespace) -> None:
         if name in T5_FORMATS:
             source = Path(options.source)
             write_as(path, functools.partial(write_text, name, source, loras=loras))
-            print(path)
+            yield path
     if whole := {name: path for name, path in paths.items() if name in PIPELINES}:
-        write_pipelines(options, whole)
+        yield from write_pipelines(options, whole)
     if single := {name: path for name, path in paths.items() if name in FORMATS}:
-        write_transformer(options, single)
+        yield from write_transformer(options, single)
 
 
 def check_places(options: argparse.Namespace, names: list[str]) -> dict[str, Path]:
@@ -124,8 +131,8 @@ def table_of(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def write_pipelines(options: argparse.Namespace, paths: Mapping[str, Path]) -> None:
-    """Writes whole pipelines, and says how near their transformers are."""
+def write_pipelines(options: argparse.Namespace, paths: Mapping[str, Path]) -> Iterator[Path]:
+    """Writes whole pipelines, gives their paths, and says how near their transformers are."""
     model, source, loras = source_model(options), Path(options.source), loras_of(options)
     check_ranges(model.tensors, (PIPELINES[name] for name in paths))
     for name, path in paths.items():
@@ -133,7 +140,7 @@ def write_pipelines(options: argparse.Namespace, paths: Mapping[str, Path]) -> N
         write_as(path, functools.partial(write, base=base_of(options)))
         table = check(path / "transformer", model, beside=path)
         log.info("%s: %s", name, summary(path, table))
-        print(path)
+        yield path
 
 
 def base_of(options: argparse.Namespace) -> Path | None:
@@ -170,8 +177,8 @@ def source_model(options: argparse.Namespace) -> Model:
     return dataclasses.replace(model, tensors=tensors, config=sizes)
 
 
-def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) -> None:
-    """Writes formats of the transformer, and what is asked to be said of them."""
+def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) -> Iterator[Path]:
+    """Writes formats of the transformer, gives their paths, and says what is asked for."""
     model, base = source_model(options), base_of(options)
     check_ranges(model.tensors, paths)
     student, judging, errors = None, None, None
@@ -193,7 +200,7 @@ def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) ->
         path = paths[name]
         write_as(path, functools.partial(write_format, name, weights, calibration=known))
         written.append(Written(path, describe(name, path, model, errors)))
-        print(path)
+        yield path
     if judging and student:
         path = Path(options.out) / REPORT
         write_report(
@@ -206,7 +213,7 @@ def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) ->
             seed=options.seed,
         )
         keep_record(path)
-        print(path)
+        yield path
 
 
 def check_options(options: argparse.Namespace) -> list[str]:
@@ -259,9 +266,11 @@ def open_model(
 
     InputError unless names and shapes are exactly a transformer's: nothing is written of another.
     """
-    found = open_transformer(source, known=folders.read_configs(base) if base else {})
+    run = read_model(source.parent) if base is None and in_run(source) else None
+    known = {"transformer": run.transformer} if run else {}
+    found = open_transformer(source, known=folders.read_configs(base) if base else known)
     tensors = merged("transformer", found.under_sai_names(), loras, config=found.config)
-    size = sample_size_of(source, found.config, base=base)
+    size = run.sample_size if run else sample_size_of(source, found.config, base=base)
     return Model(tensors, found.config, title, size)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flashjax.convert.adapters import Lora
+from flashjax.convert.adapters import Lora, with_loras
 from flashjax.convert.pipeline import Pipeline, Place, as_stored
 from flashjax.data.prompts import read_prompts
 from flashjax.data.tokenizers import Tokenizer, check_fits, load_tokenizers
@@ -20,7 +20,7 @@ from flashjax.flow.schedule import student_sigmas
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import encode_text
 from flashjax.sources import home_of, open_pipeline
-from flashjax.stages.model import packaged
+from flashjax.stages.model import open_stage, packaged
 from flashjax.stages.registry import open_judges, task_of_pipeline
 from flashjax.types import Cond, InputError, Params
 
@@ -59,10 +59,15 @@ def open_student(
     place: Place = as_stored,
 ) -> Student:
     """The model of a source, with what it lacks from `base`, and with LoRAs added."""
-    home = home_of(source, base)
-    tokenizer = load_tokenizers(home)
-    pipeline = open_pipeline(source, base=base, place=place, loras=loras)
-    check_fits(tokenizer, pipeline.text_config.vocabularies, str(home))
+    if base is None and (found := open_stage(source)):
+        pipeline, tokenizer = found
+        if loras:
+            pipeline = pipeline.with_parts(with_loras(pipeline.parts, loras, place=place))
+    else:
+        home = home_of(source, base)
+        tokenizer = load_tokenizers(home)
+        pipeline = open_pipeline(source, base=base, place=place, loras=loras)
+        check_fits(tokenizer, pipeline.text_config.vocabularies, str(home))
     return Student(pipeline, tokenizer, tuple(student_sigmas(steps, pipeline.shift).tolist()))
 
 
