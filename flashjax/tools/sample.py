@@ -17,7 +17,7 @@ from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.table import AS_STORED, Placement
 from flashjax.data.prompts import read_prompts, shortened
 from flashjax.data.tokenizers import Tokenizer, check_fits, load_tokenizers
-from flashjax.evaluate.sample import SOLVERS, Sampler, check_seed
+from flashjax.evaluate.sample import SOLVERS, Prompts, Sampler, check_seed, encoded
 from flashjax.flow.guidance import SkipLayers
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.parallel.mesh import make_mesh
@@ -100,7 +100,10 @@ def draw_source(options: argparse.Namespace, sheet: sheets.Sheet, label: str, so
     """All cells of one source; its weights go before the next one's come."""
     pipeline, tokenizer = open_source(options, source)
     size = latent_size(options.size, pipeline)
-    tokens, empty = tokenizer(sheet.prompts), tokenizer([shortened(options.negative_prompt)])
+    tokens = tokenizer(sheet.prompts)
+    empty: Prompts = tokenizer([shortened(options.negative_prompt)])
+    if any(cell.guidance_scale != 1 for cell in sheet.cells):
+        empty = encoded(pipeline.text_config, pipeline.text, empty)
     for number, cell in enumerate(sheet.cells):
         sheet.draw(
             label, number, pipeline, sampler_of(cell, pipeline, size), tokens, empty, size=size

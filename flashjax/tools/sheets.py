@@ -17,7 +17,7 @@ import numpy as np
 from flashjax.convert.outputs import check_free, is_file_name, keep_record, places
 from flashjax.convert.pipeline import Pipeline
 from flashjax.evaluate.grids import grid, labelled, parameters, save_png
-from flashjax.evaluate.sample import Sample, Sampler, draw_seeds, make_sample
+from flashjax.evaluate.sample import Prompts, Sample, Sampler, draw_seeds, make_sample
 from flashjax.tools.axes import NONE, Axis, told
 from flashjax.types import Tokens
 
@@ -77,7 +77,7 @@ class Sheet:
         pipeline: Pipeline,
         sampler: Sampler,
         tokens: Tokens,
-        empty: Tokens,
+        empty: Prompts,
         *,
         size: tuple[int, int],
     ) -> None:
