@@ -24,6 +24,7 @@ from flashjax.convert.mistaken import no_folder
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import initialise, is_first, keep_programs, leave, settle
 from flashjax.parallel.mesh import simulate_devices
+from flashjax.tools.addresses import here
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError, one_line
 
@@ -176,7 +177,8 @@ def run(arguments: Sequence[str]) -> None:
     if overrides and verb not in CONFIGURED:
         raise InputError(f"--config.{overrides[0]} changes a config: give --config FILE too")
     more = [overrides] if verb in CONFIGURED else []
-    _module(TOOLS[verb][0]).run(options, *more)
+    with here(options):
+        _module(TOOLS[verb][0]).run(options, *more)
 
 
 def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -274,9 +276,8 @@ def _parse(found: Parser, flags: Sequence[str]) -> argparse.Namespace:
         if name.startswith("--") and name not in known:
             raise InputError(_unknown("flag", name, sorted(known)))
     options = found.parse_args(flags)
-    for name in ("workdir", "out"):
-        if told := no_folder(getattr(options, name, None) or ""):
-            raise InputError(f"--{name} {told}")
+    if told := no_folder(getattr(options, "workdir", None) or ""):
+        raise InputError(f"--workdir {told}")
     return options
 
 

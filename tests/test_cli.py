@@ -59,10 +59,10 @@ def test_the_version_is_said_before_anything_heavy_is_read():
         (("guide", *PLACE, "--config.seed=-1"), "seed=-1: give a seed from 0 to 4294967295"),
         (("guide", *PLACE, "--config.seed=4294967296"), "give a seed from 0 to 4294967295"),
         (("run", "--config", "c", "--workdir", "gs://b/run"), "--workdir gs://b/run is an address"),
-        (("sample", "--prompt", "a", "--out", "s3://b/x"), "no folder: mount what is at s3://"),
+        (("sample", "--prompt", "a", "--out", "s3://b/x"), "s3:// needs another package: pip"),
         (
             ("sample", "--prompt", "a", "--out", "x", "--source", "gs://b/x"),
-            "gs://b/x is an address",
+            "gs:// needs another package: pip install gcsfs",
         ),
         (("run", *PLACE, "--from", "match", "--to", "guide"), "match comes after --to guide"),
         (("run", *PLACE, "--to", "splitt"), "invalid choice: 'splitt'"),

@@ -110,6 +110,16 @@ def keep_record(path: Path) -> None:
         write_json(draft, {"written by flashjax": dict(sorted((old | new).items()))})
 
 
+def recorded(folder: Path) -> dict[str, Path]:
+    """The files of a folder that flashjax wrote and that are as it wrote them, by their names."""
+    known = _manifest(folder)
+    return {key: folder / key for key, stamp in known.items() if _is_as(folder / key, stamp)}
+
+
+def _is_as(file: Path, stamp: Stamp) -> bool:
+    return file.is_file() and _stamp(file) == stamp
+
+
 def _real(path: Path) -> Path:
     """The path without links; links that lead in a circle stay."""
     return Path(os.path.realpath(path))

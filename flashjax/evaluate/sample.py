@@ -4,6 +4,7 @@ Letters: b batch, h w c latents, H W pixels.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -20,14 +21,15 @@ from flashjax.flow.guidance import Guided, SkipLayers, guided, skip_guided
 from flashjax.flow.solvers import dpmpp_2m, euler
 from flashjax.models import vae
 from flashjax.models.mmdit import MMDiT, velocity_of
-from flashjax.models.text import encode_text
+from flashjax.models.text import TextConfig, encode_text
 from flashjax.models.tiling import tiled_decode
 from flashjax.parallel.mesh import make_mesh
-from flashjax.types import InputError, Params, Tokens
+from flashjax.types import Cond, InputError, Params, Tokens
 
 R = TypeVar("R")
 T = TypeVar("T")
-Sample = Callable[[Params, Tokens, Tokens, Array], Array]
+Prompts = Tokens | Cond  # of prompts, or what the text encoders have made of them
+Sample = Callable[[Params, Prompts, Prompts, Array], Array]
 
 SOLVERS = {"euler": euler, "dpmpp_2m": dpmpp_2m}
 SEEDS = 2**63
@@ -75,8 +77,9 @@ def make_sample(
     Latents with a side of more than `tile` are decoded in tiles. `model` is the transformer where
     it is computed on a mesh of its own.
 
-    `params` is {"transformer", "vae", "text"}; `noise` is "b h w c"; `empty` is the empty caption's
-    tokens "1 m", read only with guidance.
+    `params` is {"transformer", "vae", "text"}; `noise` is "b h w c"; `empty` is the one caption
+    that guidance goes away from, read only with guidance. What is encoded already is taken as it
+    is.
     """
     model = model or MMDiT(pipeline.transformer_config)
     velocity = velocity_of(model)
@@ -90,13 +93,13 @@ def make_sample(
         without = velocity_of(model, skip=skip.blocks)
         return skip_guided(velocity, without, scale, skip=skip, sigmas=np.asarray(sampler.sigmas))
 
-    def sample(params: Params, tokens: Tokens, empty: Tokens, noise: Array) -> Array:
+    def sample(params: Params, tokens: Prompts, empty: Prompts, noise: Array) -> Array:
         transformer = params["transformer"]
-        cond = encode_text(pipeline.text_config, params["text"], tokens)
+        cond = encoded(pipeline.text_config, params["text"], tokens)
         if sampler.guidance_scale == 1.0:
             field = lambda x, sigma: velocity(transformer, x, sigma, cond)
         else:
-            one = encode_text(pipeline.text_config, params["text"], empty)
+            one = encoded(pipeline.text_config, params["text"], empty)
             uncond = jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), one, cond)
             teach = guide()
             field = lambda x, sigma: teach(transformer, x, sigma, cond, uncond)
@@ -107,6 +110,12 @@ def make_sample(
         return vae.decode(pipeline.vae_config, decoder, latents)
 
     return jax.jit(sample)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encoded(config: TextConfig, params: Params, prompts: Prompts) -> Cond:
+    """What the text encoders make of prompts, by a program of its own or within another."""
+    return prompts if isinstance(prompts, Cond) else encode_text(config, params, prompts)
 
 
 def draw_noise(seed: int, count: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -139,7 +148,7 @@ class Drawn:
 
 
 def draw(
-    sample: Sample, params: Params, tokens: Tokens, empty: Tokens, noise: np.ndarray, *, chunk: int
+    sample: Sample, params: Params, tokens: Tokens, empty: Prompts, noise: np.ndarray, *, chunk: int
 ) -> Drawn:
     """Pictures of all prompts, `chunk` at a time; the first chunk is drawn twice, to compile.
 
@@ -162,7 +171,7 @@ def draw_seeds(
     sample: Sample,
     params: Params,
     tokens: Tokens,
-    empty: Tokens,
+    empty: Prompts,
     *,
     seed: int,
     shape: tuple[int, ...],
@@ -194,7 +203,7 @@ def _parts(
     sample: Sample,
     params: Params,
     tokens: Tokens,
-    empty: Tokens,
+    empty: Prompts,
     noise: Callable[[np.ndarray], np.ndarray],
     count: int,
     chunk: int,

@@ -1,6 +1,7 @@
 """Drawing on a mesh, by all processes together; what is drawn is kept, and not drawn again."""
 
 import dataclasses
+import functools
 import re
 import time
 import zipfile
@@ -20,14 +21,29 @@ from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.writing import replacing
 from flashjax.data.pipeline import to_mesh
-from flashjax.evaluate.sample import BROKEN, Drawn, Sampler, draw_noise, make_sample, one_ahead
+from flashjax.evaluate.sample import (
+    BROKEN,
+    Drawn,
+    Sampler,
+    draw_noise,
+    make_sample,
+    one_ahead,
+)
 from flashjax.models.attention import attend_on
 from flashjax.models.mmdit import MMDiT
 from flashjax.parallel.hosts import is_first
 from flashjax.parallel.layout import STATE
 from flashjax.parallel.sharding import constrain_on
-from flashjax.stages.setting import DTYPES, Compute, at_its_size, compute_of, computed_text, lay_out
-from flashjax.types import InputError, Params, Tokens
+from flashjax.stages.setting import (
+    DTYPES,
+    Compute,
+    at_its_size,
+    compute_of,
+    computed_text,
+    lay_out,
+    make_encoder,
+)
+from flashjax.types import Cond, InputError, Params, Tokens
 
 COMPUTE = Compute()
 CHUNK = r"\d+-\d+\.npz"  # what files of pictures are called
@@ -65,6 +81,16 @@ class Studio:
         """Of the latents, "h w c"."""
         return *self.size, self.pipeline.transformer_config.channels
 
+    @functools.cached_property
+    def encode(self) -> Callable[[Params, Tokens], Cond]:
+        """The text encoders, compiled once for all programs."""
+        return make_encoder(self.pipeline.text_config, self.mesh)
+
+    @functools.cached_property
+    def uncond(self) -> Cond:
+        """What the text encoders make of `empty`, once for all that is drawn."""
+        return self.encode(self.pipeline.text, self.empty)
+
     def place(self, transformer: Params, *, role: str = "student") -> Params:
         """A transformer's parameters where they are computed with."""
         dtype = self.compute.teacher_dtype if role == "teacher" else self.compute.dtype
@@ -78,10 +104,10 @@ class Studio:
         whole = NamedSharding(self.mesh, PartitionSpec())
         sizes = dataclasses.replace(self.pipeline, transformer={}, vae={}, text={})
         sample = make_sample(sizes, sampler, model=self.model)
-        fixed = {"vae": self.pipeline.vae, "text": self.pipeline.text}
+        fixed = {"vae": self.pipeline.vae, "text": {}}
 
-        def draw(params: Params, tokens: Tokens, empty: Tokens, rows: Array) -> tuple[Array, Array]:
-            pictures = sample(params, tokens, empty, noise(rows))
+        def draw(params: Params, cond: Cond, uncond: Cond, rows: Array) -> tuple[Array, Array]:
+            pictures = sample(params, cond, uncond, noise(rows))
             levels = (jnp.clip(pictures, -1.0, 1.0) + 1.0) * 127.5 + 0.5
             return levels.astype(jnp.uint8), jnp.isfinite(pictures).all((1, 2, 3))
 
@@ -90,7 +116,9 @@ class Studio:
         def run(transformer: Params, tokens: Tokens, rows: np.ndarray) -> tuple[Array, Array]:
             params = fixed | {"transformer": transformer}
             there = to_mesh((tokens, rows), self.mesh)
-            return compiled(params, there[0], self.empty, there[1])
+            cond = self.encode(self.pipeline.text, there[0])
+            uncond = cond if sampler.guidance_scale == 1.0 else self.uncond  # or is not read
+            return compiled(params, cond, uncond, there[1])
 
         return run
 

@@ -75,6 +75,11 @@ class Encoder:
         cond = self.condition(tokens)
         return {name: np.asarray(getattr(cond, name)) for name in CONDS}
 
+    @functools.cached_property
+    def empty(self) -> Mapping[str, np.ndarray]:
+        """The fields of the empty caption, encoded once."""
+        return self.texts([""])
+
     def latents(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The field of pictures uint8 "n H W 3"."""
         return {LATENTS: encode_images(self.vae_config, self.vae, images)}
@@ -86,9 +91,8 @@ class Encoder:
 
     def fields(self, size: Size | None) -> dict[str, Field]:
         """What a record holds, of a picture of this size or of a caption alone."""
-        text: Mapping[str, Any] = self.texts([""])
         dtype: Kept = "int32" if self.condition is None else self.dtype
-        found = {name: Field(array.shape[1:], dtype) for name, array in text.items()}
+        found = {name: Field(array.shape[1:], dtype) for name, array in self.empty.items()}
         return ({} if size is None else {LATENTS: Field(self.shape(size), self.dtype)}) | found
 
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.checkpoint import load_params, save_params
+from flashjax.data.remote.fetch import fetched
 from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.distil import Method, distil
 from flashjax.stages.model import PARAMS, student_of, teacher_of
@@ -100,7 +101,7 @@ def prompts_of(config: ConfigDict) -> str:
 def prompts_input(config: ConfigDict) -> dict[str, Path]:
     """That file as an input of a stage, if there is one."""
     prompts = prompts_of(config)
-    return {"prompts": Path(prompts)} if prompts else {}
+    return {"prompts": fetched(prompts)} if prompts else {}
 
 
 def make_steps(

@@ -23,6 +23,7 @@ from flashjax.convert.vae import abstract_vae
 from flashjax.convert.writing import write_json
 from flashjax.data.config import DataConfig
 from flashjax.data.jsons import read_json
+from flashjax.data.remote.fetch import fetched
 from flashjax.data.tokenizers import Tokenizer, check_fits, load_tokenizers
 from flashjax.flow.schedule import Schedule
 from flashjax.models.clip import CLIPConfig
@@ -75,7 +76,7 @@ def packaged(name: str) -> Path:
 def source_of(config: ConfigDict) -> Path:
     """The teacher: a path, or the name of one that comes with the package."""
     source = config.teacher.source
-    path = packaged(source) if source in PACKAGED else Path(source)
+    path = packaged(source) if source in PACKAGED else fetched(source)
     if not path.exists():
         raise InputError(
             f"teacher.source={source} does not exist: train one with `flashjax teach`, or give a "
@@ -87,7 +88,7 @@ def source_of(config: ConfigDict) -> Path:
 def home_of(config: ConfigDict) -> Path:
     """The pipeline's folder that has what the teacher's own file lacks. InputError for none."""
     base = config.teacher.get("base")
-    home = Path(base) if base else source_of(config)
+    home = fetched(base) if base else source_of(config)
     if not (home / INDEX).is_file():
         key = "teacher.base" if base else "teacher.source"
         raise InputError(

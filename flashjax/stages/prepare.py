@@ -99,7 +99,7 @@ def prepare(
     meet("all shards are there")
     cache = gather(samples, folder, encoder, made, plan, shards)
     if is_first():
-        write_shard(folder / EMPTY, pack(encoder.texts([""]), encoder.fields(None)))
+        write_shard(folder / EMPTY, pack(encoder.empty, encoder.fields(None)))
         cache.write(folder)
     return cache
 

@@ -12,6 +12,7 @@ from flashjax.data.config import DataConfig
 from flashjax.data.kinds.drawn import is_undrawn, place_of, with_pictures
 from flashjax.data.kinds.listed import Wording
 from flashjax.data.kinds.recognise import open_kind
+from flashjax.data.remote.fetch import fetched
 from flashjax.data.samples import Samples, Unreadable
 from flashjax.data.selection import Mixed, split
 from flashjax.data.tokenizers import Tokenizer
@@ -99,7 +100,8 @@ def open_judges(
     """
     judges = []
     for told in names:
-        kind, weights = _judge(told, pipeline, key)
+        kind, path = _judge(told, pipeline, key)
+        weights = fetched(path)
         if not weights.exists():
             log.warning("%s: %s is left out, it needs %s", key, told, kind.needs.weights)
             continue
@@ -109,19 +111,19 @@ def open_judges(
     return judges
 
 
-def _judge(told: str, pipeline: Path, key: str) -> tuple[JudgeKind, Path]:
-    """A kind of judge and where its weights are, of "task" or "name=path"."""
+def _judge(told: str, pipeline: Path, key: str) -> tuple[JudgeKind, str]:
+    """A kind of judge and the path or address of its weights, of "task" or "name=path"."""
     name, _, path = told.partition("=")
     if name in KINDS:
         if not path:
             needed = KINDS[name].needs.weights
             raise InputError(f"{key}: {name} has no weights, give {name}=PATH: {needed}")
-        return KINDS[name], Path(path)
+        return KINDS[name], path
     if name not in NAMES or path:
         known = ", ".join([*NAMES, *(f"{kind}=PATH" for kind in KINDS)])
         raise InputError(f"{key}: {told!r} is unknown: choose of {known}")
     task = open_task(name)
-    return task.judge, task.weights(pipeline)
+    return task.judge, str(task.weights(pipeline))
 
 
 def check_data(config: ConfigDict) -> None:

@@ -141,7 +141,8 @@ def open_setting(
         empty = jax.tree.map(lambda column: column[np.zeros(1, int)], open_empty(folder, cache))
     empty = jax.device_put(empty, whole)
     apart = compute.encode_apart and not encoded
-    encode = make_encoder(config, pipeline.text_config, devices) if apart else None
+    sizes = computed_text(config, pipeline.text_config)
+    encode = make_encoder(sizes, devices) if apart else None
     frozen = Frozen(
         teacher=pipeline.transformer,
         student=student_of(workdir, student, devices) if student else None,
@@ -208,11 +209,8 @@ def student_steps(config: ConfigDict) -> int:
     return steps
 
 
-def make_encoder(
-    config: ConfigDict, text: TextConfig, mesh: Mesh
-) -> Callable[[Params, Tokens], Cond]:
-    """The program that encodes the captions of a batch once, for all steps that read it."""
-    sizes = computed_text(config, text)
+def make_encoder(sizes: TextConfig, mesh: Mesh) -> Callable[[Params, Tokens], Cond]:
+    """The program that encodes the captions of a batch once, for all programs that read it."""
 
     def encode(params: Params, tokens: Tokens) -> Cond:
         cond = encode_text(sizes, params, tokens)

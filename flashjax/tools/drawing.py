@@ -21,7 +21,15 @@ from flashjax.convert.pipeline import ABSENT_T5_TOKENS, Pipeline
 from flashjax.convert.table import AS_STORED, Placement
 from flashjax.data.prompts import shortened
 from flashjax.data.tokenizers import Tokenizer, check_fits, load_tokenizers
-from flashjax.evaluate.sample import Sample, Sampler, check_seed, draw_seeds, make_sample
+from flashjax.evaluate.sample import (
+    Prompts,
+    Sample,
+    Sampler,
+    check_seed,
+    draw_seeds,
+    encoded,
+    make_sample,
+)
 from flashjax.flow.guidance import SkipLayers
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.parallel.mesh import make_mesh
@@ -186,14 +194,28 @@ def latent_size(size: str | None, pipeline: Pipeline) -> tuple[int, int]:
     return height, width
 
 
+def negative_of(pipeline: Pipeline, tokenizer: Tokenizer, drawings: Sequence[Drawing]) -> Prompts:
+    """What guidance leads away from in all of these drawings, encoded where one is guided."""
+    tokens = tokenizer([shortened(drawings[0].negative_prompt)])
+    if all(drawing.guidance_scale == 1 for drawing in drawings):
+        return tokens
+    return encoded(pipeline.text_config, pipeline.text, tokens)
+
+
 def draw(
-    pipeline: Pipeline, tokenizer: Tokenizer, prompts: Sequence[str], drawing: Drawing
+    pipeline: Pipeline,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    drawing: Drawing,
+    negative: Prompts | None = None,
 ) -> Iterator[np.ndarray]:
     """The pictures uint8 "H W 3" of all prompts, as they are done.
 
-    Picture i has the noise of seed + i, whatever is drawn with it. InputError for a model whose
-    numbers are none.
+    Picture i has the noise of seed + i, whatever is drawn with it. `negative` is what `negative_of`
+    has made for several drawings. InputError for a model whose numbers are none.
     """
+    if negative is None:
+        negative = negative_of(pipeline, tokenizer, [drawing])
     size = latent_size(drawing.size, pipeline)
     sampler = sampler_of(drawing, pipeline, size)
     texts = [shortened(prompt) for prompt in prompts]
@@ -203,7 +225,7 @@ def draw(
         program(sizes, sampler),
         weights,
         tokenizer(texts),
-        tokenizer([shortened(drawing.negative_prompt)]),
+        negative,
         seed=drawing.seed,
         shape=(*size, pipeline.transformer_config.channels),
         chunk=drawing.batch,

@@ -10,7 +10,15 @@ from flashjax.sources import LORA_FLAG
 from flashjax.stages.model import PACKAGED
 from flashjax.tools import sheets
 from flashjax.tools.axes import AXES, cells, parse_axes, sources_of
-from flashjax.tools.drawing import DTYPES, GRIDS, Drawing, check_negative, draw, open_source
+from flashjax.tools.drawing import (
+    DTYPES,
+    GRIDS,
+    Drawing,
+    check_negative,
+    draw,
+    negative_of,
+    open_source,
+)
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -95,5 +103,7 @@ def draw_source(
         dtype=options.dtype,
         absent_t5=options.absent_t5,
     )
+    negative = negative_of(pipeline, tokenizer, drawings)
     for number, drawing in enumerate(drawings):
-        sheet.keep(label, number, draw(pipeline, tokenizer, sheet.prompts, drawing))
+        pictures = draw(pipeline, tokenizer, sheet.prompts, drawing, negative)
+        sheet.keep(label, number, pictures)

@@ -13,7 +13,7 @@ from flashjax.data.tokenizers import load_tokenizers
 from flashjax.evaluate.sample import Sampler, make_sample, noise_key
 from flashjax.flow.schedule import sampler_sigmas
 from flashjax.sources import open_pipeline
-from flashjax.stages import draw, import_teacher, prepare
+from flashjax.stages import draw, drawing, import_teacher, prepare
 from flashjax.stages.drawing import fetched
 from flashjax.stages.registry import open_samples
 from flashjax.types import InputError
@@ -119,3 +119,18 @@ def test_what_cannot_be_drawn_is_one_line(tiny_teacher, tmp_path):
     with pytest.raises(InputError, match=r"data\.draw\.batch_size=3 does not split over .* = 2"):
         draw.open_teacher(config, tmp_path, configs.section(config, "data", draw.DataConfig))
     assert draw.run(config_of(tiny_teacher, tmp_path, data__draw__steps=0), tmp_path) == {}
+
+
+def test_what_guidance_goes_away_from_is_encoded_once(run, monkeypatch):
+    config, folder = run
+    rows, encoder = [], drawing.make_encoder
+
+    def counting(sizes, mesh):
+        encode = encoder(sizes, mesh)
+        return lambda params, tokens: rows.append(len(tokens.clip_l)) or encode(params, tokens)
+
+    monkeypatch.setattr(drawing, "make_encoder", counting)
+    data = configs.section(config, "data", draw.DataConfig)
+    teacher = draw.open_teacher(config, folder, data)
+    first, second = (teacher(PROMPTS[:4], range(4)) for _ in range(2))
+    assert sorted(rows) == [1, 4, 4] and np.array_equal(first, second)

@@ -1,5 +1,6 @@
 """`prepare`: what is usable is cached by shape, the rest is listed, and a stop costs a shard."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -16,7 +17,7 @@ from flashjax.models.vae import VAE, VAEConfig, encode
 from flashjax.stages import prepare as stage
 from flashjax.stages.encoding import Encoder, to_unit
 from flashjax.stages.prepare import prepare
-from flashjax.types import InputError
+from flashjax.types import Cond, InputError
 
 CONFIG = "configs/nano.py"
 
@@ -189,3 +190,18 @@ def test_an_unknown_source_is_refused_and_nothing_is_made(tiny_teacher, tmp_path
     assert main(["prepare", *flags, "--config.data.source=nowhere"]) == 2
     line = capsys.readouterr().err.strip()
     assert "nowhere does not exist: give a folder of pictures" in line and "\n" not in line
+
+
+def test_the_empty_caption_is_encoded_once_for_all_buckets(tmp_path, encoder):
+    asked = []
+
+    def condition(tokens):
+        asked.append(len(tokens.clip_l))
+        row = np.ones((len(tokens.clip_l), 2), np.float32)
+        return Cond(text=row[:, None], pooled=row)
+
+    shapes = [(192, 192), (128, 256), (256, 128)]
+    given = Pictures([Sample(noise(*shape), "a") for shape in shapes for _ in range(3)])
+    kept = dataclasses.replace(encoder, condition=condition)
+    assert len(made(tmp_path / "c", kept, given=given, side=192).buckets) == 3
+    assert sorted(asked) == [1, 3, 3, 3]

@@ -15,7 +15,9 @@ from flashjax.convert.transformer import transformer_to
 from flashjax.quantize.containers.gguf import open_gguf
 from flashjax.quantize.containers.gguf_export import quantize_transformer
 from flashjax.sources import read_parts
+from flashjax.tools import drawing
 from flashjax.tools.drawing import DTYPES, computed_in, open_source, placement
+from flashjax.types import Cond
 
 PROMPT = "a red seven on white"
 
@@ -227,3 +229,14 @@ def test_export_gives_back_the_bytes_it_was_given(containers, tiny_teacher, tmp_
         if not (containers["folder"] / file).is_dir():
             found = (tmp_path / "diffusers" / file).read_bytes()
             assert found == (containers["folder"] / file).read_bytes(), file
+
+
+def test_a_negative_prompt_is_encoded_once_for_a_table(tiny_teacher, tmp_path, monkeypatch):
+    given, draw = [], drawing.draw_seeds
+    spy = lambda *a, **named: given.append(a[3]) or draw(*a, **named)
+    monkeypatch.setattr(drawing, "draw_seeds", spy)
+    flags = ["--source", str(tiny_teacher), "--prompt", PROMPT, "--out", str(tmp_path)]
+    flags += ["--steps", "1", "--negative_prompt", "blue", "--xy", "guidance_scale=2,3"]
+    assert main(["sample", *flags]) == 0
+    first, second = given
+    assert isinstance(first, Cond) and first is second

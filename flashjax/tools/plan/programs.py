@@ -188,7 +188,7 @@ def abstract_setting(config: ConfigDict, model: Model, mesh: Mesh) -> Setting:
         empty=_whole(empty, mesh),
         span=_whole(jax.ShapeDtypeStruct((2,), jnp.int32), mesh),
     )
-    encode = make_encoder(config, text_sizes, mesh) if apart else None
+    encode = make_encoder(computed_text(config, text_sizes), mesh) if apart else None
     return make_setting(config, mesh, pipeline, frozen, (Batch(latents, empty),), encode)
 
 
