@@ -66,6 +66,8 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
         "any checkpoints side by side (or, with --config, the samplers of a run)",
     ),
     "explain": ("tools.explain", "the keys of a config: type, range, default, meaning"),
+    "configs": ("tools.configs", "the packaged recipes: lists them, or copies one"),
+    "launch": ("launch.launch", "processes of this machine, SLURM, GKE and TPU VMs"),
     "status": ("tools.status", "how far a run is: stages, steps, pace, saves, processes"),
     "verify": ("tools.verify", "read every byte that a workdir keeps, and say what has changed"),
     "chaos": (
@@ -75,7 +77,7 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
     "bench": ("tools.bench.command", "measure speed and memory on this machine"),
 }
 ROAD = [*VERBS][[*VERBS].index("import") :]  # the stages of `run`
-CONFIGURED = ("plan", "bench", "chaos")  # tools that read a config
+CONFIGURED = ("plan", "bench", "chaos", "launch")  # tools that read a config
 HELP = "\n".join(
     [
         "flashjax VERB --config FILE --workdir DIR [--config.a.b=v] [--dry_run]",
@@ -130,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def answer(arguments: Sequence[str]) -> int:
     """Runs the verb; what ends it in a way that a user can mend is said in one line."""
     try:
-        run(arguments)
+        return run(arguments)
     except InputError as error:
         settle()
         for line in error.args:
@@ -145,7 +147,6 @@ def answer(arguments: Sequence[str]) -> int:
             raise
         what = f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
         return _say(arguments, f"{what}: {MENDABLE[error.errno]}", WRONG_INPUT)
-    return 0
 
 
 def check(config: ConfigDict, workdir: Path, *, begun: bool, estimate: bool) -> None:
@@ -157,28 +158,28 @@ def check(config: ConfigDict, workdir: Path, *, begun: bool, estimate: bool) -> 
         logging.info("%s", preflight.estimate(config))
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Reads the flags and runs the verb."""
+def run(arguments: Sequence[str]) -> int:
+    """Reads the flags and runs the verb; returns the exit code of what a launcher started, or 0."""
     words, overrides = split_overrides(arguments)
     if not words:
         raise InputError("give a verb; flashjax --help lists them")
     verb, *flags = words
     if verb in ("-h", "--help"):
         print(HELP)
-        return
+        return 0
     if verb not in VERBS | TOOLS:
         raise InputError(_unknown("verb", verb, [*VERBS, *TOOLS]))
     signals.name(f"flashjax {verb}")
     configured = any(flag == "--config" or flag.startswith("--config=") for flag in flags)
     if verb not in TOOLS or (verb in VERBS and configured):
         run_verb(verb, _parse(parser(verb), flags), overrides)
-        return
+        return 0
     options = _parse(tool_parser(verb), flags)
     if overrides and verb not in CONFIGURED:
         raise InputError(f"--config.{overrides[0]} changes a config: give --config FILE too")
     more = [overrides] if verb in CONFIGURED else []
     with here(options):
-        _module(TOOLS[verb][0]).run(options, *more)
+        return _module(TOOLS[verb][0]).run(options, *more) or 0
 
 
 def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 LARGEST = 1e300  # of a finite number
 LISTED = 12  # keys that a message names
+RECIPES = Path(__file__).with_name("configs")
 SEEDS = 2**32  # of a run: what its random keys and its data tell apart
 
 
@@ -37,11 +38,12 @@ class OutOfRange(InputError):
 def load(path: Path | str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of a file with overrides "a.b=v" applied, locked. InputError for a wrong one.
 
-    What follows a colon is handed to its `get_config`: "recipe.py:512px,prompts".
+    What follows a colon is handed to its `get_config`: "recipe.py:512px,prompts". The name of a
+    packaged recipe, "nano", is that one where no such file is.
     """
     path, variants = _variants(str(path))
     if not path.is_file():
-        raise InputError(f"{path} does not exist: --config takes a Python file with get_config()")
+        raise _absent(path)
     config = _execute(path, variants)
     for override in overrides:
         _apply(config, override)
@@ -52,10 +54,29 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config.lock()
 
 
+def recipes() -> dict[str, Path]:
+    """The packaged recipes, by name."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.py"))}
+
+
 def _variants(text: str) -> tuple[Path, str]:
     """The file and what follows its colon; a file may have a colon in its name."""
-    file, colon, variants = text.rpartition(":")
-    return (Path(file), variants) if colon and file.endswith(".py") else (Path(text), "")
+    packaged = recipes()
+    name, colon, variants = text.rpartition(":")
+    if not colon or not (name.endswith(".py") or name in packaged):
+        name, variants = text, ""
+    path = Path(name)
+    return (path if path.is_file() else packaged.get(name, path)), variants
+
+
+def _absent(path: Path) -> InputError:
+    """What to say of a recipe that is not there: the nearest packaged one."""
+    nearest = difflib.get_close_matches(path.stem, recipes(), n=1)
+    hint = f"did you mean the packaged {nearest[0]}? " if nearest else ""
+    return InputError(
+        f"--config {path} does not exist: {hint}give a Python file with get_config(), or a name "
+        "that `flashjax configs` lists"
+    )
 
 
 def section(config: ConfigDict, name: str, kind: type[T]) -> T:

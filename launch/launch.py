@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Starts a run's stages on machines: local processes, SLURM, GKE (JobSet or xpk), TPU VMs.
 
-    launch/launch.py slurm --config configs/sd35_medium_h100_64.py --workdir /shared/run \
+    flashjax launch slurm --config sd35_medium_h100_64 --workdir /shared/run \
         --verbs split --target h100:64 --separate --dry_run
 
 Every way ends in the same command on every host, `flashjax VERB --config … --workdir …`; how the
@@ -21,15 +21,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from launchers.job import ACCELERATORS, WRONG_INPUT, Launch, stages
-from launchers.jobset import jobset
-from launchers.local import local
-from launchers.slurm import slurm
-from launchers.tpu import tpu_vm, xpk
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
+from flashjax.cli import main
 from flashjax.convert.mistaken import no_folder
+from flashjax.launch.launchers.job import ACCELERATORS, Launch, stages
+from flashjax.launch.launchers.jobset import jobset
+from flashjax.launch.launchers.local import local
+from flashjax.launch.launchers.slurm import slurm
+from flashjax.launch.launchers.tpu import tpu_vm, xpk
 from flashjax.parallel.mesh import mesh_shape, without_branches
 from flashjax.parallel.target import Target, parse_target
 from flashjax.types import InputError
@@ -110,19 +111,19 @@ def check_mesh(config: ConfigDict, launch: Launch, *, separate: bool) -> None:
         mesh_shape(without_branches(sizes) if separate else sizes, devices, islands=islands)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
-    try:
-        launches = checked(options)
-    except InputError as error:
-        print(f"launch {options.how}: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    if options.how == "local":
-        if options.dry_run:
-            print(f"{options.processes} processes: {shlex.join(launches[0].words())}")
-            return 0
-        return max(local(launch, options.processes) for launch in launches)
-    return submit(options.how, launches, dry_run=options.dry_run)
+def run(options: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
+    """Starts the jobs, or prints what it would start; returns the first exit code that is not 0.
+
+    InputError for what cannot be started.
+    """
+    options.set = [*options.set, *overrides]
+    launches = checked(options)
+    if options.how != "local":
+        return submit(options.how, launches, dry_run=options.dry_run)
+    if options.dry_run:
+        print(f"{options.processes} processes: {shlex.join(launches[0].words())}")
+        return 0
+    return max(local(launch, options.processes) for launch in launches)
 
 
 def submit(how: str, launches: Sequence[Launch], *, dry_run: bool) -> int:
@@ -144,16 +145,15 @@ def submit(how: str, launches: Sequence[Launch], *, dry_run: bool) -> int:
             continue
         try:
             code = subprocess.run(command, input=text.encode(), check=False).returncode
-        except FileNotFoundError:
-            print(f"launch {how}: {command[0]} is not here; --dry_run prints all", file=sys.stderr)
-            return WRONG_INPUT
+        except FileNotFoundError as error:
+            raise InputError(f"{how}: {command[0]} is not here; --dry_run prints all") from error
         if code:
             return code
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def add_arguments(top: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
     top.add_argument("how", choices=("local", "slurm", "jobset", "xpk", "tpu-vm"))
     top.add_argument("--config", required=True, help="as the hosts see it")
     top.add_argument("--workdir", required=True, help="on a file system that all hosts see")
@@ -175,8 +175,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--restarts", type=int, default=10, help="after crashes, at most")
     top.add_argument("--hours", type=int, default=24)
     top.add_argument("--dry_run", action="store_true")
-    return top
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["launch", *sys.argv[1:]]))

@@ -21,10 +21,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from rehearsal import checks, data
-from rehearsal.teacher import Narrow, write_teacher
-
 import flashjax
+from flashjax.launch.rehearsal import checks, data
+from flashjax.launch.rehearsal.teacher import Narrow, write_teacher
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "sd35_medium_4step.py"

@@ -5,16 +5,11 @@ import os
 import re
 import shlex
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "launch"))
-
-from launchers import local
-
-import launch
+from flashjax import cli
+from flashjax.launch.launchers import local
 
 XPK = ("--image", "i", "--cluster", "c", "--zone", "z", "--storage", "s")
 GKE = ("--image", "i", "--claim", "runs")
@@ -24,7 +19,7 @@ BASE = ["--config", "configs/sd35_medium_v6e_64.py", "--workdir", "/shared/run",
 
 
 def printed(capsys, *arguments):
-    assert launch.main([*arguments, *BASE]) == 0
+    assert cli.main(["launch", *arguments, *BASE]) == 0
     return capsys.readouterr().out
 
 
@@ -66,7 +61,7 @@ def cluster(tmp_path):
 def test_slurm_asks_again_for_what_is_saved_and_some_times_after_crashes(capsys, tmp_path, cluster):
     words = ["slurm", *BASE, *H100, "--separate", "--verbs", "split", "--restarts", "2"]
     words[words.index("--workdir") + 1] = str(tmp_path / "a run")
-    assert launch.main(words) == 0
+    assert cli.main(["launch", *words]) == 0
     text = capsys.readouterr().out.partition("\n")[2]
     asked = "scontrol requeue 7\n"
     assert asked not in cluster(text, 0) and asked not in cluster(text, 2)
@@ -85,9 +80,9 @@ def test_eight_hosts_of_gpus_pass_their_own_mesh_check(capsys, how, across):
         more += ["--set", "mesh.data=1", "--set", "split.mesh.data=1"]
         more += ["--set", "split.mesh.branch=1", "--set", "split.mesh.dcn.branch=2"]
         more += ["--set", "split.mesh.dcn.data=4"]
-    assert launch.main([*how, *BASE, *H100, *more]) == 0
+    assert cli.main(["launch", *how, *BASE, *H100, *more]) == 0
     wrong = [*more, "--set", "mesh.data=4", "--set", "mesh.dcn.data=2"]
-    assert launch.main([*how, *BASE, *H100, *wrong]) == 2
+    assert cli.main(["launch", *how, *BASE, *H100, *wrong]) == 2
     assert "hosts: 8, but the sizes under dcn make 2" in capsys.readouterr().err
 
 
@@ -151,7 +146,7 @@ def test_a_branch_that_is_a_job_has_a_slice_of_its_own(capsys):
     """The two-slice recipe, a job for each branch: the mesh loses its axis between slices."""
     recipe = ["--config", "configs/sd35_medium_v6e_2x64_split.py", "--verbs", "split"]
     target = ["--target", "v6e:8x8", *GKE, "--separate"]
-    assert launch.main(["jobset", *BASE, *target, *recipe]) == 0
+    assert cli.main(["launch", "jobset", *BASE, *target, *recipe]) == 0
     texts = capsys.readouterr().out.split("# kubectl")[1:]
     for text, branch in zip(texts, ("hi", "lo"), strict=True):
         record = json.loads(text.partition("\n")[2])
@@ -255,5 +250,5 @@ def test_local_processes_are_told_where_to_meet(capsys):
     ],
 )
 def test_what_cannot_be_submitted_is_said_before(capsys, arguments, message):
-    assert launch.main([arguments[0], *BASE, *arguments[1:]]) == 2
+    assert cli.main(["launch", arguments[0], *BASE, *arguments[1:]]) == 2
     assert message in capsys.readouterr().err

@@ -19,14 +19,12 @@ from flashjax.data.kinds.listed import Wording
 from flashjax.data.prompts import read_prompts
 from flashjax.data.samples import Unreadable
 from flashjax.data.tokenizers import load_tokenizers
+from flashjax.launch import rehearse
+from flashjax.launch.rehearsal import checks, data
+from flashjax.launch.rehearsal.teacher import T5_FILES, Narrow, write_teacher
 from flashjax.stages.stage import write_json
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "launch"))
-
-import rehearse  # noqa: E402
-from rehearsal import checks, data  # noqa: E402
-from rehearsal.teacher import T5_FILES, Narrow, write_teacher  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -109,6 +109,22 @@ def deferred(tell: Callable[[], None] | None = None) -> Iterator[Callable[[], bo
 
 
 @contextlib.contextmanager
+def handed_on(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Signals are the business of `handler(number, frame)` alone within the block."""
+    was_listening = _process.undo
+    if was_listening:
+        was_listening()
+    previous = {number: signal.signal(number, handler) for number in NUMBERS}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+        if was_listening:
+            _install()
+
+
+@contextlib.contextmanager
 def saving(text: Saved) -> Iterator[None]:
     """What is said to be saved where the process ends within the block."""
     _process.saved.append(text)

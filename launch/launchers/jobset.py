@@ -7,8 +7,8 @@ Messages of failed Jobs are Kubernetes' own words; JobSet 0.10 is the first that
 
 from typing import Any
 
+from flashjax.launch.launchers.job import GRACE_SECONDS, INTERRUPTED, WRONG_INPUT, Launch
 from flashjax.parallel.hosts import PORT
-from launchers.job import GRACE_SECONDS, INTERRUPTED, WRONG_INPUT, Launch
 
 VOLUME = "workdir"
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from launchers.job import INTERRUPTED, Launch
+from flashjax.launch.launchers.job import INTERRUPTED, Launch
+from flashjax.parallel import signals
 
 LEAVE_SECONDS = 60.0  # for the others, when one has failed: they hear of it, and say what they know
 
@@ -21,17 +22,12 @@ def local(launch: Launch, processes: int) -> int:
         for process in started:
             process.send_signal(signal.SIGTERM)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    previous = {number: signal.signal(number, forward) for number in numbers}
     port = free_port()
-    try:
+    with signals.handed_on(forward):
         for i in range(processes):
             environment = os.environ | local_environment(i, processes, port)
             started.append(subprocess.Popen(launch.words(), env=environment))
         return wait_for_all(started)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def wait_for_all(started: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -42,8 +38,9 @@ def wait_for_all(started: Sequence[subprocess.Popen[bytes]]) -> int:
         failed = [code for code in codes if code not in (None, 0, INTERRUPTED)]
         if failed and not first:
             first, deadline = failed[0], time.monotonic() + LEAVE_SECONDS
-        if None not in codes:
-            return first or max(codes)
+        ended = [code for code in codes if code is not None]
+        if len(ended) == len(codes):
+            return first or max(ended)
         if time.monotonic() > deadline:
             for process in started:
                 process.kill()

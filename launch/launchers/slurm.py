@@ -7,7 +7,7 @@ over or the job is preempted. The shell outlives it, and asks for the job again.
 import shlex
 from collections.abc import Sequence
 
-from launchers.job import GRACE_SECONDS, INTERRUPTED, WRONG_INPUT, Launch
+from flashjax.launch.launchers.job import GRACE_SECONDS, INTERRUPTED, WRONG_INPUT, Launch
 
 WAIT_SECONDS = 120  # for the other tasks, when one has ended: they hear of it, and leave
 

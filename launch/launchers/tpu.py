@@ -2,8 +2,8 @@
 
 import shlex
 
+from flashjax.launch.launchers.job import ACCELERATORS, GRACE_SECONDS, INTERRUPTED, Launch
 from flashjax.parallel.target import Target
-from launchers.job import ACCELERATORS, GRACE_SECONDS, INTERRUPTED, Launch
 
 AUTO = "FLASHJAX_DISTRIBUTED=auto"
 FOLDER = "flashjax"  # where a VM has the repository, with its configs

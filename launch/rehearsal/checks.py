@@ -16,8 +16,8 @@ SIGMAS = [1.0, 0.9, 0.75, 0.5]  # of four steps, shift 3
 
 
 def stages_are_done(workdir: Path) -> str:
-    records = {name: read_stage(workdir / name) for name in STAGES}
-    left = [name for name, record in records.items() if not record or record["status"] != "done"]
+    records = {name: read_stage(workdir / name) or {"status": "absent"} for name in STAGES}
+    left = [name for name, record in records.items() if record["status"] != "done"]
     assert not left, f"not done: {', '.join(left)}"
     return ", ".join(f"{name} {record['seconds']:.0f} s" for name, record in records.items())
 

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flashjax import cli
 from flashjax.stages.stage import read_stage
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "launch"))
-
-import launch  # noqa: E402
 
 STAGES = tuple(
     os.environ.get("STAGES", "guide").split(",")
@@ -64,7 +62,9 @@ def test_stages_in_two_processes_give_the_losses_of_one(environment, tiny_teache
         place = ["--config", str(ROOT / "configs" / "nano.py"), "--workdir"]
         job = [*place, str(tmp_path / f"of{processes}"), "--processes", str(processes)]
         verbs = ["--verbs", ",".join(("import", "prepare", *STAGES))]
-        assert launch.main(["local", *job, *verbs, *small(tiny_teacher, 4 // processes)]) == 0
+        assert (
+            cli.main(["launch", "local", *job, *verbs, *small(tiny_teacher, 4 // processes)]) == 0
+        )
     for stage in STAGES:
         one, two = (losses(tmp_path / f"of{n}", stage) for n in (1, 2))
         assert one and all(len(set(values)) == 2 for values in one.values())

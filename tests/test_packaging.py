@@ -1,0 +1,96 @@
+"""What pip installs, outside the repository: recipes, launchers, weights, and it draws."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from flashjax import config as configs
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("flashjax", "configs", "launch", "pyproject.toml", "README.md", "LICENSE")
+BUILD = "from setuptools import build_meta; print(build_meta.build_{}({!r}))"
+
+
+def run(*words, cwd, **more):
+    done = subprocess.run([*map(str, words)], cwd=cwd, capture_output=True, text=True, **more)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The sdist, and the wheel that is made of it: of a copy, for setuptools writes beside it."""
+    copy, made = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("made")
+    for name in PARTS:
+        source = ROOT / name
+        if source.is_dir():
+            junk = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, copy / name, symlinks=True, ignore=junk)
+        else:
+            shutil.copy(source, copy / name)
+    for path in ROOT.glob("requirements*.txt"):
+        shutil.copy(path, copy)
+    run(sys.executable, "-c", BUILD.format("sdist", str(made)), cwd=copy)
+    (sdist,) = made.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(made, filter="data")
+    (unpacked,) = (path for path in made.iterdir() if path.is_dir())
+    run(sys.executable, "-c", BUILD.format("wheel", str(made)), cwd=unpacked)
+    (wheel,) = made.glob("*.whl")
+    return sdist, wheel
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory):
+    """An environment with the wheel in it; what it depends on is read where it is."""
+    place = tmp_path_factory.mktemp("bare")
+    run(sys.executable, "-m", "venv", "--without-pip", place, cwd=place)
+    pip = (sys.executable, "-m", "pip", "--python", place / "bin" / "python", "install", "--quiet")
+    run(*pip, "--no-deps", "--no-index", built[1], cwd=place)
+    (site,) = place.glob("lib/python*/site-packages")
+    (site / "others.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return place / "bin" / "flashjax", environment
+
+
+def test_wheel_and_sdist_hold_recipes_launchers_and_weights(built):
+    with zipfile.ZipFile(built[1]) as wheel, tarfile.open(built[0]) as sdist:
+        names = set(wheel.namelist())
+        inside = {name.partition("/")[2] for name in sdist.getnames()}
+    wanted = {f"flashjax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    wanted |= {f"flashjax/launch/{name}" for name in ("launch.py", "Dockerfile", "local.sh")}
+    wanted |= {"flashjax/launch/launchers/job.py", "flashjax/py.typed", "flashjax/assets/deploy.md"}
+    wanted |= {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "flashjax" / "assets").rglob("*")
+        if path.is_file()
+    }
+    assert not wanted - names and not wanted - inside
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"flashjax"}
+
+
+def test_what_is_installed_draws_and_launches_outside_the_repository(installed, tmp_path):
+    program, environment = installed
+    told = run(program, "launch", "local", "--config", "nano_tiny", "--workdir", "w", "--verbs",
+               "run", "--dry_run", cwd=tmp_path, env=environment)  # fmt: skip
+    assert told == "2 processes: flashjax run --config nano_tiny --workdir w\n"
+    draw = ("sample", "--prompt", "green two above pink eight on brown", "--steps", "1")
+    run(program, *draw, "--out", "pictures", cwd=tmp_path, env=environment)
+    pictures = [*(tmp_path / "pictures").glob("*.png")]
+    assert pictures and all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_recipes_are_found_by_name_and_files_come_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configs.load("nano_tiny").guide.job.steps == 8
+    assert configs.load("sd35_medium_4step:512px").data.size == 512
+    (tmp_path / "nano").write_text((ROOT / "configs" / "nano_1step.py").read_text())
+    with pytest.raises(configs.InputError, match="nano, line"):  # its sibling is not beside it
+        configs.load("nano")
