@@ -4,8 +4,11 @@ Letters: b batch, h w c latent grid and channels, m text tokens, d text width, p
 """
 
 import dataclasses
+import importlib
+import importlib.util
 import itertools
 import math
+import re
 from collections.abc import Callable, Collection
 from typing import Annotated, Any, TypeAlias
 
@@ -52,6 +55,27 @@ Positive: TypeAlias = Annotated[float, Range(0, math.inf, above=True, below=True
 Weight: TypeAlias = Annotated[float, Range(0, math.inf, below=True)]
 Share: TypeAlias = Annotated[float, Range(0, 1)]
 Decay: TypeAlias = Annotated[float, Range(0, 1, below=True)]  # at 1 nothing new would count
+
+
+_CODE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_code(text: str) -> bool:
+    """Whether a text names somebody's own code: "package.module:name", the package at hand."""
+    found = _CODE.fullmatch(text)
+    return bool(found) and importlib.util.find_spec(re.split(r"[.:]", text)[0]) is not None
+
+
+def code_of(text: str, key: str) -> Any:
+    """What "package.module:name" names. InputError, with the config's `key`, if it is not there."""
+    module, _, name = text.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"{key}: {text}: {error}; give package.module:name of code that is installed, or whose "
+            "folder is in PYTHONPATH"
+        ) from error
 
 
 def listed(names: Collection[str], *, most: int = 5, separator: str = ", ") -> str:

@@ -20,7 +20,7 @@ from flashjax.evaluate.judge import Compared, Judge, JudgeKind
 from flashjax.evaluate.judges import KINDS
 from flashjax.tasks import NAMES, open_task, task_of
 from flashjax.tasks.task import Task
-from flashjax.types import InputError
+from flashjax.types import InputError, code_of, is_code
 
 log = logging.getLogger(__name__)
 
@@ -112,15 +112,24 @@ def open_judges(
 
 
 def _judge(told: str, pipeline: Path, key: str) -> tuple[JudgeKind, str]:
-    """A kind of judge and the path or address of its weights, of "task" or "name=path"."""
+    """A kind of judge and where its weights are: "task", "name=path", "package.module:name"."""
     name, _, path = told.partition("=")
+    if is_code(name):
+        kind = code_of(name, key)
+        if not isinstance(kind, JudgeKind):
+            raise InputError(f"{key}: {name} is {kind!r:.60}: give a JudgeKind")
+        if kind.needs.weights and not path:
+            raise InputError(
+                f"{key}: {name} has no weights, give {name}=PATH: {kind.needs.weights}"
+            )
+        return kind, path
     if name in KINDS:
         if not path:
             needed = KINDS[name].needs.weights
             raise InputError(f"{key}: {name} has no weights, give {name}=PATH: {needed}")
         return KINDS[name], path
     if name not in NAMES or path:
-        known = ", ".join([*NAMES, *(f"{kind}=PATH" for kind in KINDS)])
+        known = ", ".join([*NAMES, *(f"{kind}=PATH" for kind in KINDS), "package.module:name"])
         raise InputError(f"{key}: {told!r} is unknown: choose of {known}")
     task = open_task(name)
     return task.judge, str(task.weights(pipeline))

@@ -133,7 +133,7 @@ class Evaluate:
     seed: Seed  # of the noise
     teacher_steps: Annotated[int, Range(1, 1000)]  # of the teacher at its best
     guidance_scale: Weight  # of the teacher
-    judges: tuple[str, ...]  # a task, clip=DIR, pick=DIR, dino=DIR, fid=FILE; () for none
+    judges: tuple[str, ...]  # a task, clip=DIR, pick=DIR, dino=DIR, fid=FILE, package.module:name
     prompts: str = ""  # a file of captions to draw; "" for what the data holds out
 
 

@@ -7,6 +7,7 @@ Letters: b batch, s student steps.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import jax
@@ -15,8 +16,9 @@ from jax import Array
 
 from flashjax.flow import path
 from flashjax.flow.schedule import SigmaDensity, draw_sigma
+from flashjax.losses.distribution_matching import matching_gradient
 from flashjax.train.rollout import StudentStep
-from flashjax.types import Count, InputError, Positive, Share, Weight
+from flashjax.types import Count, InputError, Positive, Share, Weight, code_of
 
 Level: TypeAlias = Literal["any", "next", "grid", "uniform", "line", "interval"]
 
@@ -47,8 +49,11 @@ class MatchConfig:
     floor: Positive = 0.1  # of the normaliser of the matching gradient
     renoise: tuple[Share, Share] = (0.02, 0.98)  # lowest and highest level that is drawn
     parts: Count = 1  # of a batch, differentiated one after the other
+    gradient: str = ""  # package.module:name of your own `matching_gradient`; "" is DMD's
 
     def __post_init__(self) -> None:
+        if self.gradient:
+            code_of(self.gradient, "gradient")
         low, high = self.renoise
         if not 0.0 < low < high < 1.0:
             raise InputError(f"renoise={self.renoise}: give levels, 0 < low < high < 1")
@@ -60,6 +65,11 @@ class MatchConfig:
                 'level="interval" has its own noise and no levels for heads: set eta=0, '
                 'last="renoise" and adversarial_weight=0'
             )
+
+
+def gradient_of(config: MatchConfig) -> Callable[..., Array]:
+    """`gradient(x0, teacher_x0, fake_x0, floor=) -> direction "b ..."`: DMD's, or your own."""
+    return code_of(config.gradient, "gradient") if config.gradient else matching_gradient
 
 
 def matching_point(

@@ -26,6 +26,7 @@ from flashjax.train.arms import (
     draw_guidance,
     draw_interval,
     draw_levels,
+    gradient_of,
     matching_point,
 )
 from flashjax.train.average import averaged
@@ -59,9 +60,7 @@ def make_student_loss(
     def match(x0, x, sigma, teacher_velocity, fake, cond) -> tuple[Array, Metrics]:
         teacher_x0 = path.to_x0(teacher_velocity, x, sigma)
         fake_x0 = path.to_x0(nets.velocity(fake, x, sigma, cond), x, sigma)
-        gradient = stop_gradient(
-            distribution_matching.matching_gradient(x0, teacher_x0, fake_x0, floor=config.floor)
-        )
+        gradient = stop_gradient(gradient_of(config)(x0, teacher_x0, fake_x0, floor=config.floor))
         loss = jnp.mean(distribution_matching.matching_loss(x0, gradient))
         gap = jnp.mean(jnp.abs(fake_x0 - teacher_x0))
         return loss, {"student/matching_loss": loss, "student/score_gap": gap}

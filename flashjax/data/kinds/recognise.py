@@ -1,12 +1,12 @@
 """Which kind of data a source is."""
 
 from flashjax.data.files import Address
-from flashjax.data.kinds import builders, folder, manifest, tables, tars
+from flashjax.data.kinds import builders, folder, manifest, own, tables, tars
 from flashjax.data.kinds.listed import Wording
 from flashjax.data.kinds.prompts import PromptSamples
 from flashjax.data.patterns import expand, is_pattern
 from flashjax.data.samples import Samples
-from flashjax.types import InputError
+from flashjax.types import InputError, is_code
 
 KINDS = (
     "a folder of pictures with .txt captions or a metadata.jsonl, .csv or .parquet",
@@ -15,6 +15,7 @@ KINDS = (
     "a dataset of Hugging Face on disk (save_to_disk, or parquet files)",
     "a dataset of tensorflow-datasets (tfds:NAME/CONFIG:SPLIT)",
     "a text file with one prompt a line",
+    "package.module:name, a function of yours that gives Samples",
 )
 PROMPTS = ".txt"
 
@@ -40,6 +41,8 @@ def open_kind(source: str, wording: Wording, *, others: str = "") -> Samples:
         return tables.open_tables(source, expand(source), wording)
     if found := builders.open_named(source, wording):
         return found
+    if is_code(source):
+        return own.open_own(source)
     state = "does not exist" if address.local else "does not exist, or may not be read"
     raise _unknown(source, state, others)
 
