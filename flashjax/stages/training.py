@@ -20,6 +20,7 @@ from flashjax.data.pipeline import Position
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first
 from flashjax.stages.contents import CHECKPOINTS
+from flashjax.stages.mirror import watching
 from flashjax.train.average import AverageConfig
 from flashjax.train.heartbeat import heartbeat
 from flashjax.train.loop import Hook, Step, every, loop, progress
@@ -116,7 +117,7 @@ def run_job(
     try:
         with saying(name, checkpoints), shown as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
-            hooks: list[Hook] = [show, beat, first_step(name), logged, keep]
+            hooks: list[Hook] = [show, beat, first_step(name), logged, keep, watching(folder)]
             last = functools.partial(save, wait=True)
             state = loop(step, state, data, **span, hooks=hooks, save=last)
         checkpoints.keep_newest()
