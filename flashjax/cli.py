@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.convert.mistaken import no_folder
+from flashjax.data.remote.fetch import fetched
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import initialise, is_first, keep_programs, leave, settle
 from flashjax.parallel.mesh import simulate_devices
@@ -175,6 +176,8 @@ def run(arguments: Sequence[str]) -> int:
         run_verb(verb, _parse(parser(verb), flags), overrides)
         return 0
     options = _parse(tool_parser(verb), flags)
+    if told := no_folder(getattr(options, "workdir", None) or ""):
+        raise InputError(f"--workdir {told}")
     if overrides and verb not in CONFIGURED:
         raise InputError(f"--config.{overrides[0]} changes a config: give --config FILE too")
     more = [overrides] if verb in CONFIGURED else []
@@ -195,19 +198,25 @@ def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -
     simulate_devices(config.simulate_devices)
     if initialise(os.environ) and not is_first():
         logging.getLogger().setLevel(logging.WARNING)  # the first one speaks for all
-    if whole:
-        begun = verb == "run" and options.first != ROAD[0]
-        check(config, Path(options.workdir), begun=begun, estimate=options.dry_run)
-    if options.dry_run:
-        print(configs.to_json(config))
-        return
-    _module("stages.run").check_before(config, Path(options.workdir), verb)
+    with _module("stages.mirror").opened(options.workdir, look=options.dry_run) as workdir:
+        if whole:
+            begun = verb == "run" and options.first != ROAD[0]
+            check(config, workdir, begun=begun, estimate=options.dry_run)
+        if options.dry_run:
+            print(configs.to_json(config))
+            return
+        work(verb, config, workdir, options)
+
+
+def work(verb: str, config: ConfigDict, workdir: Path, options: argparse.Namespace) -> None:
+    """Runs a verb in a folder, once no stage there is that of another config."""
+    _module("stages.run").check_before(config, workdir, verb)
     if options.fork:
-        _module("stages.fork").fork(Path(options.fork), config, Path(options.workdir), verb)
+        _module("stages.fork").fork(fetched(options.fork), config, workdir, verb)
     if options.compilation_cache != "off":
-        keep_programs(options.compilation_cache or Path(options.workdir) / "compiled")
+        keep_programs(options.compilation_cache or workdir / "compiled")
     part = {"first": options.first, "last": options.last} if verb == "run" else {}
-    _module(VERBS[verb][0]).run(config, Path(options.workdir), **part)
+    _module(VERBS[verb][0]).run(config, workdir, **part)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -277,8 +286,6 @@ def _parse(found: Parser, flags: Sequence[str]) -> argparse.Namespace:
         if name.startswith("--") and name not in known:
             raise InputError(_unknown("flag", name, sorted(known)))
     options = found.parse_args(flags)
-    if told := no_folder(getattr(options, "workdir", None) or ""):
-        raise InputError(f"--workdir {told}")
     return options
 
 

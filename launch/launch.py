@@ -77,10 +77,10 @@ def check_options(options: argparse.Namespace, target: Target) -> None:
             raise InputError(f"--{name} {getattr(options, name)}: give {least} or more")
     if not re.fullmatch(NAME, options.name):
         raise InputError(f"--name {options.name}: up to 40 of a-z, 0-9 and -, a letter first")
-    if told := no_folder(options.workdir):
-        raise InputError(f"--workdir {told}")
     if how == "local":
         return
+    if told := no_folder(options.workdir):  # a copy on one machine would be none of the others'
+        raise InputError(f"--workdir {told}")
     if not PurePosixPath(options.workdir).is_absolute():
         raise InputError(f"--workdir {options.workdir}: give a path from the root, on every host")
     if target.chip.name not in ACCELERATORS:

@@ -47,6 +47,7 @@ class Size:
     batch: int
     substeps: int
     drawn: int
+    processes: int = 2  # or one of two devices, whose programs are kept from one start to the next
 
 
 FULL = Size(
@@ -54,8 +55,8 @@ FULL = Size(
     **dict(side=192, buckets=2, pictures=190, steps=4, batch=2, substeps=2, drawn=4),
 )
 SMALL = Size(
-    Narrow(depth=4, dual=3, heads=1, position_size=48, channels=(8, 8, 16, 16), groups=4),
-    **dict(side=64, buckets=1, pictures=20, steps=2, batch=4, substeps=1, drawn=2),
+    Narrow(depth=4, dual=2, heads=1, position_size=48, channels=(8, 8, 8, 8), groups=2),
+    **dict(side=64, buckets=1, pictures=20, steps=2, batch=4, substeps=1, drawn=2, processes=1),
 )
 
 
@@ -76,6 +77,7 @@ def overrides(size: Size, data_folder: Path) -> dict[str, object]:
         "evaluate.chunk": size.drawn,
         "evaluate.shown": 2,
         "evaluate.teacher_steps": 6,
+        "simulate_devices": 2 // size.processes,
     }
     for job in JOBS:
         changed |= {f"{job}.job.steps": size.steps, f"{job}.job.batch_size": size.batch}
@@ -83,9 +85,12 @@ def overrides(size: Size, data_folder: Path) -> dict[str, object]:
     return changed
 
 
-def command(workdir: Path, changed: Mapping[str, object], verbs: str) -> list[str]:
-    """The launch of some verbs in two processes."""
-    flags = [sys.executable, str(ROOT / "launch" / "launch.py"), "local", "--processes", "2"]
+def command(
+    workdir: Path, changed: Mapping[str, object], verbs: str, *, processes: int
+) -> list[str]:
+    """The launch of some verbs in one or more processes."""
+    flags = [sys.executable, str(ROOT / "launch" / "launch.py"), "local"]
+    flags += ["--processes", str(processes)]
     flags += ["--config", str(RECIPE), "--workdir", str(workdir), "--verbs", verbs]
     return flags + [word for key, value in changed.items() for word in ("--set", f"{key}={value}")]
 
@@ -133,8 +138,9 @@ def rehearse(workdir: Path, size: Size) -> list[tuple[str, Callable[[], str]]]:
 
     twin, work = workdir / "of_single_file", workdir / "run"
     first, again = workdir / "first.log", workdir / "again.log"
-    codes = {"single": run(command(twin, as_single, "import"), workdir / "single.log")}
-    everything = command(work, changed, "run")
+    launched = partial(command, processes=size.processes)
+    codes = {"single": run(launched(twin, as_single, "import"), workdir / "single.log")}
+    everything = launched(work, changed, "run")
     codes["first"] = run(everything, first, kill_when=partial(is_begun, work / "match"))
     codes["again"] = run(everything, again)
 

@@ -232,7 +232,7 @@ def test_local_processes_are_told_where_to_meet(capsys):
         (("slurm", *H100, "--verbs", "match,guide"), "several are a part of import, prepare"),
         (("slurm", *H100, "--verbs", ""), "--verbs : choose of"),
         (("slurm", *H100, "--workdir", "runs/x"), "give a path from the root"),
-        (("local", "--workdir", "gs://bucket/run"), "gs://bucket/run is an address"),
+        (("slurm", *H100, "--workdir", "gs://bucket/run"), "gs://bucket/run is an address"),
         (("slurm", *H100, "--hours", "0"), "--hours 0: give 1 or more"),
         (("local", "--processes", "0"), "--processes 0: give 1 or more"),
         (("slurm", *H100, "--name", "My Run"), "--name My Run: up to 40"),

@@ -22,6 +22,7 @@ from flashjax import config as configs
 from flashjax.data.jsons import read_json
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first, meet
+from flashjax.stages import mirror
 from flashjax.stages.contents import (
     CHECKPOINTS,
     DRAFT,
@@ -97,6 +98,7 @@ def run_stage(
         record |= {"contents": contents(folder)} if first else {}
         record |= {"status": "done", "results": results}
     meet(f"{name} is written")
+    mirror.note()
     log.info("%s done in %.0f s", name, record["seconds"])
     return stage_results(folder) if alone else results
 

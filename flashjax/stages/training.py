@@ -21,6 +21,7 @@ from flashjax.data.pipeline import Chosen, Position
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first
 from flashjax.stages.contents import CHECKPOINTS
+from flashjax.stages.mirror import watching
 from flashjax.stages.stage import write_json
 from flashjax.train.average import AverageConfig
 from flashjax.train.heartbeat import heartbeat
@@ -121,7 +122,8 @@ def run_job(
         drawn = Drawn(data, most=job.log_steps + job.most_skipped)
         with saying(name, checkpoints, drawn, folder), shown as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
-            hooks: list[Hook] = [drawn, show, beat, first_step(name), logged, keep]
+            saved = [logged, keep, watching(folder)]
+            hooks: list[Hook] = [drawn, show, beat, first_step(name), *saved]
             last = functools.partial(save, wait=True)
             state = loop(step, state, data, **span, hooks=hooks, save=last)
         checkpoints.keep_newest()

@@ -1,0 +1,147 @@
+"""A run in a workdir at an address goes on elsewhere, bit by bit, wherever it was killed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import mirror_job
+
+from flashjax import cli
+from flashjax.data.remote import lock, store
+from flashjax.data.remote.fetch import fetched
+from flashjax.data.remote.store import Store
+from flashjax.stages import mirror
+from flashjax.stages.mirror import opened
+from flashjax.stages.stage import read_stage, run_stage
+from flashjax.types import InputError
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path, monkeypatch):
+    """Moves to another machine, which has no copy of anything yet."""
+
+    def move(name):
+        monkeypatch.setenv(store.CACHE, str(tmp_path / name))
+        monkeypatch.setenv("PYTHONPATH", str(Path(mirror.__file__).parents[2]))
+
+    for name, seconds in {"AGREE": 0.01, "STALE": 0.3, "LOOK": 0.05}.items():
+        monkeypatch.setattr(lock, name, seconds)
+    move("one")
+    return move
+
+
+@pytest.fixture
+def address(tmp_path):
+    return f"file://{tmp_path}/bucket/run"
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return mirror_job.work(str(tmp_path_factory.mktemp("whole")))["w"]
+
+
+def killed(address, how):
+    words = [sys.executable, mirror_job.__file__, address, how]
+    done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ), check=False)
+    assert done.returncode == -9, done.stderr
+
+
+@pytest.mark.parametrize("how", ["step", "marker"])
+def test_a_run_that_was_killed_goes_on_on_another_machine(address, unbroken, how, machine, caplog):
+    killed(address, how)
+    first = mirror_job.saved(address)
+    assert first and max(first) < mirror_job.STEPS
+    machine("another")
+    with caplog.at_level("INFO"):
+        assert mirror_job.work(address)["w"] == unbroken
+    (line,) = [line for line in caplog.messages if "goes on from step" in line]
+    assert line == f"toy goes on from step {max(first)}"
+    assert mirror_job.saved(address) == {mirror_job.STEPS}
+    here = fetched(address)
+    assert read_stage(here / "toy")["results"] == {"w": unbroken}
+    lines = (here / "toy" / "metrics" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == mirror_job.STEPS  # none twice
+
+
+def test_a_machine_whose_copy_is_ahead_goes_on_from_it_and_one_that_is_behind_does_not(
+    address, unbroken, machine, monkeypatch, caplog
+):
+    send = Store.send
+
+    def broken(self, file, name):
+        if "checkpoints" in str(file):
+            raise OSError("the network is down")
+        send(self, file, name)
+
+    monkeypatch.setattr(mirror_job, "STEPS", 8)
+    with monkeypatch.context() as patch, pytest.raises(InputError) as told:
+        patch.setattr(Store, "send", broken)
+        mirror_job.work(address)
+    assert "not all is put there (the network is down): it is kept in" in str(told.value)
+    assert not mirror_job.saved(address)
+    with caplog.at_level("INFO"):
+        assert mirror_job.work(address)["w"] == unbroken  # it was done, here
+    assert "toy skipped: already done" in caplog.messages
+    assert mirror_job.saved(address) == {8}
+    machine("another")
+    with opened(address) as workdir:
+        run_stage("more", {}, workdir, lambda folder: {"of": "another"}, inputs={}, seed=0)
+    machine("one")
+    with opened(address) as workdir:
+        assert read_stage(workdir / "more")["results"] == {"of": "another"}
+
+
+def test_one_job_at_a_time_has_an_address(address, monkeypatch):
+    with opened(address), monkeypatch.context() as patch:
+        patch.setattr(lock, "_is_dead_here", lambda content: False)
+        patch.setattr(lock, "STALE", 60.0)
+        with pytest.raises(InputError, match="another job is at work there"), opened(address):
+            pass
+
+
+def test_the_workdir_of_others_is_not_begun_in(address):
+    Store.of(address).put("import/mine.txt", b"mine")
+    with pytest.raises(InputError, match=r"holds import/mine\.txt, which flashjax did not put"):
+        with opened(address):
+            raise AssertionError("it was begun")
+    assert Store.of(address).read("import/mine.txt") == b"mine"
+
+
+def test_what_is_written_in_place_is_put_as_it_was(address):
+    """A file that grows while it is uploaded would be of no moment at all."""
+    with opened(address) as workdir:
+        for name, size in {"small": 10, "large": mirror.LINKED}.items():
+            (workdir / name).write_bytes(bytes(size))
+        (workdir / "metrics-large").write_bytes(bytes(mirror.LINKED))
+        shot = workdir.parent / "new-x"
+        mirror._open[0]._take(shot, live=False)
+        links = {path.name for path in shot.iterdir() if path.stat().st_nlink > 1}
+        assert links == {"large"}
+        (workdir / "compiled").mkdir()
+        (workdir / "compiled" / "x").touch()
+    assert {"small", "large", "metrics-large"} == set(store_names(address))
+
+
+def store_names(address):
+    return [name for name in Store.of(address).stamps() if not name.startswith(".flashjax")]
+
+
+def test_a_folder_is_a_folder_and_several_machines_are_refused(address, tmp_path, monkeypatch):
+    with opened(str(tmp_path / "run")) as workdir:
+        assert workdir == tmp_path / "run"
+    monkeypatch.setattr(mirror, "any_process", lambda value: np.bool_(True))
+    told = r"a job on several machines needs a folder that all of them see: mount the bucket \(gcs"
+    with pytest.raises(InputError, match=told), opened(address):
+        pass
+
+
+def test_a_dry_run_puts_nothing_there(address, capsys):
+    flags = ["--config", "configs/nano.py", "--workdir", address, "--dry_run"]
+    assert cli.main(["import", *flags, "--config.simulate_devices=1"]) == 0
+    assert not Store.of(address).stamps()
