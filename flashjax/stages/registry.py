@@ -16,7 +16,7 @@ from flashjax.data.samples import Samples, Unreadable
 from flashjax.data.selection import Mixed, split
 from flashjax.data.tokenizers import Tokenizer
 from flashjax.evaluate.judge import Compared, Judge, JudgeKind
-from flashjax.evaluate.judges import KINDS
+from flashjax.evaluate.judges import KINDS, WEIGHTLESS
 from flashjax.tasks import NAMES, open_task, task_of
 from flashjax.tasks.task import Task
 from flashjax.types import InputError
@@ -92,7 +92,7 @@ def open_judges(
     *,
     key: str = JUDGES,
 ) -> list[Judge]:
-    """The judges `names`: a task, whose weights lie in the pipeline's folder, or "clip=PATH".
+    """The judges `names`: a task, with weights in the pipeline's folder, "clip=PATH", or "detail".
 
     `prompts` is what will be judged; `key` is where the names stand. InputError for what judges
     lack. One whose weights are not there is left out, and a line says so.
@@ -112,13 +112,15 @@ def open_judges(
 def _judge(told: str, pipeline: Path, key: str) -> tuple[JudgeKind, Path]:
     """A kind of judge and where its weights are, of "task" or "name=path"."""
     name, _, path = told.partition("=")
+    if told in WEIGHTLESS:
+        return WEIGHTLESS[told], Path()
     if name in KINDS:
         if not path:
             needed = KINDS[name].needs.weights
             raise InputError(f"{key}: {name} has no weights, give {name}=PATH: {needed}")
         return KINDS[name], Path(path)
     if name not in NAMES or path:
-        known = ", ".join([*NAMES, *(f"{kind}=PATH" for kind in KINDS)])
+        known = ", ".join([*NAMES, *WEIGHTLESS, *(f"{kind}=PATH" for kind in KINDS)])
         raise InputError(f"{key}: {told!r} is unknown: choose of {known}")
     task = open_task(name)
     return task.judge, task.weights(pipeline)

@@ -22,7 +22,7 @@ from flashjax.train.average import AverageConfig
 from flashjax.train.guide import GuideConfig
 from flashjax.train.optim import OptimiserConfig
 from flashjax.train.teach import TeachConfig
-from flashjax.types import Count, InputError, Positive, Range, Seed, Share, Weight
+from flashjax.types import Count, InputError, Positive, Range, Seed, Share, Weight, Whole
 
 Size = Annotated[int, Range(-1)]  # of a mesh's axis; -1 is what is left
 Branch = tuple[Annotated[float, Range(0, 1000)], Annotated[float, Range(0, 1000)]]
@@ -133,8 +133,9 @@ class Evaluate:
     seed: Seed  # of the noise
     teacher_steps: Annotated[int, Range(1, 1000)]  # of the teacher at its best
     guidance_scale: Weight  # of the teacher
-    judges: tuple[str, ...]  # a task, clip=DIR, pick=DIR, dino=DIR, fid=FILE; () for none
+    judges: tuple[str, ...]  # a task, detail, clip=DIR, pick=DIR, dino=DIR, fid=FILE; () for none
     prompts: str = ""  # a file of captions to draw; "" for what the data holds out
+    twice: Whole = 0  # of the captions, the first, are drawn from other noise too: for diversity
 
 
 @dataclasses.dataclass(frozen=True)
