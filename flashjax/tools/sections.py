@@ -6,7 +6,7 @@ type or out of its range are one line each.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
@@ -16,6 +16,7 @@ from flashjax.evaluate.bars import Targets
 from flashjax.models.heads import HeadsConfig
 from flashjax.stages.setting import Compute
 from flashjax.stages.training import JobConfig
+from flashjax.tools.ablate.grid import AblateConfig
 from flashjax.tools.plan.programs import ModelConfig
 from flashjax.train.arms import MatchConfig
 from flashjax.train.average import AverageConfig
@@ -99,6 +100,7 @@ class Split:
     heads_optimiser: OptimiserConfig
     average: AverageConfig
     only: str = ""  # the one branch that this job trains; "" for all
+    units: Literal["raw", "shifted"] = "raw"  # of the ranges; shifted is 1000 sigma
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,10 +216,11 @@ DISTIL = ALL | {
     "quantize": Quantize,
     "evaluate": Evaluate,
     "report": Report,
+    "ablate": AblateConfig,
 }
 TEACH = ALL | {"mesh": Axes, "teacher": Taught, "vae": Autoencoder, "flow": Flow, "reader": Reader}
 SLIM = ALL | {"teacher": Original, "slim": Slim}
-OPTIONAL = ("model", "compute")  # of DISTIL
+OPTIONAL = ("model", "compute", "ablate")  # of DISTIL
 TRAINING = ("data", "mesh", "student", "match")
 NEEDS: dict[str, Sequence[str]] = {  # beside the seed and simulate_devices; of others: all
     "import": ("teacher", "mesh"),
