@@ -95,7 +95,9 @@ def get_config() -> ConfigDict:
         seed=7,
         teacher_steps=50,
         guidance_scale=4.0,
-        judges=("digit_scenes",),  # and "clip=DIR", "pick=DIR", "dino=DIR", "fid=FILE"; or none: ()
+        twice=100,  # of these captions are drawn from other noise too, for diversity
+        # and "clip=DIR", "pick=DIR", "dino=DIR", "fid=FILE"; or none: ()
+        judges=("digit_scenes", "detail"),
     )
     config.report = dict(
         title="flashjax: a text-to-image flow in four steps",

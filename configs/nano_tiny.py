@@ -19,5 +19,5 @@ def get_config() -> ConfigDict:
     )
     config.match.job.update(steps=6, batch_size=4, log_steps=1, checkpoint_steps=2)
     config.split.job.update(steps=6, batch_size=4, log_steps=1, checkpoint_steps=2)
-    config.evaluate.update(samples=8, shown=4, chunk=4, teacher_steps=4)
+    config.evaluate.update(samples=8, twice=2, shown=4, chunk=4, teacher_steps=4)
     return config

@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
+from flashjax.flow.experts import by_expert
 from flashjax.flow.guidance import Guided, SkipLayers, guided, skip_guided
 from flashjax.flow.solvers import dpmpp_2m, euler
 from flashjax.models import vae
@@ -41,13 +42,15 @@ LARGEST_TILE = 128  # latent pixels: pictures up to 1024 are decoded in one go
 class Sampler:
     """A grid of noise levels "steps + 1", how it is followed, and what guides it.
 
-    A guidance scale of 1 means one pass per step.
+    A guidance scale of 1 means one pass per step. With `experts`, decreasing noise levels, the
+    transformer's parameters are several sets, each for its own levels (flow/experts.py).
     """
 
     sigmas: tuple[float, ...]
     guidance_scale: float = 1.0
     solver: str = "euler"
     skip: SkipLayers | None = None
+    experts: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
@@ -83,6 +86,8 @@ def make_sample(
     """
     model = model or MMDiT(pipeline.transformer_config)
     velocity = velocity_of(model)
+    if sampler.experts:
+        velocity = by_expert(velocity, sampler.experts)
     sigmas = jnp.asarray(sampler.sigmas)
     solve = SOLVERS[sampler.solver]
 

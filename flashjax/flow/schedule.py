@@ -125,7 +125,11 @@ def draw_sigma(key: Array, batch: int, density: SigmaDensity) -> Array:
     return jnp.asarray(shift_sigma(raw, density.shift))
 
 
-def steps_in_range(steps: int, low: float, high: float) -> tuple[int, ...]:
-    """The steps of a student whose raw timestep lies in (low, high], in units of 1000."""
-    raw = TRAIN_STEPS * (1.0 - np.arange(steps) / steps)
-    return tuple(int(i) for i in np.flatnonzero((raw > low) & (raw <= high)))
+def steps_in_range(steps: int, low: float, high: float, shift: float = 1.0) -> tuple[int, ...]:
+    """The steps of a student whose timestep lies in (low, high], in units of 1000.
+
+    Timesteps are raw; with the schedule's `shift` they are those that the network is told.
+    """
+    raw = 1.0 - np.arange(steps) / steps
+    timesteps = np.round(TRAIN_STEPS * np.asarray(shift_sigma(raw, shift)), 6)
+    return tuple(int(i) for i in np.flatnonzero((timesteps > low) & (timesteps <= high)))

@@ -75,6 +75,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         unseen = open_unseen(config, workdir)
         file = config.evaluate.prompts
         prompts = read_prompts(file) if file else unseen.captions
+        prompts = prompts + prompts[: config.evaluate.get("twice", 0)]
         tokens = tokenizer(prompts)
         programs = functools.cache(studio.program)  # one compilation for all weights on one grid
         judges, places = None, []
@@ -143,12 +144,12 @@ def gather(
 ) -> dict[str, Any]:
     """All rows, and in one file what is shown of each.
 
-    Real pictures come first where it is their captions that were drawn.
+    Real pictures come first where it is their captions that were drawn, some of them twice.
     """
     rows = [read_json(place / ROW) for place in places]
     pictures = [read_array(place / SHOWN) for place in places]
     shown = len(pictures[0])
-    if unseen.images is not None and prompts == unseen.captions:
+    if unseen.images is not None and prompts[: len(unseen.captions)] == unseen.captions:
         real = {"name": "real pictures", "group": "Reference", "note": "unseen"}
         rows.insert(0, real | measure(judges, unseen.images, unseen.captions))
         pictures.insert(0, unseen.images[:shown])

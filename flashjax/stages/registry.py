@@ -17,7 +17,7 @@ from flashjax.data.samples import Samples, Unreadable
 from flashjax.data.selection import Mixed, split
 from flashjax.data.tokenizers import Tokenizer
 from flashjax.evaluate.judge import Compared, Judge, JudgeKind
-from flashjax.evaluate.judges import KINDS
+from flashjax.evaluate.judges import KINDS, WEIGHTLESS
 from flashjax.tasks import NAMES, open_task, task_of
 from flashjax.tasks.task import Task
 from flashjax.types import InputError, code_of, is_code
@@ -93,7 +93,7 @@ def open_judges(
     *,
     key: str = JUDGES,
 ) -> list[Judge]:
-    """The judges `names`: a task, whose weights lie in the pipeline's folder, or "clip=PATH".
+    """The judges `names`: a task, with weights in the pipeline's folder, "clip=PATH", or "detail".
 
     `prompts` is what will be judged; `key` is where the names stand. InputError for what judges
     lack. One whose weights are not there is left out, and a line says so.
@@ -114,6 +114,8 @@ def open_judges(
 def _judge(told: str, pipeline: Path, key: str) -> tuple[JudgeKind, str]:
     """A kind of judge and where its weights are: "task", "name=path", "package.module:name"."""
     name, _, path = told.partition("=")
+    if told in WEIGHTLESS:
+        return WEIGHTLESS[told], ""
     if is_code(name):
         kind = code_of(name, key)
         if not isinstance(kind, JudgeKind):
@@ -129,8 +131,8 @@ def _judge(told: str, pipeline: Path, key: str) -> tuple[JudgeKind, str]:
             raise InputError(f"{key}: {name} has no weights, give {name}=PATH: {needed}")
         return KINDS[name], path
     if name not in NAMES or path:
-        known = ", ".join([*NAMES, *(f"{kind}=PATH" for kind in KINDS), "package.module:name"])
-        raise InputError(f"{key}: {told!r} is unknown: choose of {known}")
+        known = [*NAMES, *WEIGHTLESS, *(f"{kind}=PATH" for kind in KINDS), "package.module:name"]
+        raise InputError(f"{key}: {told!r} is unknown: choose of {', '.join(known)}")
     task = open_task(name)
     return task.judge, str(task.weights(pipeline))
 

@@ -36,6 +36,8 @@ from flashjax.stages.setting import Setting, open_setting, state_layout
 from flashjax.train.state import Frozen
 from flashjax.types import Batch, InputError, Metrics, Params
 
+RAW = "raw"  # units of the branches' ranges
+
 
 def section_of(config: ConfigDict) -> dict[str, Any]:
     """All of a config that the stage depends on."""
@@ -90,7 +92,7 @@ def branched(
         critic = read_critic(workdir, one, mesh)
         return jax.jit(init_branches, out_shardings=shardings)(student, critic)
 
-    spans = branch_spans(config)[first : first + len(names)]
+    spans = branch_spans(config, setting.pipeline.shift)[first : first + len(names)]
     span = jax.device_put(spans, NamedSharding(mesh, PartitionSpec("branch")))
     together = functools.partial(
         on_branches, mesh=mesh, span=span, shardings=shardings, first=first
@@ -180,11 +182,15 @@ def jit_on_branches(step: Advance, *, mesh: Mesh, shardings: Any, first: int = 0
     return jax.jit(together, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def branch_spans(config: ConfigDict) -> jax.Array:
-    """First step and number of steps of every branch, int32 "branches 2", from raw timesteps."""
+def branch_spans(config: ConfigDict, shift: float) -> jax.Array:
+    """First step and number of steps of every branch, int32 "branches 2", from their ranges.
+
+    Those are of raw timesteps, or of shifted ones where `split.units` says so.
+    """
+    units = config.split.get("units", RAW)
     spans = []
     for name, (low, high) in config.split.branches.items():
-        steps = steps_in_range(config.student.steps, low, high)
+        steps = steps_in_range(config.student.steps, low, high, 1.0 if units == RAW else shift)
         if not steps:
             raise InputError(
                 f"split.branches.{name} ({low}, {high}] holds none of the student's "

@@ -122,8 +122,8 @@ def run_job(
         drawn = Drawn(data, most=job.log_steps + job.most_skipped)
         with saying(name, checkpoints, drawn, folder), shown as show, alive as beat:
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
-            saved = [logged, keep, watching(folder)]
-            hooks: list[Hook] = [drawn, show, beat, first_step(name), *saved]
+            hooks: list[Hook] = [drawn, show, beat, first_step(name), logged, keep]
+            hooks.append(watching(folder))
             last = functools.partial(save, wait=True)
             state = loop(step, state, data, **span, hooks=hooks, save=last)
         checkpoints.keep_newest()

@@ -119,7 +119,8 @@ def meshes(config: ConfigDict) -> Problems:
 def results(config: ConfigDict) -> Problems:
     """Branches, merge, export and quantization ask for what there is."""
     yield from told(split.chosen_branches, config)
-    yield from told(split.branch_spans, config)
+    if config.split.get("units", split.RAW) == split.RAW:  # a schedule's shift is not read here
+        yield from told(split.branch_spans, config, 1.0)
     if set(config.merge.weights) != set(config.split.branches):
         names = ", ".join(config.split.branches)
         yield f"merge.weights names {', '.join(config.merge.weights)}: the branches are {names}"

@@ -6,7 +6,7 @@ type or out of its range are one line each.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
@@ -16,13 +16,14 @@ from flashjax.evaluate.bars import Targets
 from flashjax.models.heads import HeadsConfig
 from flashjax.stages.setting import Compute
 from flashjax.stages.training import JobConfig
+from flashjax.tools.ablate.grid import AblateConfig
 from flashjax.tools.plan.programs import ModelConfig
 from flashjax.train.arms import MatchConfig
 from flashjax.train.average import AverageConfig
 from flashjax.train.guide import GuideConfig
 from flashjax.train.optim import OptimiserConfig
 from flashjax.train.teach import TeachConfig
-from flashjax.types import Count, InputError, Positive, Range, Seed, Share, Weight
+from flashjax.types import Count, InputError, Positive, Range, Seed, Share, Weight, Whole
 
 Size = Annotated[int, Range(-1)]  # of a mesh's axis; -1 is what is left
 Branch = tuple[Annotated[float, Range(0, 1000)], Annotated[float, Range(0, 1000)]]
@@ -99,6 +100,7 @@ class Split:
     heads_optimiser: OptimiserConfig
     average: AverageConfig
     only: str = ""  # the one branch that this job trains; "" for all
+    units: Literal["raw", "shifted"] = "raw"  # of the ranges; shifted is 1000 sigma
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +135,9 @@ class Evaluate:
     seed: Seed  # of the noise
     teacher_steps: Annotated[int, Range(1, 1000)]  # of the teacher at its best
     guidance_scale: Weight  # of the teacher
-    judges: tuple[str, ...]  # a task, clip=DIR, pick=DIR, dino=DIR, fid=FILE, package.module:name
+    judges: tuple[str, ...]  # a task, detail, clip=DIR, pick=, dino=, fid=, package.module:name
     prompts: str = ""  # a file of captions to draw; "" for what the data holds out
+    twice: Whole = 0  # of the captions, the first, are drawn from other noise too: for diversity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,10 +216,11 @@ DISTIL = ALL | {
     "quantize": Quantize,
     "evaluate": Evaluate,
     "report": Report,
+    "ablate": AblateConfig,
 }
 TEACH = ALL | {"mesh": Axes, "teacher": Taught, "vae": Autoencoder, "flow": Flow, "reader": Reader}
 SLIM = ALL | {"teacher": Original, "slim": Slim}
-OPTIONAL = ("model", "compute")  # of DISTIL
+OPTIONAL = ("model", "compute", "ablate")  # of DISTIL
 TRAINING = ("data", "mesh", "student", "match")
 NEEDS: dict[str, Sequence[str]] = {  # beside the seed and simulate_devices; of others: all
     "import": ("teacher", "mesh"),

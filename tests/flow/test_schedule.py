@@ -112,6 +112,14 @@ def test_two_ranges_split_the_steps(steps, low_half, high_half):
     assert steps_in_range(steps, 500, 1000) == high_half
 
 
+def test_ranges_of_shifted_timesteps_split_the_levels_that_the_network_is_told():
+    """The student's sigmas are 1, .9, .75, .5: of 500 only the last is no higher."""
+    assert steps_in_range(4, 0, 500, shift=3.0) == (3,)
+    assert steps_in_range(4, 500, 1000, shift=3.0) == (0, 1, 2)
+    assert steps_in_range(4, 750, 900, shift=3.0) == (1,)
+    assert steps_in_range(2, 0, 500, shift=3.0) == ()
+
+
 @pytest.mark.parametrize(
     "density", [SigmaDensity(), SigmaDensity(shift=3.0), SigmaDensity(0.5, 0.7, 2.0)]
 )

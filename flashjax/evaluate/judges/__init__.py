@@ -1,10 +1,10 @@
-"""Judges of any pictures, by name; each needs weights that are here already."""
+"""Judges of any pictures, by name: those of KINDS need weights that are here already."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from flashjax.evaluate.judge import Compared, Judge, JudgeKind, Needs
-from flashjax.evaluate.judges import clip, dino, fid, pick
+from flashjax.evaluate.judges import clip, detail, dino, fid, pick
 
 
 def _kind(needs: Needs, open_judge: Callable[..., Judge]) -> JudgeKind:
@@ -23,3 +23,4 @@ KINDS = {
     "dino": _kind(dino.NEEDS, dino.open_dino),
     "fid": _kind(fid.NEEDS, fid.open_fid),
 }
+WEIGHTLESS = {"detail": JudgeKind(Needs(), lambda weights, compared: detail.DetailJudge())}

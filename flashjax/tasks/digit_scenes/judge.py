@@ -9,6 +9,8 @@ import numpy as np
 
 from flashjax.evaluate.frechet import frechet_distance
 from flashjax.evaluate.judge import Figure, Needs
+from flashjax.evaluate.judges.features import check_count
+from flashjax.evaluate.neighbours import NEIGHBOURS, precision_recall
 from flashjax.tasks.digit_scenes.alignment import ATTRIBUTES, alignment
 from flashjax.tasks.digit_scenes.captions import parse_caption
 from flashjax.tasks.digit_scenes.reading import (
@@ -24,7 +26,9 @@ NEEDS = Needs(weights="the folder `reader` beside the teacher's networks", real=
 NOTE = (
     "Alignment is the share of captions, in percent, of which every part is met, with one binomial "
     "standard error; then each part on its own. The Fréchet distance is taken in the reader's "
-    "feature space against real scenes: less is better. The reader was itself judged: on "
+    "feature space against real scenes: less is better. Precision is the share of pictures that "
+    "lie among real scenes there, recall the share of real scenes that lie among the pictures "
+    "({k} neighbours). The reader was itself judged: on "
     "{samples:,} real validation scenes it is right about {whole:.1f} % of whole captions "
     "({parts})."
 )
@@ -41,17 +45,21 @@ class ReaderJudge:
         self.note = note_of(load_card(weights))
 
     def check(self, prompts: Sequence[str]) -> None:
-        """InputError for a prompt that is no caption of a scene."""
+        """InputError for a prompt that is no caption of a scene, and for too few."""
+        check_count(self.name, prompts, NEIGHBOURS + 1)
         for prompt in prompts:
             parse_caption(prompt)
 
     def judge(self, images: np.ndarray, prompts: Sequence[str]) -> tuple[Figure, ...]:
-        """Alignment as a whole and by part, and the distance."""
+        """Alignment as a whole and by part, the distance, precision and recall."""
         unit = to_model(images)
         wanted = [parse_caption(prompt) for prompt in prompts]
         shares = alignment(read(self._reader, unit), wanted)
-        distance = frechet_distance(reader_features(self._reader, unit), self._features)
-        return figures_of(shares, distance, samples=len(images))
+        features = reader_features(self._reader, unit)
+        distance = frechet_distance(features, self._features)
+        both = zip(("precision", "recall"), precision_recall(features, self._features), strict=True)
+        near = [Figure(name, 100 * e.value, unit="%", decimals=1) for name, e in both]
+        return *figures_of(shares, distance, samples=len(images)), *near
 
 
 def open_judge(weights: Path, real: np.ndarray | None) -> ReaderJudge:
@@ -78,4 +86,4 @@ def note_of(card: dict) -> str:
     accuracy = card["accuracy"]
     parts = ", ".join(f"{name} {100 * accuracy[name]:.1f}" for name in ATTRIBUTES)
     samples = card["validation_scenes"]
-    return NOTE.format(samples=samples, whole=100 * accuracy["whole"], parts=parts)
+    return NOTE.format(samples=samples, k=NEIGHBOURS, whole=100 * accuracy["whole"], parts=parts)

@@ -36,6 +36,8 @@ def test_real_scenes_are_judged_to_be_what_their_captions_say():
     far = {figure.name: figure for figure in judge.judge(noise, unseen.captions)}
     assert far["Fréchet"].value > 2 * figures["Fréchet"].value
     assert far["Fréchet"].better == "less"
+    assert figures["precision"].value > 60 and figures["recall"].value > 60
+    assert far["precision"].value == 0
     assert "4,000 real validation scenes" in judge.note and "value 9" in judge.note
 
 
@@ -43,7 +45,9 @@ def test_prompts_of_another_world_are_refused_before_anything_is_drawn():
     judge = open_judge(WEIGHTS, images_of(TASK.unseen(4, 0)))
     judge.check(captions_of(TASK.unseen(4, 0)))
     with pytest.raises(InputError, match="a photo of a cat"):
-        judge.check(["a photo of a cat"])
+        judge.check(["a photo of a cat"] * 4)
+    with pytest.raises(InputError, match="needs 4 pictures, 3 are to be drawn"):
+        judge.check(captions_of(TASK.unseen(3, 0)))
     with pytest.raises(InputError, match=r"data\.source has no pictures"):
         open_judge(WEIGHTS, None)
 

@@ -1,0 +1,217 @@
+"""One cell of an ablation: its stages in a workdir of its own, with links to what others share."""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from flashjax.data.samples import captions_of
+from flashjax.evaluate.judge import Compared, Judge
+from flashjax.evaluate.sample import Sampler
+from flashjax.evaluate.unseen import Unseen
+from flashjax.flow.schedule import sampler_sigmas, steps_in_range, student_sigmas
+from flashjax.parallel.mesh import make_mesh
+from flashjax.stages import guide, import_teacher, match, prepare, split
+from flashjax.stages.drawing import Studio, draw_all, forget, make_studio
+from flashjax.stages.evaluate import measure, open_all, open_unseen
+from flashjax.stages.model import open_model, student_of
+from flashjax.stages.registry import open_samples
+from flashjax.stages.stage import run_stage, stage_results, write_json
+from flashjax.tools.ablate.grid import AblateConfig, Cell, configured
+from flashjax.train.merge import merge
+from flashjax.types import InputError, Params
+
+CELLS, SHARED, JUDGED, BROKEN, SHOWN = "cells", "shared", "judged", "broken.json", "shown.npy"
+TEACHER = "teacher"
+FIRST = ("import", "prepare", "data")  # what all cells share
+
+log = logging.getLogger(__name__)
+
+
+def share(config: ConfigDict, workdir: Path) -> None:
+    """Imports the teacher and prepares the data, once for all cells; judges the teacher."""
+    place = workdir / SHARED
+    import_teacher.run(config, place)
+    prepare.run(config, place)
+    judge_teacher(config, place)
+
+
+def run_cell(config: ConfigDict, grid: AblateConfig, cell: Cell, workdir: Path) -> None:
+    """Trains and judges what is not done yet. Training that breaks is a result, and is noted."""
+    place = workdir / CELLS / cell.name
+    asked = configured(config, grid, cell)
+    place.mkdir(parents=True, exist_ok=True)
+    for name in FIRST:
+        link(place / name, workdir / SHARED / name)
+    try:
+        if not cell.arm:
+            guide.run(asked, place)
+            judge_student(asked, grid, place, "guide")
+            return
+        link(place / "guide", workdir / CELLS / Cell(cell.steps).name / "guide")
+        if not cell.split:
+            match.run(asked, place)
+            judge_student(asked, grid, place, "match")
+            return
+        link(place / "match", workdir / CELLS / cell.matched / "match")
+        split.run(asked, place)
+        judge_branches(asked, grid, cell, place)
+    except FloatingPointError as error:
+        log.warning("%s broke: %s", cell.name, error)
+        write_json(place / BROKEN, {"error": str(error)})
+
+
+def state_of(cell: Cell, workdir: Path) -> str:
+    """Whether a cell is "done", "broken" or neither yet: ""."""
+    place = workdir / CELLS / cell.name
+    if (place / BROKEN).is_file():
+        return "broken"
+    return "done" if finished(place) else ""
+
+
+def finished(place: Path) -> bool:
+    """Whether what a workdir came to is judged."""
+    try:
+        return bool(stage_results(place / JUDGED))
+    except InputError:
+        return False
+
+
+def link(path: Path, target: Path) -> None:
+    """A link to another cell's folder. InputError where that is missing, or something is there."""
+    if not target.is_dir():
+        raise InputError(f"{path} needs {target}, which is not there: run that cell first")
+    if path.is_symlink() and path.resolve() == target.resolve():
+        return
+    if path.exists() or path.is_symlink():
+        raise InputError(f"{path} is no link to {target}: use another --workdir")
+    path.symlink_to(target.resolve(), target_is_directory=True)
+
+
+def judge_teacher(config: ConfigDict, place: Path) -> None:
+    """What the teacher in full comes to, and real pictures."""
+    steps, scale = config.evaluate.teacher_steps, config.evaluate.guidance_scale
+
+    def body(folder: Path) -> dict[str, Any]:
+        desk = Desk(config, place, folder)
+        pipeline = desk.pipeline
+        grid = sampler_sigmas(steps, pipeline.schedule, desk.studio.pipeline.tokens)
+        teacher = desk.studio.place(pipeline.transformer, role="teacher")
+        found = desk.judge(teacher, Sampler(tuple(grid.tolist()), scale), desk.captions)
+        images = desk.unseen.images
+        assert images is not None  # or no judge could compare
+        real = measure(desk.judges, images, desk.unseen.captions)
+        return {"teacher": found, "real": real, "notes": [judge.note for judge in desk.judges]}
+
+    inputs = {"prepare": place / "prepare"}
+    run_stage(JUDGED, asked_of(config), place, body, inputs=inputs, seed=config.seed)
+
+
+def judge_student(config: ConfigDict, grid: AblateConfig, place: Path, stage: str) -> None:
+    """What the student of a stage comes to."""
+
+    def body(folder: Path) -> dict[str, Any]:
+        desk = Desk(config, place, folder, shown=grid.shown)
+        student = desk.studio.place(student_of(place, stage, desk.mesh))
+        return {"student": desk.judge(student, desk.sampler(config), desk.captions)}
+
+    inputs = {stage: place / stage}
+    run_stage(JUDGED, asked_of(config), place, body, inputs=inputs, seed=config.seed)
+
+
+def judge_branches(config: ConfigDict, grid: AblateConfig, cell: Cell, place: Path) -> None:
+    """What branches come to: merged, by weights that other captions chose, or kept apart."""
+    arm = grid.splits[cell.split]
+    names = list(arm.branches)
+
+    def body(folder: Path) -> dict[str, Any]:
+        desk = Desk(config, place, folder, shown=grid.shown)
+        branches = [student_of(place, f"split/{name}", desk.mesh) for name in names]
+        if not arm.weights:
+            bounds, order = experts(config, arm.branches, desk.pipeline.shift)
+            sampler = desk.sampler(config, experts=bounds)
+            pair = tuple(desk.studio.place(branches[index]) for index in order)
+            return {"student": desk.judge(pair, sampler, desk.captions)}
+        sampler, tuned = desk.sampler(config), desk.other_captions(grid.tuned)
+        swept = []
+        for weights in arm.weights if len(arm.weights) > 1 else ():
+            merged = desk.studio.place(merge(branches, [weights[name] for name in names]))
+            swept.append({"weights": weights} | desk.judge(merged, sampler, tuned))
+        best = max(swept, key=first_figure)["weights"] if swept else arm.weights[0]
+        merged = desk.studio.place(merge(branches, [best[name] for name in names]))
+        judged = desk.judge(merged, sampler, desk.captions)
+        return {"student": judged, "weights": best, "swept": swept}
+
+    asked = asked_of(config) | {"tuned": grid.tuned, "weights": list(arm.weights)}
+    run_stage(JUDGED, asked, place, body, inputs={"split": place / "split"}, seed=config.seed)
+
+
+def first_figure(row: dict[str, Any]) -> float:
+    """The figure that weights are chosen by."""
+    first = row["figures"][0]
+    return first["value"] if first["better"] == "more" else -first["value"]
+
+
+def experts(
+    config: ConfigDict, branches: dict[str, tuple[float, float]], shift: float
+) -> tuple[tuple[float, ...], list[int]]:
+    """The noise levels between branches, decreasing, and their numbers from noise to picture."""
+    steps = config.student.steps
+    sigmas = student_sigmas(steps, shift)
+    owned = [steps_in_range(steps, *found) for found in branches.values()]
+    order = sorted(range(len(owned)), key=lambda index: owned[index])
+    return tuple(float(sigmas[owned[index][0]]) for index in order[1:]), order
+
+
+def asked_of(config: ConfigDict) -> dict[str, Any]:
+    """What figures depend on beside the student."""
+    return {**config.evaluate, "steps": config.student.steps}
+
+
+class Desk:
+    """Where pictures of a cell are drawn and judged."""
+
+    def __init__(self, config: ConfigDict, place: Path, folder: Path, *, shown: int = 0) -> None:
+        self._config, self._place, self._folder, self._shown = config, place, folder, shown
+        self._drawn = folder / "drawn"
+        for chunk in self._drawn.glob("*.npz"):  # of a job that was killed: of which weights?
+            chunk.unlink()
+        self.mesh: Mesh = make_mesh({"data": 1})
+        self.pipeline, self._tokenizer = open_model(place, self.mesh)
+        self.studio: Studio = make_studio(config, self.mesh, self.pipeline, self._tokenizer([""]))
+        self.unseen: Unseen = open_unseen(config, place)
+        twice = config.evaluate.get("twice", 0)
+        self.captions = self.unseen.captions + self.unseen.captions[:twice]
+        compared = Compared(self.unseen.others, None, place / "data" / "features")
+        self.judges: list[Judge] = open_all(config, compared, self.captions)
+
+    @functools.cached_property
+    def _program(self) -> Callable[[Sampler], Any]:
+        return functools.cache(self.studio.program)  # one compilation for all weights
+
+    def sampler(self, config: ConfigDict, *, experts: tuple[float, ...] = ()) -> Sampler:
+        """The student's grid."""
+        sigmas = student_sigmas(config.student.steps, self.pipeline.shift)
+        return Sampler(tuple(sigmas.tolist()), experts=experts)
+
+    def other_captions(self, count: int) -> list[str]:
+        """Captions that were held out, and of which nothing is reported."""
+        drawn = self._config.evaluate.samples
+        held = open_samples(self._config, self._place / "data")["validation"]
+        return captions_of(held)[drawn : drawn + count]
+
+    def judge(self, params: Params, sampler: Sampler, captions: Sequence[str]) -> dict[str, Any]:
+        """The figures of pictures of these captions; the first pictures are kept."""
+        draw = functools.partial(self._program(sampler), params)
+        asked = {"seed": self._config.evaluate.seed, "chunk": self._config.evaluate.chunk}
+        drawn = draw_all(self.studio, draw, self._tokenizer(list(captions)), self._drawn, **asked)
+        assert drawn is not None  # one process alone
+        forget(self._drawn)
+        if self._shown and captions == self.captions:
+            np.save(self._folder / SHOWN, drawn.images[: self._shown], allow_pickle=False)
+        return measure(self.judges, drawn.images, list(captions))

@@ -1,0 +1,149 @@
+"""`ablate`: the grid of a config's arms, steps and seeds, trained, judged and told in one table.
+
+Every cell is a workdir of its own below WORKDIR/cells, with links to what it shares with others. A
+cell that is done is skipped, one that was killed goes on; the table is written after every cell.
+"""
+
+import argparse
+import logging
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from flashjax import config as configs
+from flashjax.parallel import signals
+from flashjax.parallel.hosts import keep_programs
+from flashjax.parallel.mesh import simulate_devices
+from flashjax.stages.stage import write_json
+from flashjax.tools import sections
+from flashjax.tools.ablate import page
+from flashjax.tools.ablate.cell import CELLS, run_cell, share, state_of
+from flashjax.tools.ablate.grid import AblateConfig, Cell, cells, read_grid
+from flashjax.tools.ablate.table import summary
+from flashjax.types import InputError
+
+TABLE, PAGE, COMPILED, LOG = "ablation.json", "ablation.html", "compiled", "log.txt"
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
+    verb.add_argument("--config", required=True, metavar="FILE", help="with a section `ablate`")
+    verb.add_argument("--workdir", required=True, metavar="DIR", help="where results go")
+    verb.add_argument("--jobs", type=int, default=1, metavar="N", help="processes beside this one")
+    verb.add_argument("--most", type=int, default=0, metavar="N", help="cells; 0 is all of them")
+    verb.add_argument("--only", default="", metavar="CELL", help="the one cell of this name")
+    verb.add_argument("--table", action="store_true", help="of what is done; nothing is trained")
+    verb.add_argument("--dry_run", action="store_true", help="check the grid, list its cells")
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Runs what is left of the grid, the most telling cells first; prints the page's path.
+
+    InputError, with a line for each, for cells that ended otherwise than done or broken.
+    """
+    if min(options.jobs - 1, options.most) < 0:
+        raise InputError("give 1 or more --jobs, and 0 or more --most")
+    config = configs.load(options.config, overrides)
+    sections.check(config, "ablate")
+    grid, workdir = read_grid(config), Path(options.workdir).absolute()
+    every = {cell.name: cell for cell in cells(grid)}
+    if options.dry_run:
+        print("\n".join(every))
+        return
+    if options.only and options.only not in every:
+        raise InputError(f"--only {options.only}: --dry_run lists the cells")
+    simulate_devices(config.simulate_devices)
+    keep_programs(workdir / COMPILED)
+    command = shlex.join(["flashjax", "ablate", "--config", options.config, "--workdir", "…"])
+    failed: list[str] = []
+    if not options.table:
+        share(config, workdir)
+        left = [c for name, c in every.items() if not state_of(c, workdir)]
+        left = [every[options.only]] if options.only else left[: options.most or None]
+        if options.jobs == 1:
+            done = here(config, grid, workdir, left)
+        else:
+            done = beside(options, overrides, workdir, left)
+        for number, (cell, problem) in enumerate(done, start=1):
+            failed += [problem] if problem else []
+            log.info("ablate: %s, %d of %d", cell.name, number, len(left))
+            if not options.only:
+                tell(config, grid, workdir, command)
+    if not options.only:
+        tell(config, grid, workdir, command)
+        print(workdir / PAGE)
+    if failed:
+        raise InputError(*failed)
+
+
+def tell(config: ConfigDict, grid: AblateConfig, workdir: Path, command: str) -> None:
+    """Writes the table and the page of what is done so far."""
+    told = summary(grid, workdir, command)
+    write_json(workdir / TABLE, told)
+    page.write(workdir / PAGE, grid, workdir, told, config.report.title)
+
+
+def here(
+    config: ConfigDict, grid: AblateConfig, workdir: Path, left: Sequence[Cell]
+) -> Iterator[tuple[Cell, str]]:
+    """Cells one after the other in this process."""
+    for cell in left:
+        run_cell(config, grid, cell, workdir)
+        jax.clear_caches()  # programs of hundreds of cells do not fit in memory
+        yield cell, ""
+
+
+def beside(
+    options: argparse.Namespace, overrides: Sequence[str], workdir: Path, left: Sequence[Cell]
+) -> Iterator[tuple[Cell, str]]:
+    """Cells in processes of their own, so many at a time; those that others build on come first."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def stop(code: int) -> None:
+        for process in running:
+            process.terminate()
+
+    signals.before_end(stop)
+    words = [sys.executable, "-m", "flashjax", "ablate", "--config", options.config]
+    words += ["--workdir", options.workdir, *(f"--config.{text}" for text in overrides)]
+
+    def work(cell: Cell) -> tuple[Cell, str]:
+        path = workdir / CELLS / cell.name / LOG
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as told:
+            process = subprocess.Popen([*words, "--only", cell.name], stdout=told, stderr=told)
+            running.append(process)
+            code = process.wait()
+        return cell, f"{cell.name} ended with code {code}: {path} says why" if code else ""
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for wave in waves(left):
+            yield from _finished(pool, work, wave)
+
+
+def _finished(
+    pool: ThreadPoolExecutor, work: Callable[[Cell], tuple[Cell, str]], wave: Sequence[Cell]
+) -> Iterator[tuple[Cell, str]]:
+    for future in as_completed([pool.submit(work, cell) for cell in wave]):
+        yield future.result()
+
+
+def waves(left: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Cells in their order, in parts of which none waits for another of the same part."""
+    wave: list[Cell] = []
+    for cell in left:
+        needs = {Cell(cell.steps).name, cell.matched} - {cell.name} if cell.arm else set()
+        if needs & {other.name for other in wave}:
+            yield wave
+            wave = []
+        wave.append(cell)
+    if wave:
+        yield wave

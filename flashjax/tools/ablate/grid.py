@@ -1,0 +1,148 @@
+"""The cells of an ablation: what each changes in the config, and in which order they are run."""
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from ml_collections import ConfigDict
+
+from flashjax import config as configs
+from flashjax.flow.schedule import steps_in_range
+from flashjax.train.arms import MatchConfig
+from flashjax.types import Count, Decay, InputError, Range, Seed, Share, Weight, Whole
+
+Timestep = Annotated[float, Range(0, 1000)]
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitArm:
+    """One way to go on from a matched student, in branches."""
+
+    branches: dict[str, tuple[Timestep, Timestep]]  # ranges of raw timesteps, by name
+    weights: tuple[dict[str, Share], ...]  # of branches, each is tried; () keeps them apart
+    decay: Decay = 0.85  # of their average
+
+
+@dataclasses.dataclass(frozen=True)
+class AblateConfig:
+    """The grid: every arm with every anchor and pull, by steps and seed; then branches.
+
+    The first anchor and pull are run first, over all seeds.
+    """
+
+    steps: tuple[Count, ...]  # of a student, each is guided once
+    seeds: tuple[Seed, ...]  # of matching: noise, order of the data, heads
+    arms: dict[str, Any]  # what each changes in match.match, by name
+    trajectory: tuple[Weight, ...]  # weights of the trajectory loss
+    pull: tuple[Share, ...]  # of the fake score towards the student
+    splits: dict[str, SplitArm]  # by name
+    split_from: str  # the arm whose students are split
+    first: tuple[str, ...] = ()  # arms that are run before the others
+    teacher_substeps: Count = 16  # of the teacher over all steps of the student, for its guidance
+    tuned: Count = 100  # held-out captions that the weights of branches are chosen on
+    shown: Whole = 8  # pictures of each row in the page
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One student; without an arm it is guided alone, with a split it goes on from its match."""
+
+    steps: int
+    arm: str = ""
+    trajectory: float = 0.0
+    pull: float = 0.0
+    seed: int = 0
+    split: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        if not self.arm:
+            return f"{self.steps}-guided"
+        tail = f"-{self.split}" if self.split else ""
+        return f"{self.matched}{tail}"
+
+    @property
+    def matched(self) -> str:
+        """The folder of the student that is matched."""
+        terms = f"t{self.trajectory:g}-p{self.pull:g}-s{self.seed}"
+        return f"{self.steps}-{self.arm}-{terms}"
+
+
+def read_grid(config: ConfigDict) -> AblateConfig:
+    """The section `ablate`. InputError for arms that are none, before anything is trained."""
+    if "ablate" not in config:
+        raise InputError("the config has no section `ablate`: begin with configs/ablation_nano.py")
+    grid = configs.section(config, "ablate", AblateConfig)
+    named = {"split_from": [grid.split_from] if grid.splits else [], "first": grid.first}
+    for key, names in named.items():
+        for name in names:
+            if name not in grid.arms:
+                known = ", ".join(grid.arms)
+                raise InputError(f"ablate.{key} has {name!r}: choose of the arms {known}")
+    for name, split in grid.splits.items():
+        for weights in split.weights:
+            if weights.keys() != split.branches.keys() or abs(sum(weights.values()) - 1) > 1e-6:
+                raise InputError(
+                    f"ablate.splits.{name}: weights {weights} must be one of each of "
+                    f"{', '.join(split.branches)}, and sum to 1"
+                )
+    for cell in cells(grid):
+        try:
+            configs.section(configured(config, grid, cell), "match.match", MatchConfig)
+        except InputError as error:
+            raise InputError(f"ablate.arms.{cell.arm}: {error.args[0]}") from error
+    return grid
+
+
+def cells(grid: AblateConfig) -> list[Cell]:
+    """All cells, the most telling first: a partial table is a smaller experiment, no worse one.
+
+    Guided students; then every arm, a seed at a time, with the first anchor and pull; then
+    branches; then the other anchors and pulls.
+    """
+    guided = [Cell(steps) for steps in grid.steps]
+    first, *others = itertools.product(grid.trajectory, grid.pull)
+    return [*guided, *_arms(grid, first), *_splits(grid, first), *_rest(grid, others)]
+
+
+def _arms(grid: AblateConfig, terms: tuple[float, float]) -> Iterator[Cell]:
+    arms = dict.fromkeys((*grid.first, *grid.arms))
+    for seed, steps, arm in itertools.product(grid.seeds, grid.steps, arms):
+        yield Cell(steps, arm, *terms, seed)
+
+
+def _splits(grid: AblateConfig, terms: tuple[float, float]) -> Iterator[Cell]:
+    for seed, steps, name in itertools.product(grid.seeds, grid.steps, grid.splits):
+        ranges = grid.splits[name].branches.values()
+        if all(steps_in_range(steps, *found) for found in ranges):
+            yield Cell(steps, grid.split_from, *terms, seed, name)
+
+
+def _rest(grid: AblateConfig, others: list[tuple[float, float]]) -> Iterator[Cell]:
+    for terms in others:
+        yield from _arms(grid, terms)
+
+
+def configured(config: ConfigDict, grid: AblateConfig, cell: Cell) -> ConfigDict:
+    """The config of a cell: the recipe, with what the cell changes."""
+    found = ConfigDict(copy.deepcopy(config.to_dict())).unlock()
+    found.seed, found.student.steps = cell.seed, cell.steps
+    substeps = max(1, grid.teacher_substeps // cell.steps)
+    found.guide.guide.substeps = substeps
+    match: dict[str, Any] = dict(halved=0.0, trajectory_substeps=max(1, substeps // 2))
+    match |= dict(trajectory_weight=cell.trajectory, fake_pull=cell.pull)
+    changes = _plain(grid.arms[cell.arm]) if cell.arm else {}
+    found.match.match = ConfigDict(found.match.match.to_dict() | match | changes)
+    if cell.split:
+        split = grid.splits[cell.split]
+        found.split.branches = ConfigDict(split.branches)
+        found.split.mesh.branch = len(split.branches)
+        found.split.average.decay = split.decay
+    return found.lock()
+
+
+def _plain(section: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    return section.to_dict() if isinstance(section, ConfigDict) else dict(section)

@@ -1,0 +1,143 @@
+"""The table of an ablation: cells that differ in the seed alone, together, with intervals.
+
+Letters: n seeds.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from flashjax.data.jsons import read_array, read_json
+from flashjax.stages.stage import stage_results
+from flashjax.stages.training import curves
+from flashjax.tools.ablate.cell import BROKEN, CELLS, JUDGED, SHARED, SHOWN, TEACHER, state_of
+from flashjax.tools.ablate.grid import AblateConfig, Cell, cells
+
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A mean over seeds, half of its interval of 95 % (None of one seed), and what there is to it.
+
+    The interval is Student's t of the seeds: it has in it what matching draws, and not what another
+    set of captions would change, which is the same for all rows.
+    """
+
+    mean: float
+    half: float | None
+    seeds: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One arm: its values by figure, how many of its seeds broke, and its first pictures."""
+
+    steps: int
+    arm: str
+    trajectory: float | None
+    pull: float | None
+    split: str
+    values: Mapping[str, Value]
+    broken: int = 0
+    weights: Sequence[Mapping[str, float]] = ()
+    pictures: np.ndarray | None = None
+
+
+def value_of(found: Sequence[float]) -> Value:
+    """Mean and interval of one value for each seed."""
+    mean = float(np.mean(found))
+    if len(found) < 2:
+        return Value(mean, None, len(found))
+    tail = float(stats.t.ppf((1 + LEVEL) / 2, len(found) - 1))
+    return Value(mean, tail * float(np.std(found, ddof=1)) / math.sqrt(len(found)), len(found))
+
+
+def rows_of(grid: AblateConfig, workdir: Path) -> list[Row]:
+    """The rows of all that is done so far: of every number of steps what is guided, then arms."""
+    groups: dict[Cell, list[Cell]] = {}
+    for cell in cells(grid):
+        groups.setdefault(dataclasses.replace(cell, seed=0), []).append(cell)
+    order = {steps: place for place, steps in enumerate(grid.steps)}
+    found = [row for group in groups.values() if (row := row_of(group, workdir)) is not None]
+    return sorted(found, key=lambda row: order[row.steps])
+
+
+def row_of(group: Sequence[Cell], workdir: Path) -> Row | None:
+    """The row of cells that differ in the seed alone; None where none of them is at its end."""
+    states = {cell: state_of(cell, workdir) for cell in group}
+    done = [cell for cell, state in states.items() if state == "done"]
+    broken = sum(state == "broken" for state in states.values())
+    if not done and not broken:
+        return None
+    results = [stage_results(workdir / CELLS / cell.name / JUDGED) for cell in done]
+    figures = [{f["name"]: f["value"] for f in r["student"]["figures"]} for r in results]
+    names = list(figures[0]) if figures else []
+    first, shown = group[0], None
+    if done and (path := workdir / CELLS / done[0].name / JUDGED / SHOWN).is_file():
+        shown = read_array(path)
+    return Row(
+        steps=first.steps,
+        arm=first.arm,
+        trajectory=first.trajectory if first.arm else None,
+        pull=first.pull if first.arm else None,
+        split=first.split,
+        values={name: value_of([found[name] for found in figures]) for name in names},
+        broken=broken,
+        weights=[result["weights"] for result in results if "weights" in result],
+        pictures=shown,
+    )
+
+
+def references(workdir: Path) -> dict[str, Any]:
+    """Figures of the teacher in full and of real pictures, and what the judges say of theirs."""
+    return stage_results(workdir / SHARED / JUDGED)
+
+
+def summary(grid: AblateConfig, workdir: Path, command: str) -> dict[str, Any]:
+    """All that the table says, as JSON."""
+    every = cells(grid)
+    states = [state_of(cell, workdir) for cell in every]
+    shared = references(workdir)
+    told = []
+    for row in rows_of(grid, workdir):
+        plain = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}
+        values = {name: dataclasses.asdict(value) for name, value in row.values.items()}
+        told.append({k: v for k, v in plain.items() if k != "pictures"} | {"values": values})
+    return {
+        "command": command,
+        "cells": {
+            "all": len(every),
+            "done": states.count("done"),
+            "broken": broken_of(every, workdir),
+        },
+        TEACHER: shared[TEACHER],
+        "real": shared["real"],
+        "notes": shared["notes"],
+        "rows": told,
+    }
+
+
+def broken_of(every: Sequence[Cell], workdir: Path) -> dict[str, str]:
+    """What the cells say that broke."""
+    paths = {cell.name: workdir / CELLS / cell.name / BROKEN for cell in every}
+    return {name: read_json(path)["error"] for name, path in paths.items() if path.is_file()}
+
+
+def curves_of(
+    grid: AblateConfig, workdir: Path, steps: int, metrics: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Some metrics of matching of every arm that has begun, with the first seed and terms."""
+    found = {}
+    for arm in grid.arms:
+        cell = Cell(steps, arm, grid.trajectory[0], grid.pull[0], grid.seeds[0])
+        records = curves(workdir / CELLS / cell.name / "match")
+        kept = [{k: r[k] for k in ("step", *metrics) if k in r} for r in records]
+        if kept:
+            found[arm] = kept
+    return found
