@@ -152,30 +152,5 @@ def submit(how: str, launches: Sequence[Launch], *, dry_run: bool) -> int:
     return 0
 
 
-def add_arguments(top: argparse.ArgumentParser) -> None:
-    """The flags of the verb."""
-    top.add_argument("how", choices=("local", "slurm", "jobset", "xpk", "tpu-vm"))
-    top.add_argument("--config", required=True, help="as the hosts see it")
-    top.add_argument("--workdir", required=True, help="on a file system that all hosts see")
-    top.add_argument("--verbs", default="guide,match,split", help="stages, one after the other")
-    top.add_argument("--target", default="cpu:1", help="CHIP:TOPOLOGY, as for `flashjax plan`")
-    top.add_argument("--slices", type=int, default=1)
-    top.add_argument("--separate", action="store_true", help="a job for each branch of split")
-    top.add_argument("--processes", type=int, default=2, help="of `local`")
-    top.add_argument("--set", action="append", default=[], metavar="a.b=v", help="an override")
-    top.add_argument("--name", default="flashjax")
-    top.add_argument("--image", default="", help="container image, from launch/Dockerfile")
-    top.add_argument("--claim", default="", help="PersistentVolumeClaim that pods share (jobset)")
-    top.add_argument("--mount", default="", help="where pods see it; the folder above the workdir")
-    top.add_argument("--storage", default="", help="name of an `xpk storage` with the workdir")
-    top.add_argument("--cluster", default="")
-    top.add_argument("--zone", default="")
-    top.add_argument("--repository", default="", help="what TPU VMs clone and install")
-    top.add_argument("--setup", default="", help="what a VM runs before, such as a mount")
-    top.add_argument("--restarts", type=int, default=10, help="after crashes, at most")
-    top.add_argument("--hours", type=int, default=24)
-    top.add_argument("--dry_run", action="store_true")
-
-
 if __name__ == "__main__":
     sys.exit(main(["launch", *sys.argv[1:]]))
