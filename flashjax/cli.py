@@ -90,12 +90,12 @@ def answer(arguments: Sequence[str]) -> int:
         return _say(arguments, f"{what}: {MENDABLE[error.errno]}", WRONG_INPUT)
 
 
-def check(config: ConfigDict, workdir: Path, *, begun: bool, estimate: bool) -> None:
+def check(config: ConfigDict, workdir: Path, stages: Sequence[str], *, estimate: bool) -> None:
     """InputError, with a line for each thing that is wrong with a run; else says what it takes."""
     preflight = _module("tools.preflight")
-    if found := preflight.problems(config, workdir, begun=begun):
+    if found := preflight.problems(config, workdir, stages):
         raise InputError(*found)
-    if estimate and not begun:
+    if estimate and "import" in stages:
         logging.info("%s", preflight.estimate(config))
 
 
@@ -121,31 +121,39 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Runs a verb of a config in its workdir."""
-    if verb == "run" and ROAD.index(options.first) > ROAD.index(options.last):
-        raise InputError(
-            f"--from {options.first} comes after --to {options.last}: {', '.join(ROAD)}"
-        )
+    """Runs a verb of a config in its workdir, once all is checked that can be."""
+    part = {"first": options.first, "last": options.last} if verb == "run" else {}
+    stages = stages_of(verb, **part)
     config = configs.load(options.config, overrides)
-    # A whole run is looked through as a whole, ranges too, and told all that is wrong at once.
-    whole = (options.dry_run or verb == "run") and verb not in ("teach", "slim")
-    _module("tools.sections").check(config, verb, ranges=not whole)
+    on_road, workdir = verb == "run" or verb in ROAD, Path(options.workdir)
+    # The road is looked through as a whole, ranges too, and told all that is wrong at once.
+    _module("tools.sections").check(config, verb, ranges=not on_road)
     simulate_devices(config.simulate_devices)
     if initialise(os.environ) and not is_first():
         logging.getLogger().setLevel(logging.WARNING)  # the first one speaks for all
-    if whole:
-        begun = verb == "run" and options.first != ROAD[0]
-        check(config, Path(options.workdir), begun=begun, estimate=options.dry_run)
+    if on_road:
+        looked_at = ROAD if options.dry_run and not part else stages
+        check(config, workdir, looked_at, estimate=options.dry_run)
     if options.dry_run:
         print(configs.to_json(config))
         return
-    _module("stages.run").check_before(config, Path(options.workdir), verb)
-    if options.fork:
-        _module("stages.fork").fork(Path(options.fork), config, Path(options.workdir), verb)
-    if options.compilation_cache != "off":
-        keep_programs(options.compilation_cache or Path(options.workdir) / "compiled")
-    part = {"first": options.first, "last": options.last} if verb == "run" else {}
-    _module(VERBS[verb].stage).run(config, Path(options.workdir), **part)
+    with _module("stages.refused").withdrawn_folders(workdir):
+        _module("stages.run").check_before(config, workdir, verb)
+        if options.fork:
+            _module("stages.fork").fork(Path(options.fork), config, workdir, verb)
+        if options.compilation_cache != "off":
+            keep_programs(options.compilation_cache or workdir / "compiled")
+        _module(VERBS[verb].stage).run(config, workdir, **part)
+
+
+def stages_of(verb: str, first: str = "", last: str = "") -> list[str]:
+    """The stages that a verb runs, `run` from the first to the last. InputError for none."""
+    if not first:
+        return [verb]
+    begin, end = ROAD.index(first), ROAD.index(last)
+    if begin > end:
+        raise InputError(f"--from {first} comes after --to {last}: {', '.join(ROAD)}")
+    return ROAD[begin : end + 1]
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

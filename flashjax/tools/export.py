@@ -77,7 +77,7 @@ def convert(
     if unknown:
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(FORMATS)}")
     paths = places(out, [FORMATS[name] for name in formats])
-    check_free(paths, force=force, read=[source, base or source])
+    check_free(paths, force=force, ours=False, read=[source, base or source])
     if "diffusers" in formats and kind_of(source) == "pipeline":
         folders.settings(source)
         folders.check_tokenizers(source, with_t5=folders.has_t5(source))

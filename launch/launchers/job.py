@@ -36,6 +36,7 @@ ACCELERATORS = {
 class Launch:
     """What to run and where; `branch` is the one that this job trains, "" for all together."""
 
+    how: str
     config: str
     workdir: str
     verbs: tuple[str, ...]

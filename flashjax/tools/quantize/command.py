@@ -87,7 +87,7 @@ def check_places(options: argparse.Namespace, names: list[str]) -> dict[str, Pat
     if options.report:
         written.append(out / REPORT)
     read = [Path(options.source), Path(options.base or options.source)]
-    check_free(written, force=options.force, read=read)
+    check_free(written, force=options.force, ours=False, read=read)
     return paths
 
 
@@ -213,6 +213,8 @@ def check_options(options: argparse.Namespace) -> list[str]:
         if (value := getattr(options, flag)) is not None and not value >= least:
             raise InputError(f"--{flag} {value}: give {least} or more")
     check_seed(options.seed)
+    for file in filter(None, (options.calibrate, options.measure)):
+        read_prompts(file)
     return names
 
 
