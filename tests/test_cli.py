@@ -142,7 +142,7 @@ def test_a_home_folder_that_the_shell_leaves_is_found(flag, monkeypatch):
     """After an equals sign a shell leaves `~` alone; texts may begin with it."""
     monkeypatch.setenv("HOME", "/home/me")
     seen = []
-    monkeypatch.setattr(cli, "run", seen.append)
+    monkeypatch.setattr(cli, "run", lambda words: seen.append(words) or 0)
     assert main(["sample", f"{flag}=~/x.safetensors:1", "--prompt=~/art", "~", "a=~"]) == 0
     assert main(["sample", f"{flag}=~nobody-is-called-so/x"]) == 0
     assert seen.pop() == ["sample", f"{flag}=~nobody-is-called-so/x"]

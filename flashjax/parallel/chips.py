@@ -8,6 +8,7 @@ on-demand offers and no maker's: give your own with `--price`.
 """
 
 import dataclasses
+import re
 
 AS_OF = "2026-11"
 GIB, TERA, GIGA = 2**30, 1e12, 1e9
@@ -76,5 +77,5 @@ KINDS = {  # as JAX calls devices whose names have no chip of the table in them
 def chip_of(kind: str) -> Chip | None:
     """The chip of a JAX device of this kind; None for one that the table does not have."""
     name = KINDS.get(kind.lower())
-    words = [name] if name else kind.lower().split()
+    words = [name] if name else re.split(r"[ -]", kind.lower())
     return next((CHIPS[word] for word in words if word in CHIPS), None)

@@ -11,9 +11,10 @@ GUIDED = "acts with guidance"
 FORMATS = (
     "gguf-f16, gguf-bf16, gguf-q8_0, gguf-q6_k, gguf-q5_k, gguf-q4_k, gguf-q6_k-calibrated, "
     "gguf-mixed, gguf-q6_k-tuned, comfy-int8, comfy-int8-convrot, comfy-fp8, mlx-8, mlx-6, "
-    "torchao-int8, onnx-fp16, onnx-int8, openvino-fp16, openvino-int8, coreml-fp16, coreml- "
-    "int8, coreml-lut6, t5-gguf-q8_0, t5-gguf-q6_k, t5-comfy-fp8, pipeline-torchao-int8, "
-    "pipeline-onnx-fp16, pipeline-onnx-int8, pipeline-openvino-fp16, pipeline-openvino-int8"
+    "torchao-int8, onnx-fp16, onnx-int8, openvino-fp16, openvino-int8, coreml-fp16, "
+    "coreml-int8, coreml-lut6, t5-gguf-q8_0, t5-gguf-q6_k, t5-comfy-fp8, "
+    "pipeline-torchao-int8, pipeline-onnx-fp16, pipeline-onnx-int8, pipeline-openvino-fp16, "
+    "pipeline-openvino-int8"
 )
 
 
