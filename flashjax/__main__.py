@@ -2,14 +2,14 @@
 
 import sys
 
-import flashjax
 from flashjax.parallel import signals
+from flashjax.tools import front
 
 
 def main() -> int:
     """Runs one verb of the command line; returns its exit code."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"flashjax {flashjax.__version__}")
+    if told := front.said(sys.argv[1:]):
+        print(told)
         return 0
     signals.listen()
     from flashjax import cli

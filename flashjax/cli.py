@@ -5,7 +5,6 @@ Tools need no config; `flashjax VERB --help` shows the flags of each.
 
 import argparse
 import contextlib
-import difflib
 import errno
 import importlib
 import logging
@@ -15,7 +14,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
 
 from ml_collections import ConfigDict
 
@@ -23,75 +21,14 @@ from flashjax import config as configs
 from flashjax.convert.mistaken import no_folder
 from flashjax.data.remote.fetch import fetched
 from flashjax.parallel import signals
+from flashjax.parallel.absent import leave_out_tpus
 from flashjax.parallel.hosts import initialise, is_first, keep_programs, leave, settle
 from flashjax.parallel.mesh import simulate_devices
+from flashjax.tools import front
 from flashjax.tools.addresses import here
+from flashjax.tools.verbs import ROAD, VERBS
 from flashjax.train.loop import Interrupted
-from flashjax.types import InputError, one_line
-
-VERBS = {  # verb: (module that runs it, what it does)
-    "teach": ("stages.teach", "train a complete small teacher from data"),
-    "slim": ("stages.slim", "a cheaper autoencoder for the same latents"),
-    "run": ("stages.run", "all stages of a config, in order"),
-    "import": ("stages.import_teacher", "the PyTorch teacher to sharded JAX parameters"),
-    "prepare": ("stages.prepare", "pictures and captions to caches of latents and tokens"),
-    "guide": ("stages.guide", "trajectory guidance: the student learns the teacher's long steps"),
-    "match": (
-        "stages.match",
-        "distribution matching with timestep sharing and adversarial heads",
-    ),
-    "split": ("stages.split", "one branch per timestep range, on parallel sub-meshes"),
-    "merge": ("stages.merge", "the branches to one student"),
-    "export": ("stages.export", "to a diffusers folder and a single file"),
-    "quantize": ("stages.quantize", "to GGUF files of 8 and 6 bits"),
-    "evaluate": ("stages.evaluate", "draw, read and measure every sampler"),
-    "report": ("stages.report", "one HTML file about the run"),
-}
-
-TOOLS = {  # the same for what works without a config; `export` and `quantize` are both
-    "sample": ("tools.sample", "prompts to PNG files with any checkpoint"),
-    "export": (
-        "tools.export",
-        "any checkpoint to PyTorch formats (or, with --config, the student)",
-    ),
-    "plan": (
-        "tools.plan.command",
-        "compile a config's steps for a machine, and say what they cost",
-    ),
-    "quantize": (
-        "tools.quantize.command",
-        "any checkpoint to 8 and 6 bits for deployment (or, with --config, the student)",
-    ),
-    "evaluate": (
-        "tools.evaluate",
-        "any checkpoints side by side (or, with --config, the samplers of a run)",
-    ),
-    "explain": ("tools.explain", "the keys of a config: type, range, default, meaning"),
-    "configs": ("tools.configs", "the packaged recipes: lists them, or copies one"),
-    "launch": ("launch.launch", "processes of this machine, SLURM, GKE and TPU VMs"),
-    "status": ("tools.status", "how far a run is: stages, steps, pace, saves, processes"),
-    "verify": ("tools.verify", "read every byte that a workdir keeps, and say what has changed"),
-    "chaos": (
-        "tools.chaos.command",
-        "kill, stop and damage a run again and again; it must end as an unbroken one",
-    ),
-    "ablate": (
-        "tools.ablate.command",
-        "a grid of arms, steps and seeds: trained, judged, one table with intervals",
-    ),
-    "bench": ("tools.bench.command", "measure speed and memory on this machine"),
-}
-ROAD = [*VERBS][[*VERBS].index("import") :]  # the stages of `run`
-CONFIGURED = ("plan", "bench", "chaos", "ablate", "launch")  # tools that read a config
-HELP = "\n".join(
-    [
-        "flashjax VERB --config FILE --workdir DIR [--config.a.b=v] [--dry_run]",
-        *(f"  {name:9} {text}" for name, (_, text) in VERBS.items()),
-        "",
-        "without a config; flashjax VERB --help lists the flags",
-        *(f"  {name:9} {text}" for name, (_, text) in TOOLS.items()),
-    ]
-)
+from flashjax.types import InputError, nearest, one_line
 
 TEXTS = ("--prompt", "--negative_prompt", "--title")  # flags whose values are no paths
 DEFECT, WRONG_INPUT, INTERRUPTED = 1, 2, signals.INTERRUPTED
@@ -125,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for library in ("absl", "jax"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    leave_out_tpus()
     code = DEFECT
     try:
         code = answer(arguments)
@@ -154,73 +92,74 @@ def answer(arguments: Sequence[str]) -> int:
         return _say(arguments, f"{what}: {MENDABLE[error.errno]}", WRONG_INPUT)
 
 
-def check(config: ConfigDict, workdir: Path, *, begun: bool, estimate: bool) -> None:
+def check(config: ConfigDict, workdir: Path, stages: Sequence[str], *, estimate: bool) -> None:
     """InputError, with a line for each thing that is wrong with a run; else says what it takes."""
     preflight = _module("tools.preflight")
-    if found := preflight.problems(config, workdir, begun=begun):
+    if found := preflight.problems(config, workdir, stages):
         raise InputError(*found)
-    if estimate and not begun:
+    if estimate and "import" in stages:
         logging.info("%s", preflight.estimate(config))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Reads the flags and runs the verb; returns the exit code of what a launcher started, or 0."""
+    """Runs the verb; returns the exit code of what a launcher started, or 0."""
     words, overrides = split_overrides(arguments)
-    if not words:
-        raise InputError("give a verb; flashjax --help lists them")
-    verb, *flags = words
-    if verb in ("-h", "--help"):
-        print(HELP)
+    if told := front.said(words):
+        print(told)
         return 0
-    if verb not in VERBS | TOOLS:
-        raise InputError(_unknown("verb", verb, [*VERBS, *TOOLS]))
-    signals.name(f"flashjax {verb}")
-    configured = any(flag == "--config" or flag.startswith("--config=") for flag in flags)
-    if verb not in TOOLS or (verb in VERBS and configured):
-        run_verb(verb, _parse(parser(verb), flags), overrides)
+    name, *flags = words
+    if name not in VERBS:
+        raise InputError(_unknown("verb", name, list(VERBS)))
+    signals.name(f"flashjax {name}")
+    verb, configured = VERBS[name], front.is_configured(flags)
+    options = _parse(front.parser(name, configured=configured), flags)
+    if verb.stage and (configured or not verb.tool):
+        run_verb(name, options, overrides)
         return 0
-    options = _parse(tool_parser(verb), flags)
     if told := no_folder(getattr(options, "workdir", None) or ""):
         raise InputError(f"--workdir {told}")
-    if overrides and verb not in CONFIGURED:
+    if overrides and not verb.configured:
         raise InputError(f"--config.{overrides[0]} changes a config: give --config FILE too")
-    more = [overrides] if verb in CONFIGURED else []
+    more = [overrides] if verb.configured else []
     with here(options):
-        return _module(TOOLS[verb][0]).run(options, *more) or 0
+        return _module(verb.tool).run(options, *more) or 0
 
 
 def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Runs a verb of a config in its workdir."""
-    if verb == "run" and ROAD.index(options.first) > ROAD.index(options.last):
-        raise InputError(
-            f"--from {options.first} comes after --to {options.last}: {', '.join(ROAD)}"
-        )
+    """Runs a verb of a config in its workdir, once all is checked that can be."""
+    part = {"first": options.first, "last": options.last} if verb == "run" else {}
+    stages = stages_of(verb, **part)
     config = configs.load(options.config, overrides)
-    # A whole run is looked through as a whole, ranges too, and told all that is wrong at once.
-    whole = (options.dry_run or verb == "run") and verb not in ("teach", "slim")
-    _module("tools.sections").check(config, verb, ranges=not whole)
+    on_road = verb == "run" or verb in ROAD
+    # The road is looked through as a whole, ranges too, and told all that is wrong at once.
+    _module("tools.sections").check(config, verb, ranges=not on_road)
     simulate_devices(config.simulate_devices)
     if initialise(os.environ) and not is_first():
         logging.getLogger().setLevel(logging.WARNING)  # the first one speaks for all
     with _module("stages.mirror").opened(options.workdir, look=options.dry_run) as workdir:
-        if whole:
-            begun = verb == "run" and options.first != ROAD[0]
-            check(config, workdir, begun=begun, estimate=options.dry_run)
+        if on_road:
+            looked_at = ROAD if options.dry_run and not part else stages
+            check(config, workdir, looked_at, estimate=options.dry_run)
         if options.dry_run:
             print(configs.to_json(config))
             return
-        work(verb, config, workdir, options)
+        with _module("stages.refused").withdrawn_folders(workdir):
+            _module("stages.run").check_before(config, workdir, verb)
+            if options.fork:
+                _module("stages.fork").fork(fetched(options.fork), config, workdir, verb)
+            if options.compilation_cache != "off":
+                keep_programs(options.compilation_cache or workdir / "compiled")
+            _module(VERBS[verb].stage).run(config, workdir, **part)
 
 
-def work(verb: str, config: ConfigDict, workdir: Path, options: argparse.Namespace) -> None:
-    """Runs a verb in a folder, once no stage there is that of another config."""
-    _module("stages.run").check_before(config, workdir, verb)
-    if options.fork:
-        _module("stages.fork").fork(fetched(options.fork), config, workdir, verb)
-    if options.compilation_cache != "off":
-        keep_programs(options.compilation_cache or workdir / "compiled")
-    part = {"first": options.first, "last": options.last} if verb == "run" else {}
-    _module(VERBS[verb][0]).run(config, workdir, **part)
+def stages_of(verb: str, first: str = "", last: str = "") -> list[str]:
+    """The stages that a verb runs, `run` from the first to the last. InputError for none."""
+    if not first:
+        return [verb]
+    begin, end = ROAD.index(first), ROAD.index(last)
+    if begin > end:
+        raise InputError(f"--from {first} comes after --to {last}: {', '.join(ROAD)}")
+    return ROAD[begin : end + 1]
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -241,48 +180,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return words, overrides
 
 
-class Parser(argparse.ArgumentParser):
-    """Answers what it does not understand in one line; flags are written in full."""
-
-    def __init__(self, **settings) -> None:
-        super().__init__(allow_abbrev=False, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; {self.prog} --help lists all flags")
-
-
-def parser(verb: str) -> Parser:
-    """The flags that all verbs of a config share."""
-    found = Parser(prog=f"flashjax {verb}", description=VERBS[verb][1])
-    found.add_argument("--config", required=True, metavar="FILE", help="a configs/*.py file")
-    found.add_argument("--workdir", required=True, metavar="DIR", help="where results go")
-    found.add_argument("--dry_run", action="store_true", help="check it all, print the config")
-    found.add_argument(
-        "--fork", metavar="STAGE", help="begin with the checkpoint of another workdir's stage"
-    )
-    found.add_argument(
-        "--compilation_cache",
-        default="",
-        metavar="DIR",
-        help="what is compiled is kept here; off for nowhere; WORKDIR/compiled",
-    )
-    if verb == "run":
-        for flag, name, end in (("--from", "first", ROAD[0]), ("--to", "last", ROAD[-1])):
-            found.add_argument(
-                flag, dest=name, default=end, choices=ROAD, help=f"the {name} stage; {end}"
-            )
-    return found
-
-
-def tool_parser(name: str) -> Parser:
-    """The flags of one tool."""
-    module, text = TOOLS[name]
-    found = Parser(prog=f"flashjax {name}", description=text)
-    _module(module).add_arguments(found)
-    return found
-
-
-def _parse(found: Parser, flags: Sequence[str]) -> argparse.Namespace:
+def _parse(found: front.Parser, flags: Sequence[str]) -> argparse.Namespace:
     """The flags; one that nobody knows is answered with the nearest."""
     known = set(re.findall(r"--\w+", found.format_help()))
     for flag in flags:
@@ -294,10 +192,9 @@ def _parse(found: Parser, flags: Sequence[str]) -> argparse.Namespace:
 
 
 def _unknown(kind: str, word: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(word, known, n=1)
-    if nearest:
-        return f"{kind} {word} is unknown; did you mean {nearest[0]}?"
-    return f"{kind} {word} is unknown; choose of {', '.join(dict.fromkeys(known))}"
+    if likely := nearest(word, known):
+        return f"{kind} {word} is unknown; did you mean {likely}?"
+    return f"{kind} {word} is unknown; choose of {', '.join(known)}"
 
 
 def _at_home(word: str) -> str:
@@ -310,7 +207,7 @@ def _at_home(word: str) -> str:
 
 def _say(arguments: Sequence[str], message: str, code: int) -> int:
     """One line about what ended the verb; a log on a full disk takes none, and the code stays."""
-    verb = "".join(f" {word}" for word in arguments[:1] if word in VERBS | TOOLS)
+    verb = "".join(f" {word}" for word in arguments[:1] if word in VERBS)
     with contextlib.suppress(OSError):
         print(f"flashjax{verb}: {one_line(message, LONGEST)}", file=sys.stderr, flush=True)
     return code

@@ -7,7 +7,6 @@ stages nobody sees a ConfigDict.
 
 import ast
 import dataclasses
-import difflib
 import hashlib
 import json
 import reprlib
@@ -21,7 +20,7 @@ from typing import Annotated, Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from flashjax.types import InputError, Range
+from flashjax.types import InputError, Range, nearest
 
 T = TypeVar("T")
 
@@ -71,8 +70,8 @@ def _variants(text: str) -> tuple[Path, str]:
 
 def _absent(path: Path) -> InputError:
     """What to say of a recipe that is not there: the nearest packaged one."""
-    nearest = difflib.get_close_matches(path.stem, recipes(), n=1)
-    hint = f"did you mean the packaged {nearest[0]}? " if nearest else ""
+    likely = nearest(path.stem, recipes())
+    hint = f"did you mean the packaged {likely}? " if likely else ""
     return InputError(
         f"--config {path} does not exist: {hint}give a Python file with get_config(), or a name "
         "that `flashjax configs` lists"
@@ -186,8 +185,8 @@ def _check_key(node: Any, parent: str, key: str) -> None:
 
 def unknown(parent: str, key: str, known: Sequence[str]) -> InputError:
     """What to say of a key that is not there: the nearest, or all where none is near."""
-    nearest = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {_join(parent, nearest[0])}?" if nearest else f"choose of {_few(known)}"
+    likely = nearest(key, known)
+    hint = f"did you mean {_join(parent, likely)}?" if likely else f"choose of {_few(known)}"
     return InputError(f"config has no key {_join(parent, key)}; {hint}")
 
 

@@ -4,6 +4,7 @@ Letters: b batch, h w c latent grid and channels, m text tokens, d text width, p
 """
 
 import dataclasses
+import difflib
 import importlib
 import importlib.util
 import itertools
@@ -20,6 +21,8 @@ HostOrDevice: TypeAlias = jax.Array | np.ndarray
 Params: TypeAlias = Any  # a nested dict of arrays
 Metrics: TypeAlias = dict[str, jax.Array]  # "network/quantity" -> float32 scalar
 Constrain: TypeAlias = Callable[..., jax.Array]
+
+CLOSE = 0.7  # of two words, from which on one may have been meant for the other
 
 
 class InputError(ValueError):
@@ -128,3 +131,8 @@ def unconstrained(x: jax.Array, *names: str | None) -> jax.Array:
     """The identity `constrain`: models that run on one device use it."""
     del names
     return x
+
+
+def nearest(word: str, known: Collection[str]) -> str | None:
+    """What was probably meant by a word that nobody knows; None where nothing is close to it."""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=CLOSE)), None)

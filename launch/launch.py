@@ -18,7 +18,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from ml_collections import ConfigDict
@@ -31,8 +31,10 @@ from flashjax.launch.launchers.jobset import jobset
 from flashjax.launch.launchers.local import local
 from flashjax.launch.launchers.slurm import slurm
 from flashjax.launch.launchers.tpu import tpu_vm, xpk
-from flashjax.parallel.mesh import mesh_shape, without_branches
+from flashjax.parallel.mesh import AXES, mesh_shape, without_branches
 from flashjax.parallel.target import Target, parse_target
+from flashjax.tools import preflight
+from flashjax.tools.verbs import ROAD
 from flashjax.types import InputError
 
 NEEDS = {
@@ -51,6 +53,7 @@ def checked(options: argparse.Namespace) -> list[Launch]:
     config = configs.load(options.config, options.set)
     names = ("name", "image", "cluster", "zone", "claim", "storage", "repository", "setup")
     launch = Launch(
+        how=options.how,
         config=options.config,
         workdir=options.workdir,
         verbs=tuple(options.verbs.split(",")),
@@ -62,8 +65,7 @@ def checked(options: argparse.Namespace) -> list[Launch]:
     stages(launch.verbs)
     if options.separate and launch.verbs != ("split",):
         raise InputError("--separate is for --verbs split: a job for each branch")
-    if options.how != "local":
-        check_mesh(config, launch, separate=options.separate)
+    check_config(config, launch, separate=options.separate)
     if not options.separate:
         return [launch]
     return [dataclasses.replace(launch, branch=branch) for branch in config.split.branches]
@@ -103,12 +105,32 @@ def mount_of(options: argparse.Namespace) -> str:
     return str(mount)
 
 
-def check_mesh(config: ConfigDict, launch: Launch, *, separate: bool) -> None:
-    """InputError where the mesh of a stage is not that of the target."""
+def check_config(config: ConfigDict, launch: Launch, *, separate: bool) -> None:
+    """InputError, with a line for each thing that would end the jobs of a launch.
+
+    The meshes of `local` are those of this machine, which the processes see for themselves.
+    """
+    names = ROAD if launch.verbs == ("run",) else launch.verbs
+    if not set(names) <= set(ROAD):
+        return
+    shapes = meshes_of(config, launch, names, separate=separate) if launch.how != "local" else {}
+    if found := preflight.elsewhere(config, names, shapes):
+        raise InputError(*found)
+
+
+def meshes_of(
+    config: ConfigDict, launch: Launch, names: Sequence[str], *, separate: bool
+) -> dict[str, Mapping[str, int]]:
+    """The meshes of stages on the target. InputError for one that is not that of its devices."""
     devices, islands = launch.target.devices, launch.target.islands
-    for section in {"split" if verb == "split" else "" for verb in launch.verbs}:
+    found: dict[str, Mapping[str, int]] = {}
+    for section in sorted({"split" if name == "split" else "" for name in names}):
         sizes = (config[section] if section else config).mesh.to_dict()
-        mesh_shape(without_branches(sizes) if separate else sizes, devices, islands=islands)
+        sizes = without_branches(sizes) if separate else sizes
+        inside, across = mesh_shape(sizes, devices, islands=islands)
+        shape = {axis: a * b for axis, a, b in zip(AXES, inside, across, strict=True)}
+        found[section] = shape
+    return found
 
 
 def run(options: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
@@ -150,31 +172,6 @@ def submit(how: str, launches: Sequence[Launch], *, dry_run: bool) -> int:
         if code:
             return code
     return 0
-
-
-def add_arguments(top: argparse.ArgumentParser) -> None:
-    """The flags of the verb."""
-    top.add_argument("how", choices=("local", "slurm", "jobset", "xpk", "tpu-vm"))
-    top.add_argument("--config", required=True, help="as the hosts see it")
-    top.add_argument("--workdir", required=True, help="on a file system that all hosts see")
-    top.add_argument("--verbs", default="guide,match,split", help="stages, one after the other")
-    top.add_argument("--target", default="cpu:1", help="CHIP:TOPOLOGY, as for `flashjax plan`")
-    top.add_argument("--slices", type=int, default=1)
-    top.add_argument("--separate", action="store_true", help="a job for each branch of split")
-    top.add_argument("--processes", type=int, default=2, help="of `local`")
-    top.add_argument("--set", action="append", default=[], metavar="a.b=v", help="an override")
-    top.add_argument("--name", default="flashjax")
-    top.add_argument("--image", default="", help="container image, from launch/Dockerfile")
-    top.add_argument("--claim", default="", help="PersistentVolumeClaim that pods share (jobset)")
-    top.add_argument("--mount", default="", help="where pods see it; the folder above the workdir")
-    top.add_argument("--storage", default="", help="name of an `xpk storage` with the workdir")
-    top.add_argument("--cluster", default="")
-    top.add_argument("--zone", default="")
-    top.add_argument("--repository", default="", help="what TPU VMs clone and install")
-    top.add_argument("--setup", default="", help="what a VM runs before, such as a mount")
-    top.add_argument("--restarts", type=int, default=10, help="after crashes, at most")
-    top.add_argument("--hours", type=int, default=24)
-    top.add_argument("--dry_run", action="store_true")
 
 
 if __name__ == "__main__":

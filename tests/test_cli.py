@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,13 @@ import pytest
 import flashjax
 from flashjax import cli
 from flashjax.cli import main, split_overrides
+from flashjax.evaluate.sample import SOLVERS
+from flashjax.stages import run as stages
+from flashjax.tools import export, front, sample
+from flashjax.tools.axes import AXES
+from flashjax.tools.flags import checkpoints
+from flashjax.tools.quantize import command as quantize
+from flashjax.tools.verbs import ROAD, VERBS
 from flashjax.types import InputError
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "nano.py")
@@ -45,9 +53,8 @@ def test_the_version_is_said_before_anything_heavy_is_read():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "flashjax: give a verb"),
         (("sampel",), "flashjax: verb sampel is unknown; did you mean sample?"),
-        (("xyzzy",), "verb xyzzy is unknown; choose of teach, slim, run"),
+        (("xyzzy",), "verb xyzzy is unknown; choose of run, import, prepare"),
         (("guide",), "flashjax guide: the following arguments are required: --config, --workdir"),
         (("guide", *PLACE, "--dryrun"), "flag --dryrun is unknown; did you mean --dry_run?"),
         (("sample", "--prompt", "a", "--out", "x", "--steps", "x"), "invalid int value: 'x'"),
@@ -88,10 +95,10 @@ def test_what_a_disk_refuses_is_one_line_wherever_it_happens(code, advice, monke
         raise OSError(code, os.strerror(code), "some/file")
 
     module = type(sys)("module")
-    module.run, module.add_arguments = refuse, lambda verb: None
+    module.run = refuse
     monkeypatch.setattr(cli, "_module", lambda name: module)
-    line = answer(capsys, "sample")
-    assert line == f"flashjax sample: some/file: {os.strerror(code)}: {cli.MENDABLE[code]}"
+    line = answer(capsys, "explain")
+    assert line == f"flashjax explain: some/file: {os.strerror(code)}: {cli.MENDABLE[code]}"
     assert advice in line
 
 
@@ -108,10 +115,10 @@ def test_an_error_that_no_user_can_mend_is_not_hidden(monkeypatch):
         raise OSError("a tensor reads back other than it was written")
 
     module = type(sys)("module")
-    module.run, module.add_arguments = fail, lambda verb: None
+    module.run = fail
     monkeypatch.setattr(cli, "_module", lambda name: module)
     with pytest.raises(OSError, match="reads back other"):
-        main(["sample"])
+        main(["explain"])
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path, capsys):
@@ -136,7 +143,7 @@ def test_a_home_folder_that_the_shell_leaves_is_found(flag, monkeypatch):
     """After an equals sign a shell leaves `~` alone; texts may begin with it."""
     monkeypatch.setenv("HOME", "/home/me")
     seen = []
-    monkeypatch.setattr(cli, "run", seen.append)
+    monkeypatch.setattr(cli, "run", lambda words: seen.append(words) or 0)
     assert main(["sample", f"{flag}=~/x.safetensors:1", "--prompt=~/art", "~", "a=~"]) == 0
     assert main(["sample", f"{flag}=~nobody-is-called-so/x"]) == 0
     assert seen.pop() == ["sample", f"{flag}=~nobody-is-called-so/x"]
@@ -165,9 +172,70 @@ def test_a_verb_with_a_config_is_a_stage(verb, joined, capsys, monkeypatch):
     assert '"dtype": "float32"' in capsys.readouterr().out
 
 
-def test_help_lists_every_verb():
-    done = subprocess.run(
-        [sys.executable, "-m", "flashjax", "--help"], capture_output=True, text=True, check=True
-    )
-    for verb in cli.VERBS | cli.TOOLS:
-        assert f"  {verb} " in done.stdout
+def heard(*words):
+    """What a fresh process says, and whether it has read JAX."""
+    code = "import sys; from flashjax.__main__ import main; main()"
+    code += "; print('jax' in sys.modules)"
+    command = [sys.executable, "-c", code, *words]
+    *said, heavy = subprocess.run(
+        command, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return said, heavy == "True"
+
+
+@pytest.mark.parametrize("words", [(), ("--help",)])
+def test_all_verbs_are_listed_in_their_groups_before_anything_heavy_is_read(words):
+    said, heavy = heard(*words)
+    listed = [
+        line.split()[0] for line in said if line.startswith("  ") and line.split()[0] in VERBS
+    ]
+    assert listed == list(VERBS) and not heavy
+    assert ROAD == list(stages.ROAD)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("configured", [False, True])
+def test_help_of_a_verb_has_two_lines_an_example_and_all_defaults(verb, configured):
+    found = front.parser(verb, configured=configured)
+    text = found.format_help()
+    first, second = (found.description or "").splitlines()[:2]
+    assert first and second and "example:\n  " in text and f"flashjax {verb} " in text
+    assert all(action.help for action in found._actions)
+    for action in found._actions:
+        if action.default and not action.required and action.dest != "help":
+            assert f"(default: {action.default})" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_example_of_a_verb_is_understood(verb):
+    words = shlex.split(VERBS[verb].example.removeprefix('eval "$(').removesuffix(')"'))
+    assert words[:2] == ["flashjax", verb]
+    flags, _ = split_overrides(words[2:])
+    front.parser(verb, configured=front.is_configured(flags)).parse_args(flags)
+
+
+def test_help_of_a_verb_reads_nothing_heavy():
+    said, heavy = heard("quantize", "--help")
+    assert said[0].startswith("usage: flashjax quantize") and not heavy
+
+
+def test_choices_in_flags_are_those_of_the_tools():
+    assert checkpoints.SOLVERS == tuple(SOLVERS)
+    assert checkpoints.COMPUTED == tuple(sample.DTYPES)
+    assert checkpoints.WRITTEN == tuple(export.DTYPES)
+    assert checkpoints.FORMATS == ", ".join(quantize.NAMES)
+    assert set(checkpoints.AXES.split(", ")) == set(AXES) - {"guidance"}
+
+
+@pytest.mark.parametrize("key", ["computte", "quantise"])
+def test_a_near_key_is_guessed(key, capsys):
+    meant = {"computte": "config has no key computte; choose of", "quantise": "mean quantize?"}
+    assert meant[key] in answer(capsys, "guide", *PLACE, f"--config.{key}.dtype=1")
+
+
+def test_a_completion_script_knows_verbs_and_flags():
+    pytest.importorskip("shtab")
+    for shell in ("bash", "zsh"):
+        said, _ = heard("completion", shell)
+        text = "\n".join(said)
+        assert "--guidance_scale" in text and "verify" in text

@@ -227,7 +227,7 @@ def test_local_processes_are_told_where_to_meet(capsys):
     ("arguments", "message"),
     [
         (("jobset", "--target", "v6e:8x8"), "needs --image, --claim"),
-        (("local", "--verbs", "mach"), "--verbs mach: choose of teach, slim, run, import"),
+        (("local", "--verbs", "mach"), "--verbs mach: choose of run, import, prepare, guide"),
         (("slurm", *H100, "--verbs", "guide,merge"), "several are a part of import, prepare"),
         (("slurm", *H100, "--verbs", "match,guide"), "several are a part of import, prepare"),
         (("slurm", *H100, "--verbs", ""), "--verbs : choose of"),
@@ -242,6 +242,10 @@ def test_local_processes_are_told_where_to_meet(capsys):
         (("slurm", "--target", "h100:64", "--separate"), "--separate is for"),
         (("slurm", "--target", "h100:64", "--set", "match.typo=1"), "no key match.typo"),
         (("slurm", "--target", "cpu:4"), "wants v5e"),
+        (("slurm", *H100, "--set", "guide.job.batch_size=63"), "does not split into 1 part(s)"),
+        (("slurm", *H100, "--set", "match.prompts=p.txt"), "has no pictures for the heads"),
+        (("local", "--verbs", "run", "--set", "export.dtype=int3"), "export.dtype=int3: choose"),
+        (("slurm", *H100, "--set", "guide.job.steps=0"), "guide.job.steps=0: give"),
         (("slurm", "--target", "h100:24"), "24 device(s): 24 is not a multiple of 16"),
         (
             ("xpk", "--target", "v6e:8x8", "--slices", "2", *XPK),

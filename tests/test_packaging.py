@@ -92,5 +92,5 @@ def test_recipes_are_found_by_name_and_files_come_first(tmp_path, monkeypatch):
     assert configs.load("nano_tiny").guide.job.steps == 8
     assert configs.load("sd35_medium_4step:512px").data.size == 512
     (tmp_path / "nano").write_text((ROOT / "configs" / "nano_1step.py").read_text())
-    with pytest.raises(configs.InputError, match="nano, line"):  # its sibling is not beside it
+    with pytest.raises(configs.InputError, match=r"nano\.py does not exist"):  # that it reads
         configs.load("nano")

@@ -47,17 +47,25 @@ def places(out: Path, names: Sequence[str]) -> list[Path]:
     return [out]
 
 
-def check_free(paths: Iterable[Path], *, force: bool, read: Iterable[Path] = ()) -> None:
+def check_free(
+    paths: Iterable[Path], *, force: bool, ours: bool = True, read: Iterable[Path] = ()
+) -> None:
     """InputError for a path that holds what flashjax did not write, or what is `read` from.
 
-    `force` gives files away, but never a folder in which somebody else has a file. InputError, too,
-    where nothing can be written.
+    Without `ours` one that flashjax did write is an InputError, too. `force` gives files away, but
+    never a folder in which somebody else has a file. InputError, too, where nothing can be written.
     """
     paths = list(paths)
     for folder in dict.fromkeys(path.parent for path in paths):
         _manifest(folder)  # one that is not ours is found out before it would be written over
     sources = [_real(source) for source in read]
     for path in paths:
+        held = path.exists() and any(_files(path))
+        if held and not (ours or force or foreign(path)):
+            raise InputError(
+                f"{path} is there already, as flashjax wrote it: choose another --out, or give "
+                "--force to write over it"
+            )
         here = _real(path)
         if any(here == source or here in source.parents for source in sources):
             raise InputError(f"{path} is what is read: choose another --out")

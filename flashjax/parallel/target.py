@@ -39,7 +39,8 @@ class Target:
 
     @property
     def devices(self) -> int:
-        return self.slices * math.prod(int(side) for side in self.topology.split("x"))
+        chips = self.slices * math.prod(int(side) for side in self.topology.split("x"))
+        return chips * self.chip.per_chip
 
     @property
     def island(self) -> int:
@@ -81,6 +82,7 @@ def open_devices(target: Target) -> Sequence[jax.Device]:
     # There is no TPU here to ask, nor to be locked against a second compilation.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v6e-4")  # of this host; the topology is named
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     more = {"num_slices": target.slices} if target.slices > 1 else {}
     name = f"{target.chip.name}:{target.topology}"

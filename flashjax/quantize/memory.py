@@ -4,6 +4,8 @@ Everything follows from shapes; nothing is allocated.
 """
 
 import dataclasses
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +31,7 @@ from flashjax.parallel.liveness import peak_bytes
 from flashjax.quantize.containers.packing import packed
 from flashjax.quantize.containers.t5 import t5_bytes
 from flashjax.quantize.formats import FOLDER, GGUF, SINGLE, of_block
-from flashjax.quantize.policy import choose
+from flashjax.quantize.policy import BLOCKS, SCHEMES, choose
 from flashjax.types import Cond
 
 DTYPE = jnp.bfloat16  # of activations, and of all that is not quantised
@@ -78,6 +80,21 @@ def transformer_bytes(config: MMDiTConfig, format_name: str) -> int:
         )
     packing = (SINGLE | FOLDER)[format_name]
     return packed(shapes_only(infos), packing, chosen=of_block("sai")).nbytes
+
+
+def wider(config: MMDiTConfig, format_name: str) -> dict[str, float]:
+    """Shares of the transformer's weights whose rows a GGUF's type cannot hold, by their type."""
+    scheme = GGUF.get(format_name, "")
+    found: Counter[str] = Counter()
+    total = 0
+    for row in transformer_rows(config, "sai"):
+        for key in row.keys:
+            size = math.prod(row.shape)
+            total += size
+            if scheme and key.startswith(BLOCKS) and len(row.shape) > 1:
+                codec = choose(key, row.shape, scheme=scheme, rms=TYPICAL_RMS).codec
+                found[codec.name] += size * (codec is not SCHEMES[scheme])
+    return {name: size / total for name, size in found.items() if size}
 
 
 def needs(sizes: Sizes, formats: Mapping[str, str], *, pixels: int) -> dict[str, Need]:

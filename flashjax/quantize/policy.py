@@ -72,8 +72,11 @@ def _usual(name: str, shape: tuple[int, ...], codec: Codec) -> Choice:
         return Choice(F32, "bias or norm")
     if not name.startswith(BLOCKS):
         return Choice(F16, "position table, embedder or final layer")
-    if shape[-1] % codec.block:
-        return Choice(F16, f"{shape[-1]} columns are not a multiple of {codec.block}")
+    fitting = codec
+    while shape[-1] % fitting.block:  # as ggml does, but with eight bits for all that have fewer
+        fitting = FINER[fitting]
+    if fitting is not codec:
+        return Choice(fitting, f"{shape[-1]} columns are not a multiple of {codec.block}")
     return Choice(codec, "block weight")
 
 

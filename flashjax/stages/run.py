@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from flashjax.parallel.hosts import is_first
 from flashjax.stages import (
     evaluate,
     export,
@@ -19,6 +21,7 @@ from flashjax.stages import (
     report,
     split,
 )
+from flashjax.stages.refused import withdrawn_config
 from flashjax.stages.stage import came_to_nothing, check_identity, write_config
 
 log = logging.getLogger(__name__)
@@ -62,10 +65,11 @@ def run(
     """
     names = list(ROAD)
     check_stages(config, workdir, names)
-    write_config(workdir, config)
     results: dict[str, Any] = {}
-    for name in names[names.index(first) : names.index(last) + 1]:
-        results = ROAD[name].run(config, workdir)
+    with withdrawn_config(workdir) if is_first() else nullcontext():
+        write_config(workdir, config)
+        for name in names[names.index(first) : names.index(last) + 1]:
+            results = ROAD[name].run(config, workdir)
     if last != LAST:
         return results
     for name, met in results["bars"].items():

@@ -33,13 +33,14 @@ from flashjax.stages.contents import (
     sweep,
 )
 from flashjax.stages.identity import Change, changes, forbidden, told
+from flashjax.stages.refused import LOCK, withdrawn_record
 from flashjax.types import InputError, one_line
 
 # Does the work in the stage's folder, from its own checkpoints if there are any, and returns the
 # figures worth keeping, as JSON.
 Body: TypeAlias = Callable[[Path], dict[str, Any]]
 
-LOCK, FORKED = ".lock", "forked"
+FORKED = "forked"
 ADVICE = "use another --workdir or delete {folder}"
 KEPT_BY_TOOLS = {".git", ".cache"}  # in a folder that was downloaded
 ENDED = 500  # characters of what ended a stage
@@ -143,16 +144,22 @@ def at_work(folder: Path, record: dict[str, Any]) -> Iterator[None]:
         except OSError as error:  # Lustre and NFS may be mounted without locks
             log.warning("%s cannot be locked (%s): start no second job there", folder, error)
         sweep(folder)
+        with withdrawn_record(folder):
+            yield from recorded(folder, record)
+
+
+def recorded(folder: Path, record: dict[str, Any]) -> Iterator[None]:
+    """Writes a stage's record before and after what is done meanwhile."""
+    write_json(folder / "stage.json", record)
+    started, seconds_before = time.monotonic(), record["seconds"]
+    try:
+        yield
+    except BaseException as error:
+        record["ended"] = one_line(f"{type(error).__name__}: {error}", ENDED)
+        raise
+    finally:
+        record["seconds"] = round(seconds_before + time.monotonic() - started, 3)
         write_json(folder / "stage.json", record)
-        started, seconds_before = time.monotonic(), record["seconds"]
-        try:
-            yield
-        except BaseException as error:
-            record["ended"] = one_line(f"{type(error).__name__}: {error}", ENDED)
-            raise
-        finally:
-            record["seconds"] = round(seconds_before + time.monotonic() - started, 3)
-            write_json(folder / "stage.json", record)
 
 
 def saved_of(folder: Path) -> str:

@@ -12,16 +12,6 @@ from flashjax.types import InputError
 SIBLING = re.compile(r"""with_name\(["'](\w+)\.py["']\)""")  # a recipe that another one changes
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The flags of the verb."""
-    verb.add_argument(
-        "--copy",
-        nargs="+",
-        metavar=("NAME", "DIR"),
-        help="copies a recipe, and those that it changes, to a folder; the one that you are in",
-    )
-
-
 def run(options: argparse.Namespace) -> None:
     """Lists the recipes, or copies one. InputError for one that is not there, or is no more."""
     if not options.copy:

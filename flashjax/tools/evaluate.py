@@ -22,18 +22,16 @@ from flashjax.data.kinds.recognise import open_kind
 from flashjax.data.prompts import read_prompts, shortened
 from flashjax.evaluate import report
 from flashjax.evaluate.judge import Compared, Judge, Measured, figures_of, told
-from flashjax.evaluate.sample import SOLVERS, Drawn, Sampler
+from flashjax.evaluate.sample import Drawn, Sampler
 from flashjax.evaluate.unseen import pictures_of
 from flashjax.models.mmdit import MMDiT
 from flashjax.parallel.mesh import make_mesh
-from flashjax.sources import LORA_FLAG
 from flashjax.stages.drawing import Studio, draw_all, forget
 from flashjax.stages.model import PACKAGED
 from flashjax.stages.registry import check_judges, open_judges
 from flashjax.stages.stage import versions
 from flashjax.tools.axes import sources_of
 from flashjax.tools.drawing import (
-    DTYPES,
     GRIDS,
     Drawing,
     latent_size,
@@ -48,33 +46,6 @@ EACH = {"steps": int, "guidance_scale": float, "grid": str}  # one value, or one
 PAGE, FEATURES, DRAWN = "report.html", "features", "drawn"
 
 log = logging.getLogger(__name__)
-
-
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The flags of the verb where it works without a config."""
-    verb.add_argument(
-        "--source", required=True, metavar="A[,B]", help="checkpoints; the first is the reference"
-    )
-    verb.add_argument("--prompts", required=True, metavar="FILE", help="one prompt a line")
-    verb.add_argument("--out", required=True, metavar="DIR", help=f"where {PAGE} goes")
-    verb.add_argument("--force", action="store_true", help="write over files of others")
-    verb.add_argument("--base", metavar="DIR", help="a pipeline with whatever the sources lack")
-    verb.add_argument("--lora", **LORA_FLAG)
-    verb.add_argument("--judges", default="", metavar="NAME=PATH,…", help="clip, pick, dino, fid")
-    verb.add_argument("--real", metavar="PATH", help="real pictures, as data.source has them")
-    verb.add_argument("--steps", default="28", metavar="N[,N]", help="of all, or of each source")
-    verb.add_argument("--guidance_scale", default="1", metavar="X[,X]", help="the same")
-    verb.add_argument("--grid", default="sampler", metavar="|".join(GRIDS), help="the same")
-    verb.add_argument("--solver", choices=tuple(SOLVERS), default="euler")
-    verb.add_argument("--skip_layers", metavar="7,8,9", help="blocks of skip-layer guidance")
-    verb.add_argument("--negative_prompt", default="", metavar="TEXT", help="acts with guidance")
-    verb.add_argument("--size", metavar="HxW", help="height x width, pixels; the first model's own")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--batch", type=int, default=8, help="pictures at a time")
-    verb.add_argument("--shown", type=int, default=8, help="pictures of each source in the report")
-    verb.add_argument("--dtype", choices=tuple(DTYPES), help="of weights and computing")
-    verb.add_argument("--absent_t5", type=int, default=256, metavar="N")
-    verb.add_argument("--title", default="Checkpoints side by side")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ All of it stands where the keys are read: the dataclasses' annotations, docstrin
 
 import argparse
 import dataclasses
-import difflib
 import inspect
 import io
 import re
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from flashjax.tools import sections
-from flashjax.types import InputError
+from flashjax.types import InputError, nearest
 
 ROADS = {"DISTIL": sections.DISTIL, "TEACH": sections.TEACH, "SLIM": sections.SLIM}
 
@@ -31,21 +30,14 @@ class Key:
     meaning: str
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The flags of the verb."""
-    verb.add_argument(
-        "key", nargs="?", default="", metavar="KEY", help="match, match.job, match.job.steps; all"
-    )
-
-
 def run(options: argparse.Namespace) -> None:
     """Prints the keys at and below one. InputError for a key that no config has."""
     wanted = options.key.removeprefix("config.")
     found = [key for key in keys() if f"{key.path}.".startswith(f"{wanted}." if wanted else "")]
     if not found:
         paths = {part for key in keys() for part in _prefixes(key.path)}
-        nearest = difflib.get_close_matches(wanted, sorted(paths), n=1)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        likely = nearest(wanted, sorted(paths))
+        hint = f"; did you mean {likely}?" if likely else ""
         raise InputError(f"no config has a key {wanted}{hint}")
     for key in found:
         print(in_words(key))

@@ -23,7 +23,6 @@ from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, stored_as
 from flashjax.flow.schedule import Schedule
 from flashjax.models.variants import SD3_VAE
 from flashjax.sources import (
-    LORA_FLAG,
     base_folder,
     kind_of,
     open_file,
@@ -39,23 +38,6 @@ LARGEST_HALF = 65504.0  # of float16
 FORMATS = {"diffusers": "diffusers", "sai": "model.safetensors"}  # format: name under --out
 
 log = logging.getLogger(__name__)
-
-
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The flags of the verb where it works without a config."""
-    verb.add_argument("--source", required=True, metavar="PATH", help="any checkpoint")
-    verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
-    verb.add_argument("--lora", **LORA_FLAG)
-    verb.add_argument(
-        "--out", required=True, metavar="PATH", help="a folder, or the one file X.safetensors"
-    )
-    verb.add_argument("--force", action="store_true", help="write over files of others")
-    verb.add_argument(
-        "--format", metavar="NAME[,NAME]", help=f"{','.join(FORMATS)} by default; sai for a file"
-    )
-    verb.add_argument("--dtype", choices=tuple(DTYPES), help="as stored by default")
-    verb.add_argument("--title", default=TITLE, help="in the single file")
-    verb.add_argument("--shard_gb", type=float, default=MAX_SHARD_BYTES / 1e9, metavar="GB")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -99,7 +81,7 @@ def convert(
     if unknown:
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(FORMATS)}")
     paths = places(out, [FORMATS[name] for name in formats])
-    check_free(paths, force=force, read=[source, base or source])
+    check_free(paths, force=force, ours=False, read=[source, base or source])
     if "diffusers" in formats and kind_of(source) == "pipeline":
         folders.settings(source)
         folders.check_tokenizers(source, with_t5=folders.has_t5(source))

@@ -26,6 +26,7 @@ from flashjax.sources import base_folder, home_of, kind_of
 from flashjax.stages.model import in_run
 from flashjax.tools import export
 from flashjax.tools.drawing import Drawing, check_negative, draw, open_source, path_of
+from flashjax.tools.flags import FLAGS
 from flashjax.tools.quantize import command as quantizing
 from flashjax.types import Cond, InputError
 
@@ -200,7 +201,7 @@ class Model:
         Raises:
           InputError: a format or setting that nobody knows, or files of others at `path`.
         """
-        known = vars(_defaults(quantizing.add_arguments))
+        known = vars(_defaults(FLAGS["quantize"]))
         if unknown := sorted(settings.keys() - known.keys()):
             raise InputError(f"{unknown[0]} is no setting: choose of {', '.join(known)}")
         own = {"source": str(self.source), "lora": list(self.lora), "memory": None}

@@ -1,12 +1,12 @@
-"""`--dry_run`, and the start of `run`: all that can be known to be wrong, before anything is begun.
+"""Before `run`, every stage, `launch` and in `--dry_run`: all that can be known to be wrong.
 
 Every check reads names, sizes and shapes only, and says all that it finds: one line for each.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from ml_collections import ConfigDict
@@ -16,8 +16,9 @@ from flashjax.convert.folder import read_configs, settings
 from flashjax.data.prompts import Prompts
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.models.text import AbsentT5, TextConfig
-from flashjax.parallel.chips import CHIPS, GIB
+from flashjax.parallel.chips import chip_of
 from flashjax.parallel.mesh import make_mesh
+from flashjax.parallel.units import sized
 from flashjax.sources import transformer_sizes
 from flashjax.stages import draw, export, match, split
 from flashjax.stages.evaluate import BITS
@@ -26,6 +27,7 @@ from flashjax.stages.registry import check_data, check_held_out, check_judges
 from flashjax.tools import sections
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
 from flashjax.tools.plan.report import checkpoint_bytes
+from flashjax.tools.verbs import ROAD
 from flashjax.train.merge import check_weights
 from flashjax.types import InputError
 
@@ -35,28 +37,48 @@ MFU = 0.4  # of a chip's peak: what such steps reach
 Problems = Iterator[str]
 
 
-def problems(config: ConfigDict, workdir: Path, *, begun: bool = False) -> list[str]:
+def problems(config: ConfigDict, workdir: Path, stages: Sequence[str] = tuple(ROAD)) -> list[str]:
     """What is wrong with a config on this machine, in the order of the road; nothing is written.
 
-    Of a run that has `begun` the teacher and the data are no longer asked for.
+    Stages that come after `stages` are looked through as far as they depend on nothing but the
+    config; what was there for the ones before is no longer asked for.
     """
-    wrong = sections.problems(config, "run")
+    wrong = sections.problems(config, stages[0] if len(stages) == 1 else "run")
     found = [line for error in wrong for line in error.args]
     if all(isinstance(error, configs.OutOfRange) for error in wrong):  # others stumble over types
-        checks = (meshes, results) if begun else CHECKS
-        found += [line for check in checks for line in check(config)]
-    if not found and not begun:
+        found += [line for check in CHECKS for line in check(config, stages)]
+    if not found and {"import", "guide"} <= set(stages):
         found = list(space(config, workdir))
     return list(dict.fromkeys(found))
 
 
-def teacher(config: ConfigDict) -> Problems:
+def elsewhere(
+    config: ConfigDict, stages: Sequence[str], shapes: Mapping[str, Mapping[str, int]]
+) -> list[str]:
+    """The same of a run on other machines: all but what only their files and devices can tell.
+
+    `shapes` gives the meshes there, by the section that describes each: "" and "split".
+    """
+    wrong = sections.problems(config, stages[0] if len(stages) == 1 else "run")
+    found = [line for error in wrong for line in error.args]
+    if all(isinstance(error, configs.OutOfRange) for error in wrong):
+        found += [line for check in ANYWHERE for line in check(config, stages)]
+        for section, shape in shapes.items():
+            jobs = ["split"] if section else [n for n in ("guide", "match") if n in stages]
+            found += batches(config, jobs, shape)
+    return list(dict.fromkeys(found))
+
+
+def teacher(config: ConfigDict, stages: Sequence[str]) -> Problems:
     """The teacher is there, with all that its file lacks, and has the blocks that are tapped."""
+    if "import" not in stages:
+        return
     missing = [*told(source_of, config), *told(home_of, config)]
     yield from missing
-    if missing:
+    if missing or "data" not in config:
         return
-    yield from told(check_taps, config)
+    if "match" in config:
+        yield from told(check_taps, config)
     yield from told(check_size, config)
 
 
@@ -80,61 +102,95 @@ def check_size(config: ConfigDict) -> None:
         )
 
 
-def data(config: ConfigDict) -> Problems:
-    """The samples are there, and so are prompts and judges; heads have pictures to see."""
-    yield from told(check_data, config) or told(check_held_out, config)
-    yield from told(match.prompts_of, config)
-    for name in ("match", "evaluate"):
-        if file := config[name].get("prompts", ""):
-            yield from (f"{name}.prompts: {line}" for line in told(Prompts, file))
-    yield from told(check_judges, config.evaluate.judges)
+def data(config: ConfigDict, stages: Sequence[str]) -> Problems:
+    """The samples are there, enough of them are held out, drawn ones have captions."""
+    if "prepare" not in stages:
+        return
+    missing = told(check_data, config)
+    yield from missing
+    if not missing and "evaluate" in config:
+        yield from told(check_held_out, config)
     if "draw" in config.data and config.data.draw.steps:
         yield from told(draw.captions_of, config, Path())
 
 
-def meshes(config: ConfigDict) -> Problems:
-    """Devices make the meshes, and batches split over them."""
-    for key, sizes, jobs in (
-        ("mesh", config.mesh, ("guide", "match")),
-        ("split.mesh", split.mesh_of(config), ("split",)),
-    ):
+def heads(config: ConfigDict, stages: Sequence[str]) -> Problems:
+    """Heads have pictures to see, and judges are known."""
+    del stages  # `match` would find it out, after all of `guide`
+    if "match" in config:
+        yield from told(match.prompts_of, config)
+    if "evaluate" in config:
+        yield from told(check_judges, config.evaluate.judges)
+
+
+def prompts(config: ConfigDict, stages: Sequence[str]) -> Problems:
+    """Captions can be read."""
+    del stages
+    for name in ("match", "evaluate"):
+        if name in config and (file := config[name].get("prompts", "")):
+            yield from (f"{name}.prompts: {line}" for line in told(Prompts, file))
+
+
+def meshes(config: ConfigDict, stages: Sequence[str]) -> Problems:
+    """Devices make the meshes of the stages, and batches split over them."""
+    jobs = [name for name in ("guide", "match") if name in stages]
+    if any("mesh" in sections.NEEDS[name] for name in stages if name != "split"):
         try:
-            shape = make_mesh(sizes).shape
+            shape = make_mesh(config.mesh).shape
         except InputError as error:
-            yield f"{key}: {error}"
-            continue
-        if key == "mesh" and "draw" in config.data and config.data.draw.steps:
-            yield from told(draw.check_batch, config.data.draw.batch_size, shape)
-        rows = shape["data"] * shape["fsdp"]
-        for job in jobs:
-            method = config.guide.guide if job == "guide" else config.match.match
-            size, parts = config[job].job.batch_size, max(1, method.get("parts", 1))
-            if size % (rows * parts):
-                yield (
-                    f"{job}.job.batch_size={size} does not split into {parts} part(s) over data x "
-                    f"fsdp = {rows} devices: make it a multiple of {rows * parts}"
-                )
+            yield f"mesh: {error}"
+        else:
+            if "prepare" in stages and "draw" in config.data and config.data.draw.steps:
+                yield from told(draw.check_batch, config.data.draw.batch_size, shape)
+            yield from batches(config, jobs, shape)
+    if "split" in stages:
+        try:
+            shape = make_mesh(split.mesh_of(config)).shape
+        except InputError as error:
+            yield f"split.mesh: {error}"
+        else:
+            yield from batches(config, ["split"], shape)
 
 
-def results(config: ConfigDict) -> Problems:
+def batches(config: ConfigDict, jobs: Sequence[str], shape: Mapping[str, int]) -> Problems:
+    """The batches of jobs split over a mesh of this shape, in as many parts as they are taken."""
+    rows = shape["data"] * shape["fsdp"]
+    for job in jobs:
+        method = config.guide.guide if job == "guide" else config.match.match
+        size, parts = config[job].job.batch_size, max(1, method.get("parts", 1))
+        if size % (rows * parts):
+            yield (
+                f"{job}.job.batch_size={size} does not split into {parts} part(s) over data x "
+                f"fsdp = {rows} devices: make it a multiple of {rows * parts}"
+            )
+
+
+def results(config: ConfigDict, stages: Sequence[str]) -> Problems:
     """Branches, merge, export and quantization ask for what there is."""
-    yield from told(split.chosen_branches, config)
-    if config.split.get("units", split.RAW) == split.RAW:  # a schedule's shift is not read here
-        yield from told(split.branch_spans, config, 1.0)
-    if set(config.merge.weights) != set(config.split.branches):
-        names = ", ".join(config.split.branches)
-        yield f"merge.weights names {', '.join(config.merge.weights)}: the branches are {names}"
-    yield from told(check_weights, tuple(config.merge.weights.values()), len(config.merge.weights))
-    if config.export.dtype not in export.DTYPES:
+    del stages
+    if "split" in config and "student" in config:
+        yield from told(split.chosen_branches, config)
+        if config.split.get("units", split.RAW) == split.RAW:  # a schedule's shift is not read here
+            yield from told(split.branch_spans, config, 1.0)
+    if "merge" in config:
+        weights = config.merge.weights
+        if "split" in config and set(weights) != set(config.split.branches):
+            names = ", ".join(config.split.branches)
+            yield f"merge.weights names {', '.join(weights)}: the branches are {names}"
+        yield from told(check_weights, tuple(weights.values()), len(weights))
+    if "export" in config and config.export.dtype not in export.DTYPES:
         yield f"export.dtype={config.export.dtype}: choose one of {list(export.DTYPES)}"
-    if not config.quantize.schemes:
-        yield f"quantize.schemes is empty: choose of {', '.join(BITS)}"
-    for scheme in config.quantize.schemes:
-        if scheme not in BITS:
-            yield f"quantize.schemes: {scheme!r} is unknown: choose of {', '.join(BITS)}"
+    if "quantize" in config:
+        if not config.quantize.schemes:
+            yield f"quantize.schemes is empty: choose of {', '.join(BITS)}"
+        for scheme in config.quantize.schemes:
+            if scheme not in BITS:
+                yield f"quantize.schemes: {scheme!r} is unknown: choose of {', '.join(BITS)}"
 
 
-CHECKS: tuple[Callable[[ConfigDict], Problems], ...] = (teacher, data, meshes, results)
+Check: TypeAlias = Callable[[ConfigDict, Sequence[str]], Problems]
+CHECKS: tuple[Check, ...] = (teacher, data, heads, prompts, meshes, results)
+ANYWHERE: tuple[Check, ...] = (heads, results)  # what can be said on any machine
 
 
 def space(config: ConfigDict, workdir: Path) -> Problems:
@@ -145,15 +201,15 @@ def space(config: ConfigDict, workdir: Path) -> Problems:
         need = resident_bytes(program)
         if memory and need > memory:
             yield (
-                f"{program.name} keeps {need / GIB:.1f} GiB on a device of {memory / GIB:.1f}: "
+                f"{program.name} keeps {sized(need)} on a device of {sized(memory)}: "
                 f"split it further, with a larger mesh.fsdp"
             )
     need, free = disk_bytes(planned), shutil.disk_usage(_existing(workdir)).free
     there = [path.stat().st_size for path in workdir.glob("*/checkpoints/**/*") if path.is_file()]
     if need > free + sum(there):  # of a run that goes on
         yield (
-            f"--workdir {workdir} has {free / GIB:.1f} GiB free, and the checkpoints of this run "
-            f"take {need / GIB:.1f}"
+            f"--workdir {workdir} has {sized(free)} free, and the checkpoints of this run "
+            f"take {sized(need)}"
         )
 
 
@@ -162,10 +218,10 @@ def estimate(config: ConfigDict) -> str:
     planned = steps_of(config)
     memory = max(map(resident_bytes, planned))
     words = [
-        f"weights and states {memory / GIB:.2f} GiB on a device",
-        f"checkpoints {disk_bytes(planned) / GIB:.2f} GiB",
+        f"weights and states {sized(memory)} on a device",
+        f"checkpoints {sized(disk_bytes(planned))}",
     ]
-    chip = CHIPS.get(jax.devices()[0].device_kind.lower().removeprefix("tpu "))
+    chip = chip_of(jax.devices()[0].device_kind)
     if chip:
         hours = sum(seconds_of(program, chip.flops) for program in planned) / 3600
         words.append(f"training {hours:.1f} h at {100 * MFU:.0f} % of {chip.name}'s peak")

@@ -13,12 +13,6 @@ from flashjax.stages.training import curves
 SILENT_SECONDS = 60.0  # after which a process' last sign of life is said
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The flags of the verb."""
-    verb.add_argument("workdir", metavar="WORKDIR", help="of a run")
-    verb.add_argument("--json", action="store_true", help="for programs")
-
-
 def run(options: argparse.Namespace) -> None:
     """Prints a line for each stage, and for each process that is silent."""
     folders = sorted(stage_folders(Path(options.workdir)), key=_began)

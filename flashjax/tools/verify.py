@@ -16,11 +16,6 @@ from flashjax.types import InputError
 log = logging.getLogger(__name__)
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The flags of the verb."""
-    verb.add_argument("workdir", metavar="WORKDIR", help="that a run wrote")
-
-
 def run(options: argparse.Namespace) -> None:
     """Says of every stage that it is whole. InputError with a line for each thing that is not."""
     found: list[str] = []

@@ -4,8 +4,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from flashjax.cli import ROAD, VERBS
 from flashjax.parallel.target import Target
+from flashjax.tools.verbs import ROAD, VERBS
 from flashjax.types import InputError
 
 INTERRUPTED, WRONG_INPUT = 75, 2
@@ -36,6 +36,7 @@ ACCELERATORS = {
 class Launch:
     """What to run and where; `branch` is the one that this job trains, "" for all together."""
 
+    how: str
     config: str
     workdir: str
     verbs: tuple[str, ...]
@@ -83,9 +84,10 @@ class Launch:
 
 def stages(verbs: Sequence[str]) -> list[str]:
     """A verb, or the part of the road that several are. InputError for what is neither."""
+    known = [name for name, verb in VERBS.items() if verb.stage]
     for verb in verbs:
-        if verb not in VERBS:
-            raise InputError(f"--verbs {verb}: choose of {', '.join(VERBS)}")
+        if verb not in known:
+            raise InputError(f"--verbs {verb}: choose of {', '.join(known)}")
     if len(verbs) == 1:
         return list(verbs)
     first, last = verbs[0], verbs[-1]

@@ -66,6 +66,16 @@ def test_what_was_ours_may_be_written_again(tmp_path, force):
     assert (tmp_path / "d" / "deep" / "b.txt").read_text() == "ours"
 
 
+def test_what_was_ours_takes_force_where_nothing_is_to_be_written_over(tmp_path):
+    paths = fill(tmp_path)
+    for path in paths:
+        with pytest.raises(InputError, match="is there already, as flashjax wrote it"):
+            check_free([path], force=False, ours=False)
+    check_free(paths, force=True, ours=False)
+    (tmp_path / "hollow" / "deep").mkdir(parents=True)
+    check_free([tmp_path / "new.txt", tmp_path / "hollow"], force=False, ours=False)
+
+
 def test_a_file_of_others_or_one_that_they_changed_takes_force(tmp_path):
     (tmp_path / "theirs.txt").write_text("theirs")
     ours, _ = fill(tmp_path)

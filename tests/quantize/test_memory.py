@@ -3,10 +3,12 @@
 import pytest
 
 from flashjax.models.variants import MMDIT
-from flashjax.quantize.memory import Need, needs, transformer_bytes
+from flashjax.quantize.memory import Need, needs, transformer_bytes, wider
+from flashjax.tools.quantize import memory
 from flashjax.tools.quantize.memory import line, sizes_of
 
 GB = 1e9
+NETWORKS = ("transformer", "clip_l", "clip_g", "t5", "vae")
 
 
 PUBLISHED = [("gguf-f16", 4.94), ("gguf-q8_0", 2.86), ("gguf-q6_k", 2.32), ("mlx-6", 2.30)]
@@ -17,11 +19,24 @@ def test_sd35_medium_takes_what_published_files_take(name, size) -> None:
     assert transformer_bytes(MMDIT["sd35_medium"], name) / GB == pytest.approx(size, abs=0.006)
 
 
-def test_sd35_large_has_no_six_bits_in_gguf_but_in_mlx() -> None:
-    """2432 columns are no whole blocks of 256: such weights stay at 16 bits."""
+def test_rows_of_sd35_large_have_eight_bits_in_gguf_where_six_do_not_fit() -> None:
+    """2432 columns are no whole blocks of 256; those of 9728 are."""
     whole = transformer_bytes(MMDIT["sd35_large"], "gguf-f16")
-    assert transformer_bytes(MMDIT["sd35_large"], "gguf-q6_k") > 0.8 * whole
+    six, eight = (transformer_bytes(MMDIT["sd35_large"], f"gguf-{q}") for q in ("q6_k", "q8_0"))
+    assert six < eight < 0.55 * whole and six > 0.9 * eight
     assert transformer_bytes(MMDIT["sd35_large"], "mlx-6") < 0.45 * whole
+    assert wider(MMDIT["sd35_large"], "gguf-q6_k") == {"Q8_0": pytest.approx(0.8, abs=0.08)}
+    assert wider(MMDIT["sd35_medium"], "gguf-q6_k") == wider(MMDIT["sd35_large"], "mlx-6") == {}
+
+
+def test_the_table_says_what_has_more_bits(capsys, monkeypatch) -> None:
+    need = Need(dict.fromkeys(NETWORKS, 2**30), dict.fromkeys(NETWORKS, 0))
+    monkeypatch.setattr(memory, "needs", lambda sizes, formats, pixels: {"gguf-q6_k": need})
+    memory.print_table("sd35_large")
+    said = capsys.readouterr().out
+    assert "gguf-q6_k has " in said and " % of its weights in Q8_0" in said
+    memory.print_table("sd35_medium")
+    assert "weights in" not in capsys.readouterr().out
 
 
 def test_only_the_network_that_runs_holds_activations() -> None:

@@ -29,10 +29,21 @@ def test_each_tensor_gets_the_type_every_loader_reads(name, shape, expected) -> 
     assert choose(name, shape, scheme="q6_k", rms=0.02).codec.name == expected
 
 
-@pytest.mark.parametrize(("scheme", "expected"), [("q6_k", "F16"), ("q8_0", "Q8_0")])
-def test_width_of_sd35_large_falls_back_only_for_q6_k(scheme: str, expected: str) -> None:
-    choice = choose(BLOCK + "attn.proj.weight", (2432, 2432), scheme=scheme, rms=0.02)
+@pytest.mark.parametrize(
+    ("columns", "scheme", "expected"),
+    [
+        (2432, "q6_k", "Q8_0"),
+        (2432, "q5_k", "Q8_0"),
+        (2432, "q4_k", "Q8_0"),
+        (2432, "q8_0", "Q8_0"),
+        (2430, "q6_k", "F16"),
+        (2430, "q8_0", "F16"),
+    ],
+)
+def test_rows_that_a_type_cannot_hold_get_the_next_finer_one(columns, scheme, expected) -> None:
+    choice = choose(BLOCK + "attn.proj.weight", (2432, columns), scheme=scheme, rms=0.02)
     assert choice.codec.name == expected
+    assert (f"{columns} columns are not" in choice.reason) == (expected.lower() != scheme)
 
 
 @pytest.mark.parametrize(

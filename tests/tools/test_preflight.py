@@ -23,7 +23,7 @@ def found(tmp_path: Path, *overrides: str) -> list[str]:
 def test_a_config_that_runs_has_no_problem_and_is_told_what_it_takes(tmp_path):
     assert found(tmp_path) == []
     told = preflight.estimate(configs.load(NANO))
-    assert "GiB on a device" in told and "checkpoints" in told
+    assert "iB on a device" in told and "checkpoints" in told
     assert not (tmp_path / "run").exists()
 
 
@@ -117,7 +117,7 @@ def test_all_are_listed_at_once_and_the_workdir_is_left_as_it_was(tmp_path, caps
 def test_a_disk_that_is_too_small_is_said_before_anything_is_begun(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: type("", (), {"free": 1e6}))
     (line,) = found(tmp_path)
-    assert "GiB free" in line and "checkpoints" in line
+    assert "977 KiB free" in line and "checkpoints" in line
 
 
 def test_checkpoints_that_are_there_need_no_room(tmp_path, monkeypatch):
@@ -125,7 +125,7 @@ def test_checkpoints_that_are_there_need_no_room(tmp_path, monkeypatch):
     need = preflight.disk_bytes(preflight.steps_of(configs.load(NANO)))
     usage = type("", (), {"free": need // 2})
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage)
-    assert "GiB free" in found(tmp_path)[0]
+    assert "iB free" in found(tmp_path)[0]
     state = tmp_path / "run" / "guide" / "checkpoints" / "2" / "state"
     state.parent.mkdir(parents=True)
     with state.open("wb") as file:
@@ -159,3 +159,23 @@ def test_a_run_that_could_not_be_measured_at_its_end_is_told_so_at_its_begin(
     assert f"evaluate.samples=500: 20 samples are held out, and {needed} are needed" in line
     few = f"evaluate.samples={20 if prompts else 10}"
     assert found(tmp_path, f"data.source={source}", "evaluate.judges=()", few, *headless) == []
+
+
+@pytest.mark.parametrize("verb", ["import", "guide", "run"])
+def test_heads_without_pictures_are_refused_before_the_first_stage(tmp_path, verb, capsys):
+    """`match` would find it out, after all of `guide`."""
+    (tmp_path / "p.txt").write_text("one\ntwo\n")
+    place = ["--config", str(NANO), "--workdir", str(tmp_path / "run")]
+    wrong = [f"--config.match.prompts={tmp_path / 'p.txt'}", "--config.simulate_devices=1"]
+    more = ["--from", "guide", "--to", "match"] if verb == "run" else []
+    assert main([verb, *place, *more, *wrong, "--config.split.mesh.branch=2"]) == 2
+    assert "has no pictures for the heads" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_asks_for_its_own_mesh_alone(tmp_path):
+    """Jobs of their own may run on other machines."""
+    config = configs.load(NANO, ["split.mesh.branch=2", "split.mesh.data=64", "mesh.fsdp=2"])
+    assert preflight.problems(config, tmp_path, ["guide"]) == []
+    (line,) = preflight.problems(config, tmp_path, ["split"])
+    assert line.startswith("split.mesh: ")

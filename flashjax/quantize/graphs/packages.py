@@ -1,6 +1,9 @@
 """Packages that only some formats need: asked for by name, missed in one line."""
 
+import contextlib
 import importlib
+import logging
+from collections.abc import Iterator
 from types import ModuleType
 
 from flashjax.types import InputError
@@ -9,7 +12,8 @@ from flashjax.types import InputError
 def package(name: str) -> ModuleType:
     """The optional package `name`. InputError says how to install it."""
     try:
-        return importlib.import_module(name)
+        with quiet():
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name.partition(".")[0]:
             raise
@@ -17,3 +21,14 @@ def package(name: str) -> ModuleType:
             f"this format needs the package {name}: pip install {name} "
             "(requirements-deploy.txt has the versions that were run)"
         ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hides warnings of what coremltools looks for and does not need: torch, sklearn, macOS."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

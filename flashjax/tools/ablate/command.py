@@ -33,17 +33,6 @@ TABLE, PAGE, COMPILED, LOG = "ablation.json", "ablation.html", "compiled", "log.
 log = logging.getLogger(__name__)
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The flags of the verb."""
-    verb.add_argument("--config", required=True, metavar="FILE", help="with a section `ablate`")
-    verb.add_argument("--workdir", required=True, metavar="DIR", help="where results go")
-    verb.add_argument("--jobs", type=int, default=1, metavar="N", help="processes beside this one")
-    verb.add_argument("--most", type=int, default=0, metavar="N", help="cells; 0 is all of them")
-    verb.add_argument("--only", default="", metavar="CELL", help="the one cell of this name")
-    verb.add_argument("--table", action="store_true", help="of what is done; nothing is trained")
-    verb.add_argument("--dry_run", action="store_true", help="check the grid, list its cells")
-
-
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Runs what is left of the grid, the most telling cells first; prints the page's path.
 

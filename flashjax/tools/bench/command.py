@@ -9,17 +9,6 @@ from flashjax.types import InputError
 BENCHES = ("convert", "quantize", "steps")
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The flags of the verb."""
-    verb.add_argument("what", choices=BENCHES)
-    verb.add_argument("--workdir", metavar="DIR", help="`convert` writes its files there")
-    verb.add_argument("--model", default="sd35_medium", help="a name of models/variants.py")
-    verb.add_argument("--ggml", metavar="LIB", help="a ggml library to compare `quantize` with")
-    verb.add_argument("--config", metavar="FILE", help="whose `steps` are run on random weights")
-    verb.add_argument("--programs", default="", help="a comma-separated choice of these steps")
-    verb.add_argument("--chip", help="what this machine has, where its own name does not say it")
-
-
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Runs one benchmark; it prints its figures."""
     if options.what == "steps":

@@ -14,9 +14,10 @@ from jax import Array
 
 from flashjax import config as configs
 from flashjax import trees
-from flashjax.parallel.chips import CHIPS, GIB, Chip
+from flashjax.parallel.chips import CHIPS, Chip, chip_of
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.parallel.program import read_program
+from flashjax.parallel.units import counted, sized
 from flashjax.stages.setting import Compute, compute_of
 from flashjax.tools import sections
 from flashjax.tools.plan.programs import Planned, programs
@@ -45,11 +46,11 @@ def run(path: str, overrides: list[str], names: tuple[str, ...], *, chip: str | 
 
 def find_chip(name: str | None, kind: str) -> Chip:
     """The chip of the table that was named, or that the device's own name has in it."""
-    found = [known for known in CHIPS if known == name or (name is None and known in kind.lower())]
-    if not found:
+    found = chip_of(kind) if name is None else CHIPS.get(name)
+    if found is None:
         asked = f"--chip {name} is unknown" if name else f"no chip of the table is called {kind}"
         raise InputError(f"{asked}: give --chip of {', '.join(CHIPS)}")
-    return CHIPS[found[0]]
+    return found
 
 
 def measure(planned: Planned, chip: Chip, compute: Compute, student_steps: int) -> None:
@@ -68,7 +69,7 @@ def measure(planned: Planned, chip: Chip, compute: Compute, student_steps: int) 
     print(
         f"{planned.name}: {planned.samples} samples, {mean:.3f} s a step ({min(seconds):.3f} to "
         f"{max(seconds):.3f} in {len(seconds)}), compiled in {compile_seconds:.0f} s\n"
-        f"  model    {plan['model_flops_per_device'] / 1e12:.1f} TFLOP a chip: MFU "
+        f"  model    {counted(plan['model_flops_per_device'], 'FLOP')} a device: MFU "
         f"{100 * plan['model_flops_per_device'] / chip.flops / mean:.1f} %; with recomputation "
         f"{100 * plan['executed_flops_per_device'] / chip.flops / mean:.1f} % of the peak; "
         f"{mean / plan['step_seconds']:.2f} of the plan's {plan['step_seconds']:.3f} s\n"
@@ -125,9 +126,9 @@ def scattered(shape: tuple[int, ...]) -> Array:
 
 def peak_text(planned_bytes: float) -> str:
     """The device's own peak so far, if it keeps one, beside what the plan says is needed."""
-    said = f"the program's own account {planned_bytes / GIB:.2f} GiB"
+    said = f"the program's own account {sized(planned_bytes)}"
     stats = jax.local_devices()[0].memory_stats()
     if not stats:
         return f"{said}; this device keeps no count of its own"
     peak = stats["peak_bytes_in_use"]
-    return f"{peak / GIB:.2f} GiB at the peak of this process; {said}"
+    return f"{sized(peak)} at the peak of this process; {said}"

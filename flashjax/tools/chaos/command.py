@@ -32,23 +32,6 @@ FIRST, UNBROKEN, REPORT, MARK = "first", "unbroken", "chaos.json", "made by flas
 log = logging.getLogger(__name__)
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The flags of the verb."""
-    verb.add_argument("--config", required=True, metavar="FILE", help="a run of seconds a stage")
-    verb.add_argument("--workdir", required=True, metavar="DIR", help="a folder of its own")
-    verb.add_argument("--kills", type=int, default=20, metavar="N", help="faults in all")
-    verb.add_argument("--seed", type=int, default=0, metavar="S", help="of faults and times")
-    verb.add_argument("--processes", type=int, default=1, metavar="P", help="of one job")
-    verb.add_argument(
-        "--layouts", action="store_true", help="no faults: on from one mesh onto each other one"
-    )
-    verb.add_argument(
-        "--own_disk",
-        action="store_true",
-        help="nothing else is on the workdir's disk: fill it, too",
-    )
-
-
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Rounds until so many faults have happened. InputError with a line for each that went wrong.
 

@@ -31,21 +31,6 @@ from flashjax.types import InputError
 CACHE = "~/.cache/flashjax/plan"
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The flags of the verb."""
-    verb.add_argument("--config", required=True, metavar="FILE", help="a configs/*.py file")
-    verb.add_argument("--target", required=True, help="CHIP:TOPOLOGY: v6e:8x8, h100:64, cpu:8")
-    verb.add_argument("--slices", type=int, default=1, help="TPU slices joined by the network")
-    verb.add_argument("--programs", default="", help="a comma-separated choice; all by default")
-    verb.add_argument("--price", type=float, help="dollars per chip and hour")
-    verb.add_argument(
-        "--large_tiles", action="store_true", help="TPU code as it would run: ten times as long"
-    )
-    verb.add_argument("--json", action="store_true", help="print JSON")
-    verb.add_argument("--cache", default=CACHE, metavar="DIR", help="where compiled results are")
-    verb.add_argument("--hlo", metavar="DIR", help="write each program's HLO text there")
-
-
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Prints the plan of the config on the target."""
     config = configs.load(options.config, overrides)

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 
 from flashjax import trees
-from flashjax.parallel.chips import GIB, Chip
+from flashjax.parallel.chips import Chip
 from flashjax.parallel.program import Program
+from flashjax.parallel.units import counted, sized
 from flashjax.stages.setting import Compute
 from flashjax.tools.plan.programs import Planned, device_bytes
 from flashjax.train.flops import recomputed
@@ -129,13 +130,14 @@ def _moved(program: Program, *, crossing: bool) -> float:
 def render(record: Mapping[str, Any]) -> str:
     """The plan as text."""
     chip, versions = record["chip"], record["versions"]
-    peak = f"{chip['flops'] / 1e12:.0f} TFLOP/s"
+    peak = counted(chip["flops"], "FLOP/s")
     lines = [
         f"plan of {record['config']} for {record['target']}",
         "  " + ", ".join(f"{name} {version}" for name, version in versions.items()),
         f"  {chip['name']} ({chip['as_of']}, {chip['source']}): {peak}, "
-        f"{chip['hbm_bytes'] / GIB:.0f} GiB at {chip['hbm_bandwidth'] / 1e9:.0f} GB/s, "
-        f"ICI {chip['ici_bandwidth'] / 1e9:.0f} GB/s, DCN {chip['dcn_bandwidth'] / 1e9:.1f} GB/s, "
+        f"{sized(chip['hbm_bytes'])} at {counted(chip['hbm_bandwidth'], 'B/s')}, "
+        f"ICI {counted(chip['ici_bandwidth'], 'B/s')}, "
+        f"DCN {counted(chip['dcn_bandwidth'], 'B/s')}, "
         f"{chip['price']:.2f} $/h",
         "  " + ", ".join(f"{k}={v}" for k, v in record["compute"].items() if v != ""),
         *(f"  note: {note}" for note in record["notes"]),
@@ -148,7 +150,7 @@ def render(record: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"run   {hours:.1f} h at least, {cost:,.0f} $ at least, for all {len(done)} programs; "
-            f"largest checkpoint {max(p['checkpoint_bytes'] for p in done) / 1e9:.1f} GB",
+            f"largest checkpoint {sized(max(p['checkpoint_bytes'] for p in done))}",
             "Times are the roofline's lower bounds: what a perfect machine would need.",
         ]
     return "\n".join(lines)
@@ -161,21 +163,22 @@ def _program(p: Mapping[str, Any]) -> list[str]:
     lines = [f"{p['name']}  mesh {mesh}, {p['samples']} samples, {seconds}"]
     if p["error"]:
         return [*lines, f"  does NOT fit: {p['error']}", f"  change: {p['advice']}"]
-    roles = ", ".join(f"{r} {_size(b)}" for r, b in p["bytes_by_role"].items() if b > 2**20)
+    roles = ", ".join(f"{r} {sized(b)}" for r, b in p["bytes_by_role"].items() if b > 2**20)
     loops = ", ".join(f"{count} {kind}" for kind, count in p["loops"].items())
-    flops = " + ".join(f"{n} {x / 1e12:.2f}" for n, x in p["model_flops_per_sample"].items() if x)
+    work = {n: counted(x, "FLOP") for n, x in p["model_flops_per_sample"].items() if x}
+    flops = " + ".join(f"{name} {told}" for name, told in work.items())
     times = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in p["seconds_by_bound"].items())
     lines += [
-        f"  memory   {_size(p['need_bytes'])} of {_size(p['have_bytes'])}: "
-        f"parameters {_size(p['parameter_bytes'])}, optimiser {_size(p['optimiser_bytes'])}, "
-        f"averages {_size(p['average_bytes'])}, temporary {_size(p['temporary_bytes'])}, "
-        f"resident beside {_size(p['resident_bytes'])}",
+        f"  memory   {sized(p['need_bytes'])} of {sized(p['have_bytes'])}: "
+        f"parameters {sized(p['parameter_bytes'])}, optimiser {sized(p['optimiser_bytes'])}, "
+        f"averages {sized(p['average_bytes'])}, temporary {sized(p['temporary_bytes'])}, "
+        f"resident beside {sized(p['resident_bytes'])}",
         f"           {'fits' if p['fits'] else 'does NOT fit; change: ' + p['advice']}",
         f"  roles    {roles}",
-        f"  model    {flops} TFLOP a sample; "
-        f"{p['model_flops_per_device'] / 1e12:.1f} TFLOP a chip, "
-        f"{p['executed_flops_per_device'] / 1e12:.1f} with recomputation",
-        f"  compiled {p['compiled_flops'] / 1e12:.2f} TFLOP, {p['compiled_bytes'] / 1e9:.1f} GB by "
+        f"  model    {flops} a sample; "
+        f"{counted(p['model_flops_per_device'], 'FLOP')} a device, "
+        f"{counted(p['executed_flops_per_device'], 'FLOP')} with recomputation",
+        f"  compiled {counted(p['compiled_flops'], 'FLOP')}, {sized(p['compiled_bytes'])} by "
         f"XLA's count, which takes a loop's body once; loops: {loops or 'none'} "
         f"(unknown ones taken {p['roll_out_steps']} times)",
         f"  kernels  {', '.join(f'{n}x {k}' for k, n in p['kernels'].items()) or 'none'}",
@@ -183,16 +186,12 @@ def _program(p: Mapping[str, Any]) -> list[str]:
     for c in p["collectives"]:
         lines.append(
             f"  {c['kind']:<18} {'+'.join(c['axes']) or '-':<14} {c['dtype']:<5} {c['network']} "
-            f"{c['runs']:>7.1f} times {_size(c['bytes']):>11}"
+            f"{c['runs']:>7.1f} times {sized(c['bytes']):>11}"
         )
     lines += [
-        f"  moved    {_size(p['ici_bytes'])} over ICI, {_size(p['dcn_bytes'])} over DCN",
+        f"  moved    {sized(p['ici_bytes'])} over ICI, {sized(p['dcn_bytes'])} over DCN",
         f"  roofline {times}: step {p['step_seconds']:.3f} s at least, "
         f"MFU {100 * p['mfu']:.0f} % at most; {p['calls']} calls, {p['hours']:.2f} h, "
         f"{p['cost']:,.0f} $",
     ]
     return lines
-
-
-def _size(number: float) -> str:
-    return f"{number / GIB:.2f} GiB" if number >= GIB / 10 else f"{number / 2**20:.2f} MiB"

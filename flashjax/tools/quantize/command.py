@@ -36,7 +36,7 @@ from flashjax.quantize.formats import (
 from flashjax.quantize.graphs.exchange import EXCHANGES
 from flashjax.quantize.graphs.pipelines import COMPANIONS, PIPELINES
 from flashjax.quantize.ranges import check_ranges
-from flashjax.sources import LORA_FLAG, base_folder, open_transformer, sample_size_of
+from flashjax.sources import base_folder, open_transformer, sample_size_of
 from flashjax.stages.model import in_run, read_model
 from flashjax.tools.quantize.memory import print_table
 from flashjax.tools.quantize.page import Format
@@ -57,27 +57,6 @@ NEEDED = {"calibrate": INFORMED, "size_mb": (MIXED,), "tune": (TUNED,)}  # flag:
 LEAST = {"steps": 1, "position": 1, "tune": 1, "size_mb": 0}
 
 log = logging.getLogger(__name__)
-
-
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """The flags of the verb where it works without a config."""
-    verb.add_argument("--source", "--in", dest="source", metavar="PATH", help="any checkpoint")
-    verb.add_argument("--base", metavar="DIR", help="a pipeline's folder with the sizes it lacks")
-    verb.add_argument("--lora", **LORA_FLAG)
-    verb.add_argument("--out", metavar="PATH", help="a folder, or the file of one format")
-    verb.add_argument("--force", action="store_true", help="write over files of others")
-    verb.add_argument("--format", metavar="NAME[,NAME]", help=", ".join(NAMES))
-    verb.add_argument("--memory", metavar="MODEL[,MODEL]", help="only say what models need")
-    verb.add_argument("--position", type=int, metavar="N", help="keep N x N patches of the table")
-    verb.add_argument("--calibrate", metavar="FILE", help=f"prompts, for {', '.join(INFORMED)}")
-    verb.add_argument("--size_mb", type=float, metavar="N", help=f"of the file {MIXED}, at most")
-    verb.add_argument("--tune", type=int, metavar="N", help=f"steps of training, for {TUNED}")
-    verb.add_argument("--measure", metavar="FILE", help="prompts: how far the output moves")
-    verb.add_argument("--report", action="store_true", help="OUT/report.html: drawn side by side")
-    verb.add_argument("--samples", type=int, default=500, help="unseen captions of a report")
-    verb.add_argument("--steps", type=int, default=4, help="of the student")
-    verb.add_argument("--seed", type=int, default=0, help="of noise and captions")
-    verb.add_argument("--title", default="quantized by flashjax", help="in the files")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -115,7 +94,7 @@ def check_places(options: argparse.Namespace, names: list[str]) -> dict[str, Pat
     if options.report:
         written.append(out / REPORT)
     read = [Path(options.source), Path(options.base or options.source)]
-    check_free(written, force=options.force, read=read)
+    check_free(written, force=options.force, ours=False, read=read)
     return paths
 
 
@@ -241,6 +220,8 @@ def check_options(options: argparse.Namespace) -> list[str]:
         if (value := getattr(options, flag)) is not None and not value >= least:
             raise InputError(f"--{flag} {value}: give {least} or more")
     check_seed(options.seed)
+    for file in filter(None, (options.calibrate, options.measure)):
+        read_prompts(file)
     return names
 
 

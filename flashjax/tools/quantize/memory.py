@@ -3,7 +3,7 @@
 from flashjax.convert import folder as folders
 from flashjax.models.text import TextConfig
 from flashjax.models.variants import MMDIT, NANO_LENGTH, SD3_TEXT, SD3_VAE
-from flashjax.quantize.memory import Need, Sizes, needs
+from flashjax.quantize.memory import Need, Sizes, needs, wider
 from flashjax.stages.model import PACKAGED, packaged
 from flashjax.types import InputError
 
@@ -31,6 +31,12 @@ def print_table(names: str) -> None:
             print(f"\n{name}, {pixels} x {pixels}, GiB\n\n{HEAD}")
             for format_name, found in needs(sizes, FORMATS, pixels=pixels).items():
                 print(line(format_name, found), flush=True)
+        for format_name in FORMATS:
+            for kind, share in wider(sizes.transformer, format_name).items():
+                print(
+                    f"\n{format_name} has {100 * share:.0f} % of its weights in {kind}: "
+                    "their rows are no whole blocks of its own type"
+                )
 
 
 def sizes_of(name: str) -> tuple[Sizes, tuple[int, ...]]:

@@ -1,0 +1,73 @@
+"""The flags of what looks at a run before it, beside it and after it."""
+
+import argparse
+
+from flashjax.tools.flags.road import CONFIG
+
+BENCHES = ("convert", "quantize", "steps")
+CACHE = "~/.cache/flashjax/plan"
+
+
+def plan(verb: argparse.ArgumentParser) -> None:
+    """Of `plan`."""
+    verb.add_argument("--config", required=True, metavar="FILE", help=CONFIG)
+    verb.add_argument("--target", required=True, help="CHIP:TOPOLOGY: v6e:8x8, h100:64, cpu:8")
+    verb.add_argument("--slices", type=int, default=1, help="TPU slices joined by the network")
+    verb.add_argument("--programs", default="", help="a comma-separated choice; all by default")
+    verb.add_argument("--price", type=float, help="dollars per chip and hour")
+    verb.add_argument(
+        "--large_tiles", action="store_true", help="TPU code as it would run: ten times as long"
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.add_argument("--cache", default=CACHE, metavar="DIR", help="where compiled results are")
+    verb.add_argument("--hlo", metavar="DIR", help="write each program's HLO text there")
+
+
+def bench(verb: argparse.ArgumentParser) -> None:
+    """Of `bench`."""
+    verb.add_argument("what", choices=BENCHES, help="what is measured")
+    verb.add_argument("--workdir", metavar="DIR", help="`convert` writes its files there")
+    verb.add_argument("--model", default="sd35_medium", help="a name of models/variants.py")
+    verb.add_argument("--ggml", metavar="LIB", help="a ggml library to compare `quantize` with")
+    verb.add_argument("--config", metavar="FILE", help="whose `steps` are run on random weights")
+    verb.add_argument("--programs", default="", help="a comma-separated choice of these steps")
+    verb.add_argument("--chip", help="what this machine has, where its own name does not say it")
+
+
+def status(verb: argparse.ArgumentParser) -> None:
+    """Of `status`."""
+    verb.add_argument("workdir", metavar="WORKDIR", help="of a run")
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+
+def verify(verb: argparse.ArgumentParser) -> None:
+    """Of `verify`."""
+    verb.add_argument("workdir", metavar="WORKDIR", help="that a run wrote")
+
+
+def chaos(verb: argparse.ArgumentParser) -> None:
+    """Of `chaos`."""
+    verb.add_argument("--config", required=True, metavar="FILE", help="a run of seconds a stage")
+    verb.add_argument("--workdir", required=True, metavar="DIR", help="a folder of its own")
+    verb.add_argument("--kills", type=int, default=20, metavar="N", help="faults in all")
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help="of faults and times")
+    verb.add_argument("--processes", type=int, default=1, metavar="P", help="of one job")
+    verb.add_argument(
+        "--layouts", action="store_true", help="no faults: on from one mesh onto each other one"
+    )
+    verb.add_argument(
+        "--own_disk",
+        action="store_true",
+        help="nothing else is on the workdir's disk: fill it, too",
+    )
+
+
+def ablate(verb: argparse.ArgumentParser) -> None:
+    """Of `ablate`."""
+    verb.add_argument("--config", required=True, metavar="FILE", help="with a section `ablate`")
+    verb.add_argument("--workdir", required=True, metavar="DIR", help="where results go")
+    verb.add_argument("--jobs", type=int, default=1, metavar="N", help="processes beside this one")
+    verb.add_argument("--most", type=int, default=0, metavar="N", help="cells; 0 is all of them")
+    verb.add_argument("--only", default="", metavar="CELL", help="the one cell of this name")
+    verb.add_argument("--table", action="store_true", help="of what is done; nothing is trained")
+    verb.add_argument("--dry_run", action="store_true", help="check the grid, list its cells")
