@@ -1,4 +1,4 @@
-"""What mkdocs asks while it builds: the config reference from the dataclasses, equations as MathML."""
+"""What mkdocs asks while it builds: the config reference, and equations as MathML."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,14 @@ def tables() -> Iterator[str]:
         first = key.path.partition(".")[0]
         if first != section:
             section = first
-            yield from ("", f"## {first}", "", "| key | values | default | meaning |", "|---|---|---|---|")
+            yield from (
+                "",
+                f"## {first}",
+                "",
+                "| key | values | default | meaning |",
+                "|---|---|---|---|",
+            )
         default = "must be given" if key.default is None else f"`{key.default}`"
-        cells = (f"`{key.path}`", key.kind, default, key.meaning)
+        name = key.path.partition(".")[2] or key.path
+        cells = (f"`{name}`", key.kind, default, key.meaning)
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

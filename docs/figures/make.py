@@ -3,16 +3,15 @@
 from pathlib import Path
 
 import matplotlib
-import numpy as np
-
-matplotlib.use("svg")
-matplotlib.rcParams.update({"svg.hashsalt": "flashjax", "font.size": 9, "axes.spines.top": False})
-matplotlib.rcParams["axes.spines.right"] = False
-
 import matplotlib.pyplot as plt
+import numpy as np
 
 from flashjax.flow.path import add_noise, matching_noise, to_noise, to_x0
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
+
+matplotlib.rcParams.update({"svg.hashsalt": "flashjax", "font.size": 9, "axes.spines.top": False})
+matplotlib.rcParams["axes.spines.right"] = False
+SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 
 HERE = Path(__file__).parent
 DEMO = {  # `make demo`, seed 0: whole captions %, ms a picture
@@ -47,8 +46,8 @@ def paths() -> None:
             points = add_noise(np.repeat(x0, 12, 0), mixed, np.full(12, level))
             label = name if not index else None
             plt.scatter(np.full(12, level), points[:, 0], s=14, color=colour, label=label, zorder=3)
-    plt.scatter([0.9], [1.6], color="black", zorder=4, label="the state x at σ = 0.9")
-    plt.xlabel("σ (0 data, 1 noise)")
+    plt.scatter([0.9], [1.6], color="black", zorder=4, label=f"the state x at {SIGMA} = 0.9")
+    plt.xlabel(f"{SIGMA} (0 data, 1 noise)")
     plt.ylabel("x")
     plt.legend(frameon=False)
     save("matching.svg")
@@ -58,14 +57,16 @@ def grids() -> None:
     """Noise levels of four steps: the scheduler's, and the student's."""
     plt.figure(figsize=(5.6, 2))
     rows = {"sampler": sampler_sigmas(4, 3.0), "student": student_sigmas(4, 3.0)}
-    for row, (name, sigmas) in enumerate(rows.items()):
+    for row, sigmas in enumerate(rows.values()):
         plt.plot(sigmas, [row] * len(sigmas), "o-", color="#37474f")
         for sigma in sigmas:
-            plt.annotate(f"{sigma:.3g}", (sigma, row), (0, 7), textcoords="offset points", ha="center")
+            offset = (0, 7 if sigma else -14)
+            text = f"{sigma:.1g}" if sigma < 0.1 else f"{sigma:.3g}"
+            plt.annotate(text, (sigma, row), offset, textcoords="offset points", ha="center")
     plt.yticks(range(len(rows)), rows)
     plt.ylim(-0.5, 1.6)
     plt.gca().invert_xaxis()
-    plt.xlabel("σ, shift 3")
+    plt.xlabel(f"{SIGMA}, shift 3")
     save("grids.svg")
 
 
@@ -103,13 +104,15 @@ FLOORS = (
 
 def floors() -> None:
     """The house: imports go down only."""
-    figure, axes = plt.subplots(figsize=(6.4, 5.2))
+    _, axes = plt.subplots(figsize=(6.4, 5.2))
     for row, (name, text) in enumerate(reversed(FLOORS)):
         colour = "#eceff1" if row % 2 else "#e3f2fd"
         axes.add_patch(plt.Rectangle((0, row), 10, 0.9, facecolor=colour, edgecolor="#90a4ae"))
         axes.text(0.2, row + 0.45, name, va="center", family="monospace", weight="bold", size=9)
         axes.text(3.6, row + 0.45, text, va="center", size=8)
-    axes.annotate("", (10.5, 0.2), (10.5, 11.7), arrowprops={"arrowstyle": "->", "color": "#37474f"})
+    axes.annotate(
+        "", (10.5, 0.2), (10.5, 11.7), arrowprops={"arrowstyle": "->", "color": "#37474f"}
+    )
     axes.text(10.7, 6, "imports go down only", rotation=270, va="center", size=8)
     axes.set_xlim(-0.2, 11.2)
     axes.set_ylim(-0.2, 12.2)
