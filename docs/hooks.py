@@ -1,11 +1,13 @@
-"""What mkdocs asks while it builds: the config reference, and equations as MathML."""
+"""What mkdocs asks while it builds: the config reference, decisions, equations as MathML."""
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from latex2mathml.converter import convert
 
-KEYS = "<!-- keys of a config -->"
+KEYS, DECISIONS = "<!-- keys of a config -->", "<!-- decisions in force -->"
+NOTES = Path(__file__).parents[1] / "BUILD_NOTES.md"
 _EQUATION = re.compile(r"^\$\$\n(.+?)\n\$\$$", re.MULTILINE | re.DOTALL)
 
 
@@ -13,7 +15,14 @@ def on_page_markdown(markdown: str, **known: object) -> str:
     """The page with what is generated put in its place."""
     if KEYS in markdown:
         markdown = markdown.replace(KEYS, "\n".join(tables()))
+    markdown = markdown.replace(DECISIONS, decisions(NOTES.read_text()))
     return _EQUATION.sub(lambda found: convert(found[1], display="block"), markdown)
+
+
+def decisions(notes: str) -> str:
+    """The decisions in force, a section for each room."""
+    body = notes.partition("## Decisions in force\n")[2].partition("\n# Log")[0]
+    return re.sub(r"^\*\*(.+)\*\*$", r"## \1\n", body, flags=re.MULTILINE)
 
 
 def tables() -> Iterator[str]:
