@@ -104,17 +104,17 @@ FLOORS = (
 
 def floors() -> None:
     """The house: imports go down only."""
-    _, axes = plt.subplots(figsize=(6.4, 5.2))
+    _, axes = plt.subplots(figsize=(7.6, 5))
     for row, (name, text) in enumerate(reversed(FLOORS)):
         colour = "#eceff1" if row % 2 else "#e3f2fd"
-        axes.add_patch(plt.Rectangle((0, row), 10, 0.9, facecolor=colour, edgecolor="#90a4ae"))
+        axes.add_patch(plt.Rectangle((0, row), 12, 0.9, facecolor=colour, edgecolor="#90a4ae"))
         axes.text(0.2, row + 0.45, name, va="center", family="monospace", weight="bold", size=9)
-        axes.text(3.6, row + 0.45, text, va="center", size=8)
+        axes.text(3.9, row + 0.45, text, va="center", size=8)
     axes.annotate(
-        "", (10.5, 0.2), (10.5, 11.7), arrowprops={"arrowstyle": "->", "color": "#37474f"}
+        "", (12.4, 0.2), (12.4, 11.7), arrowprops={"arrowstyle": "->", "color": "#37474f"}
     )
-    axes.text(10.7, 6, "imports go down only", rotation=270, va="center", size=8)
-    axes.set_xlim(-0.2, 11.2)
+    axes.text(12.6, 6, "imports go down only", rotation=270, va="center", size=8)
+    axes.set_xlim(-0.2, 13.2)
     axes.set_ylim(-0.2, 12.2)
     axes.axis("off")
     save("floors.svg")

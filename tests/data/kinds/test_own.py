@@ -64,5 +64,5 @@ def test_what_is_wrong_with_them_is_one_line(name, message):
 
 
 def test_code_of_nobody_is_an_unknown_kind_of_data():
-    with pytest.raises(InputError, match="no_such_package:x does not exist: give .*module:name"):
+    with pytest.raises(InputError, match=r"no_such_package:x does not exist: give .*module:name"):
         open_kind("no_such_package:x", Wording())
