@@ -55,6 +55,7 @@ class Sampler:
 
     @property
     def steps(self) -> int:
+        """Of the solver."""
         return len(self.sigmas) - 1
 
     @property
