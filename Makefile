@@ -9,7 +9,7 @@ TORCH_CPU := --extra-index-url https://download.pytorch.org/whl/cpu --retries 2
 # Large pages for large arrays: without them half of a CPU's time goes into page faults (BUILD_NOTES.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-full rehearse test lint types clean
+.PHONY: demo demo-full rehearse test lint types docs clean
 
 demo: .venv/run
 	$(BIN)/flashjax run --config configs/nano.py --workdir runs/nano
@@ -40,6 +40,9 @@ types: .venv/test
 	$(BIN)/pip install --quiet $(TORCH_CPU) torch==2.13.0
 	$(BIN)/pip install --quiet --requirement requirements-test.txt
 	touch $@
+
+docs: .venv/test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
 	rm -rf .venv runs build *.egg-info

@@ -79,16 +79,14 @@ COLOURS = JudgeKind(Needs(), open_colours)
 
 def run(workdir: Path) -> Path:
     """Caches the discs for nano, then has the judge measure what nano draws of their captions."""
-    road = ["run", "--from", "import", "--to", "prepare", "--workdir", str(workdir / "run")]
+    place = ["--config", __file__, "--workdir", str(workdir / "run")]
     prompts = workdir / "prompts.txt"
     prompts.write_text("".join(f"{Discs()[index].caption}\n" for index in range(4)))
     compared = ["evaluate", "--source", "nano", "--prompts", str(prompts), "--steps", "2"]
     judged = ["--judges", "own_data:COLOURS", "--real", "own_data:discs"]
-    for verb in [
-        [*road, "--config", __file__],
-        [*compared, *judged, "--out", str(workdir / "compared")],
-    ]:
-        if code := main(verb):
+    measure = [*compared, *judged, "--out", str(workdir / "compared")]
+    for words in (["import", *place], ["prepare", *place], measure):
+        if code := main(words):
             raise SystemExit(code)
     return workdir / "compared" / "report.html"
 

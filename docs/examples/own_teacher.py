@@ -49,10 +49,10 @@ def make(folder: Path) -> Path:
 def run(workdir: Path) -> Path:
     """Makes the teacher, imports it, guides a student for a few steps, draws with the student."""
     teacher = make(workdir / "teacher")
-    road = ["run", "--from", "import", "--to", "guide", "--workdir", str(workdir / "run")]
-    code = main([*road, "--config", __file__, f"--config.teacher.source={teacher}"])
-    if code:
-        raise SystemExit(code)
+    place = ["--config", __file__, "--workdir", str(workdir / "run")]
+    for verb in ("import", "prepare", "guide"):
+        if code := main([verb, *place, f"--config.teacher.source={teacher}"]):
+            raise SystemExit(code)
     student = flashjax.load(workdir / "run" / "guide")
     picture = student.sample(PROMPT, steps=4, grid="student")[0]
     Image.fromarray(picture).save(workdir / "picture.png")

@@ -91,7 +91,10 @@ def sample_size(transformer: Path) -> int:
 def read_parts(
     folder: Path, *, place: Place = in_float32, names: Sequence[str] = NETWORKS
 ) -> Parts:
-    """The networks `names` of a folder; T5 is left out where the folder's index leaves it out."""
+    """The networks `names` of a folder; T5 is left out where the folder's index leaves it out.
+
+    InputError for a folder that is no pipeline's, and for all that is wrong with any network.
+    """
     if not (folder / INDEX).is_file():
         raise InputError(f"{folder} has no {INDEX}: give a pipeline's folder in diffusers' layout")
     if "t5" in names and not has_t5(folder):

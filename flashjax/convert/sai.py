@@ -75,7 +75,7 @@ def parts_of(
     known: Mapping[str, Any] | None = None,
     names: Sequence[str] = NETWORKS,
 ) -> Parts:
-    """`read_parts` of tensors that are open already."""
+    """`read_parts` of tensors that are open already. InputError for a network that is not there."""
     found = split_file(tensors)
     if "transformer" in names and "transformer" not in found:
         raise InputError(f"{tensors.where} holds {', '.join(found)} and no transformer")

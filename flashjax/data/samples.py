@@ -29,9 +29,13 @@ class Samples(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What they are, in manifests and messages."""
+
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """Another text wherever a sample is another."""
+
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Sample: ...
 

@@ -70,9 +70,12 @@ class Judge(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """How it is called in results."""
+
     @property
-    def note(self) -> str: ...
+    def note(self) -> str:
+        """What its figures mean, for a reader of the report."""
 
     def check(self, prompts: Sequence[str]) -> None:
         """InputError for prompts that it cannot judge: asked before anything is drawn."""

@@ -60,6 +60,7 @@ class Sampler:
 
     @property
     def steps(self) -> int:
+        """Of the solver."""
         return len(self.sigmas) - 1
 
     @property

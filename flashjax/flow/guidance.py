@@ -49,7 +49,8 @@ class SkipLayers:
 def guided(velocity: Velocity, guidance_scale: Array | float) -> Guided:
     """`guided(params, x, sigma, cond, uncond)`: `uncond + scale (cond - uncond)`.
 
-    Both halves go through the network as one batch. An array of scales broadcasts over `x`.
+    Both halves go through the network as one batch, 2 "b". An array of scales broadcasts over `x`,
+    "b h w c".
     """
 
     def both(params: Params, x: Array, sigma: Array, cond: Cond, uncond: Cond) -> Array:

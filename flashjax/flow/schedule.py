@@ -22,7 +22,7 @@ RHO, BETA = 7.0, 0.6  # of Karras' spacing (arXiv:2206.00364) and of beta's (arX
 
 
 def shift_sigma(sigma: Array | np.ndarray, shift: float) -> Array | np.ndarray:
-    """Moves noise levels towards noise: `shift sigma / (1 + (shift - 1) sigma)`."""
+    """Moves noise levels "b" towards noise: `shift sigma / (1 + (shift - 1) sigma)`."""
     return shift * sigma / (1.0 + (shift - 1.0) * sigma)
 
 

@@ -14,14 +14,14 @@ Kind = Literal["softplus", "hinge"]
 
 
 def generator_loss(fake_logits: Array, kind: Kind = "softplus") -> Array:
-    """Low where the heads take the student's samples for real ones."""
+    """A scalar, low where heads take the student's samples for real ones; logits of any shape."""
     if kind == "hinge":
         return -jnp.mean(fake_logits)
     return jnp.mean(jax.nn.softplus(-fake_logits))
 
 
 def critic_loss(real_logits: Array, fake_logits: Array, kind: Kind = "softplus") -> Array:
-    """Low where the heads tell real samples from the student's."""
+    """A scalar, low where the heads tell real samples from the student's; logits of any shape."""
     if kind == "hinge":
         low, high = jax.nn.relu(1.0 + fake_logits), jax.nn.relu(1.0 - real_logits)
         return jnp.mean(low) + jnp.mean(high)

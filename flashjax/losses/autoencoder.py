@@ -21,7 +21,8 @@ def gaussian_kl(
 ) -> Array:
     """KL(N(mean, variance) || N(other mean, other variance)), nats per element.
 
-    The other one is the unit Gaussian unless it is given.
+    A scalar of means and log-variances "b h w c". The other one is the unit Gaussian unless it is
+    given.
     """
     narrower = log_variance - other_log_variance
     distance = jnp.square(mean - other_mean) * jnp.exp(-jnp.asarray(other_log_variance))

@@ -10,7 +10,7 @@ from flashjax.flow.path import along
 
 
 def segment_velocity(start: Array, end: Array, sigma: Array, next_sigma: Array) -> Array:
-    """The mean velocity that leads from `start` at `sigma` to `end` at `next_sigma`."""
+    """The mean velocity "b ..." from `start` at `sigma` "b" to `end` at `next_sigma` "b"."""
     return (end - start) / along(next_sigma - sigma, start)
 
 

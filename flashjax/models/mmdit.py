@@ -62,6 +62,7 @@ class MMDiTConfig:
 
     @property
     def width(self) -> int:
+        """Numbers of a token."""
         return self.heads * self.head_width
 
     @property

@@ -37,6 +37,7 @@ class TextConfig:
 
     @property
     def pooled_width(self) -> int:
+        """Numbers of the pooled text."""
         return self.clip_l.width + self.clip_g.projection
 
     @property

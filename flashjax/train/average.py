@@ -50,6 +50,7 @@ def decay_at(config: AverageConfig, updates: Array) -> Array:
 def averaged(old: Params, new: Params, decay: Array | float) -> Params:
     """`decay * old + (1 - decay) * new`, in a form that leaves what is equal as it is, bit for bit.
 
-    Tables that never move are handed on as they were imported.
+    Of trees with equal shapes; `decay` is a scalar. Tables that never move are handed on as
+    they were imported.
     """
     return jax.tree.map(lambda a, b: b + decay * (a - b), old, new)

@@ -30,7 +30,7 @@ class TeachConfig:
 
 
 def drop_captions(key: Array, tokens: Tokens, empty: Tokens, share: float) -> Tokens:
-    """A `share` of the captions replaced by the empty caption, in all encoders at once."""
+    """A `share` of the captions "b m" replaced by the empty one "1 m", in all encoders at once."""
     dropped = jax.random.bernoulli(key, share, tokens.t5.shape[:1])[:, None]
     return jax.tree.map(lambda ids, none: jnp.where(dropped, none, ids), tokens, empty)
 

@@ -6,7 +6,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from flashjax.data.samples import captions_of
-from flashjax.stages.registry import check_data, open_samples
+from flashjax.evaluate.judge import Compared
+from flashjax.stages.registry import check_data, check_judges, open_judges, open_samples
 from flashjax.tasks.digit_scenes.scenes import compose
 from flashjax.types import InputError
 
@@ -60,3 +61,26 @@ def test_what_is_wrong_with_a_source_is_said_before_anything_is_made(home):
         check_data(config(source=("digit_scenes", "nowhere")))
     with pytest.raises(InputError, match="sauce"):
         check_data(config(source="digit_scenes", sauce=1))
+
+
+def test_judges_of_ones_own_code_are_named_by_their_path(tmp_path, monkeypatch):
+    (tmp_path / "someones_judges.py").write_text(
+        "from flashjax.evaluate.judge import JudgeKind, Needs\n"
+        "class Mine:\n"
+        "    def __init__(self, weights): self.name = str(weights)\n"
+        "    def check(self, prompts): pass\n"
+        "free = JudgeKind(Needs(), lambda weights, compared: Mine(weights))\n"
+        "weighed = JudgeKind(Needs('a folder'), lambda weights, compared: Mine(weights))\n"
+        "number = 7\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    named = ["someones_judges:free", f"someones_judges:weighed={tmp_path}"]
+    found = open_judges([*named, "someones_judges:weighed=/nowhere"], tmp_path, Compared(), ["a"])
+    assert [judge.name for judge in found] == [".", str(tmp_path)]
+    for name, message in (
+        ("weighed", "has no weights, give someones_judges:weighed=PATH: a folder"),
+        ("number", "is 7: give a JudgeKind"),
+        ("absent", "evaluate.judges: someones_judges:absent: module"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_judges([f"someones_judges:{name}"])

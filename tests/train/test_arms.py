@@ -3,11 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from flashjax.flow.guidance import guided
 from flashjax.flow.schedule import SigmaDensity
-from flashjax.train.arms import draw_guidance, draw_interval, draw_levels, matching_point
+from flashjax.train.arms import (
+    draw_guidance,
+    draw_interval,
+    draw_levels,
+    gradient_of,
+    matching_point,
+)
+from flashjax.train.match import make_student_loss
 from flashjax.train.rollout import StudentStep
 from flashjax.types import InputError
 
@@ -180,3 +188,30 @@ def test_guidance_is_fixed_or_drawn_around_its_scale_for_every_sample(world):
     for number, scale in enumerate(scales):
         alone = guided(velocity, float(scale))(*args)
         np.testing.assert_allclose(together[number], alone[number], rtol=1e-6)
+
+
+def test_a_gradient_of_ones_own_takes_the_place_of_dmd_s(world, tmp_path, monkeypatch):
+    """Named by its path; that of the package named so is the default."""
+    code = "def half(x0, teacher_x0, fake_x0, *, floor):\n    return 0.5 * (fake_x0 - teacher_x0)\n"
+    (tmp_path / "someones_losses.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    x0, teacher, fake = np.random.default_rng(0).normal(size=(3, 2, 4))
+    own = gradient_of(world.config(gradient="someones_losses:half"))
+    np.testing.assert_array_equal(own(x0, teacher, fake, floor=0.1), 0.5 * (fake - teacher))
+    named = "flashjax.losses.distribution_matching:matching_gradient"
+    assert gradient_of(world.config(gradient=named)) is gradient_of(world.config())
+    with pytest.raises(InputError, match="gradient: someones_losses:third: module"):
+        world.config(gradient="someones_losses:third")
+
+
+def test_the_student_s_loss_moves_along_ones_own_gradient(world, monkeypatch, tmp_path):
+    (tmp_path / "someones_zeros.py").write_text(
+        "def zero(x0, teacher_x0, fake_x0, *, floor):\n    return 0.0 * x0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    alone = {"adversarial_weight": 0.0, "trajectory_weight": 0.0}
+    config = world.config(gradient="someones_zeros:zero", **alone)
+    loss = make_student_loss(world.nets, config, jnp.array(GRID))
+    state = world.state(optax.sgd(1.0))
+    found, _ = loss(world.init(1), state, world.frozen, world.batch, jax.random.key(0))
+    assert float(found) == 0.0
