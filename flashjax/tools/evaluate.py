@@ -69,7 +69,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--negative_prompt", default="", metavar="TEXT", help="acts with guidance")
     verb.add_argument("--size", metavar="HxW", help="height x width, pixels; the first model's own")
     verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--batch", type=int, default=8, help="pictures at a time")
+    verb.add_argument("--batch", type=int, default=8, help="pictures at a time, at most")
     verb.add_argument("--shown", type=int, default=8, help="pictures of each source in the report")
     verb.add_argument("--dtype", choices=tuple(DTYPES), help="of weights and computing")
     verb.add_argument("--absent_t5", type=int, default=256, metavar="N")
@@ -152,7 +152,9 @@ def draw_source(
     model = MMDiT(pipeline.transformer_config)
     studio = Studio(mesh, dataclasses.replace(pipeline, transformer={}), empty, model, size)
     draw = functools.partial(studio.program(sampler), pipeline.transformer)
-    drawn = draw_all(studio, draw, tokenizer(prompts), place, seed=cell.seed, chunk=cell.batch)
+    tokens = tokenizer(prompts)
+    chunk = studio.chunk(cell.batch, sampler, tokens)
+    drawn = draw_all(studio, draw, tokens, place, seed=cell.seed, chunk=chunk)
     assert drawn is not None  # one process alone
     return drawn, sampler
 

@@ -56,7 +56,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--guidance_scale", type=float, default=1.0, metavar="X")
     verb.add_argument("--skip_layers", metavar="7,8,9", help="blocks of skip-layer guidance")
     verb.add_argument("--size", metavar="HxW", help="height x width, pixels; the model's own")
-    verb.add_argument("--batch", type=int, default=8, help="pictures at a time")
+    verb.add_argument("--batch", type=int, default=8, help="pictures at a time, at most")
     verb.add_argument(
         "--xy",
         nargs="+",

@@ -17,6 +17,7 @@ import numpy as np
 from flashjax.convert.outputs import check_free, is_file_name, keep_record, places
 from flashjax.convert.pipeline import Pipeline
 from flashjax.evaluate.grids import grid, labelled, parameters, save_png
+from flashjax.evaluate.room import fitting, picture_bytes
 from flashjax.evaluate.sample import Prompts, Sample, Sampler, draw_seeds, make_sample
 from flashjax.tools.axes import NONE, Axis, told
 from flashjax.types import Tokens
@@ -92,7 +93,11 @@ class Sheet:
             empty,
             seed=cell.seed,
             shape=(*size, pipeline.transformer_config.channels),
-            chunk=cell.batch,
+            chunk=fitting(
+                min(cell.batch, len(self.prompts)),
+                jax.device_count(),
+                picture_bytes(sizes, tokens, size, guided=sampler.guidance_scale != 1.0),
+            ),
         )
         for index, image in enumerate(images):
             self._save(index, label, number, image)
