@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Self, cast
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from flashjax.data.answers import answering
 from flashjax.types import InputError
 
 NAMELESS = (errno.ENAMETOOLONG, errno.ELOOP)  # of names that no file can have
@@ -81,7 +82,8 @@ class Address:
             return [
                 Address.of(path) for path in sorted(glob.glob(self.text)) if os.path.isfile(path)
             ]
-        paths = sorted(self._files.glob(self._path))
+        with answering(self.text):
+            paths = sorted(self._files.glob(self._path))
         return [Address.of(self._files.unstrip_protocol(path)) for path in paths]
 
     def is_file(self) -> bool:
@@ -103,7 +105,10 @@ class Address:
 
     def open(self) -> Any:
         """The file, to be read as bytes."""
-        return self._files.open(self._path, "rb")
+        if self.local:
+            return self._files.open(self._path, "rb")
+        with answering(self.text):
+            return self._files.open(self._path, "rb")
 
     def read_text(self) -> str:
         """The text of a file in UTF-8, with or without its mark. InputError for another."""
@@ -120,7 +125,9 @@ class Address:
         return dict(sorted(names.items()))
 
     def _find(self) -> Iterator[tuple[str, int]]:
-        for path, entry in self._files.find(self._path, detail=True).items():
+        with answering(self.text):
+            found = self._files.find(self._path, detail=True)
+        for path, entry in found.items():
             yield posixpath.relpath(path, self._path), int(entry["size"] or 0)
 
     def _walk(self) -> Iterator[tuple[str, int]]:

@@ -111,9 +111,15 @@ def open_teacher(config: ConfigDict, workdir: Path, data: DataConfig) -> Draw:
 
     program = studio.program(sampler, noise)
 
+    chunk = studio.chunk(data.draw.batch_size, sampler, tokenizer([""]))
+
     def draw(captions: Sequence[str], numbers: Sequence[int]) -> np.ndarray:
-        tokens = tokenizer(list(captions))
-        return fetched(program(teacher, tokens, np.asarray(numbers, np.uint32)))
+        tokens, numbered = tokenizer(list(captions)), np.asarray(numbers, np.uint32)
+        parts = []
+        for row in filled(len(captions), chunk, studio.rows):
+            part = jax.tree.map(lambda column: column[row], tokens)  # noqa: B023
+            parts.append(fetched(program(teacher, part, numbered[row])))
+        return np.concatenate(parts)[: len(captions)]
 
     return draw
 

@@ -21,6 +21,7 @@ from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.writing import replacing
 from flashjax.data.pipeline import to_mesh
+from flashjax.evaluate.room import fitting, picture_bytes
 from flashjax.evaluate.sample import (
     BROKEN,
     Drawn,
@@ -80,6 +81,17 @@ class Studio:
     def shape(self) -> tuple[int, int, int]:
         """Of the latents, "h w c"."""
         return *self.size, self.pipeline.transformer_config.channels
+
+    def chunk(self, most: int, sampler: Sampler, tokens: Tokens) -> int:
+        """How many pictures of such tokens to draw at a time: at most `most` where they fit."""
+        of_one = picture_bytes(
+            self.pipeline,
+            tokens,
+            self.size,
+            guided=sampler.guidance_scale != 1.0,
+            attention=self.compute.attention,
+        )
+        return fitting(most, self.rows, of_one)
 
     @functools.cached_property
     def encode(self) -> Callable[[Params, Tokens], Cond]:

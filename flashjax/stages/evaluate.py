@@ -85,7 +85,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             if number and first_sees((place / ROW).is_file()):
                 continue
             draw = functools.partial(programs(contender.sampler), contender.read())
-            asked = {"seed": config.evaluate.seed, "chunk": config.evaluate.chunk}
+            chunk = studio.chunk(config.evaluate.chunk, contender.sampler, tokens)
+            asked = {"seed": config.evaluate.seed, "chunk": chunk}
             drawn = draw_all(studio, draw, tokens, place, **asked)
             if drawn is not None:
                 if judges is None:  # the first is the teacher, with whom others are compared

@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -111,10 +111,7 @@ class Mirror:
         self._here = self._recorded()
         if {name: found[2] for name, found in self._here.items()} == _ids(manifest):
             return  # nobody else was at work there: what a killed job left here is the newest
-        files = {name: path for name, path in _files(self._folder)}
-        for name, path in files.items():
-            if name not in manifest.files:
-                path.unlink()
+        _keep_only(self._folder, manifest.files)
         same = {name: found[2] for name, found in self._here.items() if self._is_same(name)}
         pull(self._store, manifest, self._folder, same)
         self._remember({name: self._folder / name for name in manifest.files}, manifest)
@@ -172,17 +169,17 @@ class Mirror:
     def _take(self, shot: Path, live: bool) -> None:
         """A copy of the folder as it is; large files are links, for nobody writes in them."""
         shot.mkdir()
-        left = _partial(self._folder, self._here) if live else set()
         for name, path in _files(self._folder):
-            if any(name.startswith(f"{step}/") for step in left):
-                continue
             copy = shot / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             grows = any(part.startswith(TRACES) for part in Path(name).parts)
-            if path.stat().st_size < LINKED or grows:
-                shutil.copy2(path, copy)
-            else:
-                os.link(path, copy)
+            with contextlib.suppress(FileNotFoundError):  # it is being taken away
+                if path.stat().st_size < LINKED or grows:
+                    shutil.copy2(path, copy)
+                else:
+                    os.link(path, copy)
+        for step in _partial(shot, self._here) if live else ():
+            shutil.rmtree(step)
 
     def _is_same(self, name: str, folder: Path | None = None) -> bool:
         path = (folder or self._folder) / name
@@ -225,16 +222,26 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
             yield "/".join(parts), path
 
 
-def _partial(folder: Path, here: Here) -> set[str]:
-    """Checkpoints that may be taken away just now: older ones that are not all here any more."""
-    found = set()
-    for place in folder.rglob(CHECKPOINTS):
+def _partial(shot: Path, here: Here) -> list[Path]:
+    """Checkpoints that may have been half taken away already: older ones, but for known files."""
+    found = []
+    for place in [path for path in shot.rglob(CHECKPOINTS) if path.is_dir()]:
         for step in _steps(place.parent)[:-1]:
-            name = f"{place.relative_to(folder).as_posix()}/{step}"
+            name = f"{place.relative_to(shot).as_posix()}/{step}"
             known = [file for file in here if file.startswith(f"{name}/")]
-            if not known or not all((folder / file).is_file() for file in known):
-                found.add(name)
+            if not known or not all((shot / file).is_file() for file in known):
+                found.append(place / str(step))
     return found
+
+
+def _keep_only(folder: Path, names: Collection[str]) -> None:
+    """Takes all other files of a copy away, and folders that are empty then."""
+    for name, path in list(_files(folder)):
+        if name not in names:
+            path.unlink()
+    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(path.iterdir()):
+            path.rmdir()
 
 
 def _steps(folder: Path) -> list[int]:

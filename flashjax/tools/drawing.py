@@ -21,6 +21,7 @@ from flashjax.convert.pipeline import ABSENT_T5_TOKENS, Pipeline
 from flashjax.convert.table import AS_STORED, Placement
 from flashjax.data.prompts import shortened
 from flashjax.data.tokenizers import Tokenizer, check_fits, load_tokenizers
+from flashjax.evaluate.room import fitting, picture_bytes
 from flashjax.evaluate.sample import (
     Prompts,
     Sample,
@@ -54,7 +55,7 @@ class Drawing:
       skip_layers: blocks of skip-layer guidance, as in "7,8,9".
       size: "HEIGHTxWIDTH" in pixels; None is the model's own.
       seed: of the first picture; one more for each, 0 to 2^63 - 1.
-      batch: pictures at a time.
+      batch: pictures at a time, at most.
     """
 
     steps: int = 28
@@ -221,14 +222,16 @@ def draw(
     texts = [shortened(prompt) for prompt in prompts]
     weights = {"transformer": pipeline.transformer, "vae": pipeline.vae, "text": pipeline.text}
     sizes = dataclasses.replace(pipeline, transformer=None, vae=None, text=None)
+    tokens = tokenizer(texts)
+    of_one = picture_bytes(sizes, tokens, size, guided=drawing.guidance_scale != 1)
     return draw_seeds(
         program(sizes, sampler),
         weights,
-        tokenizer(texts),
+        tokens,
         negative,
         seed=drawing.seed,
         shape=(*size, pipeline.transformer_config.channels),
-        chunk=drawing.batch,
+        chunk=fitting(min(drawing.batch, len(texts)), jax.device_count(), of_one),
     )
 
 

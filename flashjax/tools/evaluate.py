@@ -125,7 +125,9 @@ def draw_source(
     model = MMDiT(pipeline.transformer_config)
     studio = Studio(mesh, dataclasses.replace(pipeline, transformer={}), empty, model, size)
     draw = functools.partial(studio.program(sampler), pipeline.transformer)
-    drawn = draw_all(studio, draw, tokenizer(prompts), place, seed=cell.seed, chunk=cell.batch)
+    tokens = tokenizer(prompts)
+    chunk = studio.chunk(cell.batch, sampler, tokens)
+    drawn = draw_all(studio, draw, tokens, place, seed=cell.seed, chunk=chunk)
     assert drawn is not None  # one process alone
     return drawn, sampler
 

@@ -131,7 +131,7 @@ class Evaluate:
 
     samples: Count  # drawn by each sampler
     shown: Count  # of them, in the report
-    chunk: Count  # drawn at a time, on all devices together
+    chunk: Count  # drawn at a time, on all devices together, at most
     seed: Seed  # of the noise
     teacher_steps: Annotated[int, Range(1, 1000)]  # of the teacher at its best
     guidance_scale: Weight  # of the teacher

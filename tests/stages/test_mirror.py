@@ -97,6 +97,45 @@ def test_a_machine_whose_copy_is_ahead_goes_on_from_it_and_one_that_is_behind_do
         assert read_stage(workdir / "more")["results"] == {"of": "another"}
 
 
+def checkpoint(workdir, step, *names):
+    for name in names or ("a", "b"):
+        path = workdir / "toy" / "checkpoints" / str(step) / "state" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name} of {step}")
+
+
+def test_a_copy_that_another_machine_has_overtaken_keeps_nothing_of_its_own(address, machine):
+    with opened(address) as workdir:
+        checkpoint(workdir, 2)
+    checkpoint(workdir, 4)  # before it was killed
+    machine("another")
+    with opened(address) as other:
+        checkpoint(other, 6)
+    machine("one")
+    with opened(address) as again:
+        assert again == workdir
+        assert sorted(path.name for path in (again / "toy/checkpoints").iterdir()) == ["2", "6"]
+
+
+def settled():
+    if thread := mirror._open[0]._thread:
+        thread.join()
+
+
+def test_a_checkpoint_that_is_being_taken_away_is_not_put_there_by_half(address):
+    with opened(address) as workdir:
+        for step in (2, 4):
+            checkpoint(workdir, step)
+        mirror.note()
+        settled()
+        (workdir / "toy/checkpoints/2/state/a").unlink()  # being taken away
+        checkpoint(workdir, 5, "b")  # and one that nobody knows
+        checkpoint(workdir, 6)
+        mirror._open[0].note(live=True)
+        settled()
+        assert mirror_job.saved(address) == {4, 6}
+
+
 def test_one_job_at_a_time_has_an_address(address, monkeypatch):
     with opened(address), monkeypatch.context() as patch:
         patch.setattr(lock, "_is_dead_here", lambda content: False)

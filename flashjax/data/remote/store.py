@@ -3,13 +3,13 @@
 import contextlib
 import os
 import shutil
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from flashjax.data.answers import answering
 from flashjax.data.files import Address, is_remote
-from flashjax.types import InputError, one_line
+from flashjax.types import InputError
 
 Stamp: TypeAlias = tuple[int, str]  # bytes of an object, and what changes whenever it is written
 CACHE = "FLASHJAX_CACHE"  # where copies of what lies elsewhere are kept
@@ -17,7 +17,6 @@ WEB = ("http", "https", "hf")  # schemes of pages: nothing is put there
 ROOM = 1.02  # of what is brought: a disk that is filled to its last byte serves nobody
 
 _MARKS = "generation ETag etag md5Hash md5 LastModified last_modified mtime created".split()
-_LIBRARIES = set("botocore aiobotocore s3fs gcsfs google aiohttp azure adlfs fsspec".split())
 
 
 class Store(Address):
@@ -116,26 +115,6 @@ def check_room(folder: Path, need: int, what: str) -> None:
             f"{what} has {need / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free in {folder}: free "
             f"some, or set {CACHE} to a folder on a larger disk"
         )
-
-
-@contextlib.contextmanager
-def answering(where: str) -> Iterator[None]:
-    """What a service or its library refuses, as one line."""
-    try:
-        yield
-    except (FileNotFoundError, FileExistsError, InputError):
-        raise
-    except Exception as error:
-        library = type(error).__module__.partition(".")[0]
-        if library not in _LIBRARIES and not isinstance(
-            error, PermissionError | ConnectionError | TimeoutError | socket.gaierror
-        ):
-            raise
-        told = one_line(str(error).strip() or type(error).__name__, 200)
-        raise InputError(
-            f"{where} cannot be reached ({told}): check the name, and that this machine may read "
-            "and write there"
-        ) from error
 
 
 def _stamp(info: Mapping[str, Any]) -> Stamp:

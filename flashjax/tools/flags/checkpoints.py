@@ -51,7 +51,7 @@ def sample(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--guidance_scale", type=float, default=1.0, metavar="X", help="1 is without")
     verb.add_argument("--skip_layers", metavar="7,8,9", help="blocks of skip-layer guidance")
     verb.add_argument("--size", metavar="HxW", help="height x width, pixels; the model's own")
-    verb.add_argument("--batch", type=int, default=8, help="pictures at a time")
+    verb.add_argument("--batch", type=int, default=8, help="pictures at a time, at most")
     verb.add_argument(
         "--xy",
         nargs="+",
@@ -87,7 +87,7 @@ def evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--negative_prompt", default="", metavar="TEXT", help=GUIDED)
     verb.add_argument("--size", metavar="HxW", help="height x width, pixels; the first model's own")
     verb.add_argument("--seed", type=int, default=0, help="of the noise")
-    verb.add_argument("--batch", type=int, default=8, help="pictures at a time")
+    verb.add_argument("--batch", type=int, default=8, help="pictures at a time, at most")
     verb.add_argument("--shown", type=int, default=8, help="pictures of each source in the report")
     verb.add_argument("--dtype", choices=COMPUTED, help="of weights and computing")
     verb.add_argument(

@@ -1,0 +1,28 @@
+"""What a service of buckets answers, as one line where it refuses."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+from flashjax.types import InputError, one_line
+
+_LIBRARIES = set("botocore aiobotocore s3fs gcsfs google aiohttp azure adlfs fsspec".split())
+_UNREACHED = (PermissionError, ConnectionError, TimeoutError, socket.gaierror)
+
+
+@contextlib.contextmanager
+def answering(where: str) -> Iterator[None]:
+    """What a service or its library refuses, as one line."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, InputError):
+        raise
+    except Exception as error:
+        library = type(error).__module__.partition(".")[0]
+        if library not in _LIBRARIES and not isinstance(error, _UNREACHED):
+            raise
+        told = one_line(str(error).strip() or type(error).__name__, 200)
+        raise InputError(
+            f"{where} cannot be reached ({told}): check the name, and that this machine may read "
+            "and write there"
+        ) from error
