@@ -71,6 +71,7 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
         "tools.chaos.command",
         "kill, stop and damage a run again and again; it must end as an unbroken one",
     ),
+    "probe": ("tools.probe", "the gradient of matching: signal, noise, bias, by arm and step"),
     "ablate": (
         "tools.ablate.command",
         "a grid of arms, steps and seeds: trained, judged, one table with intervals",
@@ -78,7 +79,7 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
     "bench": ("tools.bench.command", "measure speed and memory on this machine"),
 }
 ROAD = [*VERBS][[*VERBS].index("import") :]  # the stages of `run`
-CONFIGURED = ("plan", "bench", "chaos", "ablate")  # tools that read a config
+CONFIGURED = ("plan", "bench", "chaos", "ablate", "probe")  # tools that read a config
 HELP = "\n".join(
     [
         "flashjax VERB --config FILE --workdir DIR [--config.a.b=v] [--dry_run]",

@@ -24,13 +24,14 @@ def student_flops(
     config: MatchConfig, forward: float, heads: float, *, before: float
 ) -> dict[str, float]:
     """The student's step; `before` is the mean number of its steps before the drawn one."""
-    adversarial = bool(config.adversarial_weight)
+    adversarial, features = bool(config.adversarial_weight), bool(config.feature_weight)
     anchored = bool(config.trajectory_weight)
+    judged = 2 * (adversarial or features) + features  # real samples, too
     return {
         "roll-out": before * forward,
         "student": 3 * forward,
         "teacher": 2 * forward + anchored * 2 * config.trajectory_substeps * forward,
-        "fake": forward + adversarial * 2 * forward,
+        "fake": (1 + judged) * forward,
         "heads": adversarial * 2 * heads,
     }
 
