@@ -183,11 +183,17 @@ def _with_errors(
 ) -> dict[str, tuple[float, float]]:
     """Figures of all inputs, each with half the width of its central 95 % of bootstrap values."""
     random = np.random.default_rng(0)
-    found = [figures(random.integers(inputs, size=inputs)) for _ in range(RESAMPLES)]
+    with np.errstate(divide="ignore", invalid="ignore"):  # without noise there is no ratio to it
+        found = [figures(random.integers(inputs, size=inputs)) for _ in range(RESAMPLES)]
+        whole = figures(np.arange(inputs))
     tail = (1 - LEVEL) / 2
 
     def half(name: str) -> float:
-        low, high = np.nanquantile([values[name] for values in found], (tail, 1 - tail))
+        values = np.array([values[name] for values in found])
+        sound = values[np.isfinite(values)]
+        if not len(sound):
+            return float("nan")
+        low, high = np.quantile(sound, (tail, 1 - tail))
         return float(high - low) / 2
 
-    return {name: (float(value), half(name)) for name, value in figures(np.arange(inputs)).items()}
+    return {name: (float(value), half(name)) for name, value in whole.items()}

@@ -24,7 +24,7 @@ from flashjax.stages.stage import write_json
 from flashjax.tools import sections
 from flashjax.tools.ablate import page
 from flashjax.tools.ablate.cell import CELLS, run_cell, share, state_of
-from flashjax.tools.ablate.grid import AblateConfig, Cell, cells, read_grid
+from flashjax.tools.ablate.grid import AblateConfig, Cell, cells, needs, read_grid
 from flashjax.tools.ablate.table import summary
 from flashjax.types import InputError
 
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         if options.jobs == 1:
             done = here(config, grid, workdir, left)
         else:
-            done = beside(options, overrides, workdir, left)
+            done = beside(options, overrides, grid, workdir, left)
         for number, (cell, problem) in enumerate(done, start=1):
             failed += [problem] if problem else []
             log.info("ablate: %s, %d of %d", cell.name, number, len(left))
@@ -102,7 +102,11 @@ def here(
 
 
 def beside(
-    options: argparse.Namespace, overrides: Sequence[str], workdir: Path, left: Sequence[Cell]
+    options: argparse.Namespace,
+    overrides: Sequence[str],
+    grid: AblateConfig,
+    workdir: Path,
+    left: Sequence[Cell],
 ) -> Iterator[tuple[Cell, str]]:
     """Cells in processes of their own, so many at a time; those that others build on come first."""
     running: list[subprocess.Popen[bytes]] = []
@@ -120,7 +124,7 @@ def beside(
         return cell, f"{cell.name} ended with code {code}: {path} says why" if code else ""
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        for wave in waves(left):
+        for wave in waves(grid, left):
             yield from _finished(pool, work, wave)
 
 
@@ -131,12 +135,11 @@ def _finished(
         yield future.result()
 
 
-def waves(left: Sequence[Cell]) -> Iterator[list[Cell]]:
+def waves(grid: AblateConfig, left: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Cells in their order, in parts of which none waits for another of the same part."""
     wave: list[Cell] = []
     for cell in left:
-        needs = {Cell(cell.steps).name, cell.matched} - {cell.name} if cell.arm else set()
-        if needs & {other.name for other in wave}:
+        if needs(grid, cell) & {other.name for other in wave}:
             yield wave
             wave = []
         wave.append(cell)

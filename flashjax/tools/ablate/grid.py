@@ -126,6 +126,27 @@ def _rest(grid: AblateConfig, others: list[tuple[float, float]]) -> Iterator[Cel
         yield from _arms(grid, terms)
 
 
+def trained_by(grid: AblateConfig, cell: Cell) -> Cell:
+    """The cell that trains the branches of a cell: arms of one training differ in what follows."""
+    asked = grid.splits[cell.split]
+    same = (
+        name
+        for name, other in grid.splits.items()
+        if (other.branches, other.decay) == (asked.branches, asked.decay)
+    )
+    return dataclasses.replace(cell, split=next(same))
+
+
+def needs(grid: AblateConfig, cell: Cell) -> set[str]:
+    """The names of the cells that a cell goes on from."""
+    if not cell.arm:
+        return set()
+    found = {Cell(cell.steps).name}
+    if cell.split:
+        found |= {cell.matched, trained_by(grid, cell).name}
+    return found - {cell.name}
+
+
 def configured(config: ConfigDict, grid: AblateConfig, cell: Cell) -> ConfigDict:
     """The config of a cell: the recipe, with what the cell changes."""
     found = ConfigDict(copy.deepcopy(config.to_dict())).unlock()
