@@ -24,7 +24,7 @@ from flashjax.stages.stage import write_json
 from flashjax.tools import sections
 from flashjax.tools.ablate import page
 from flashjax.tools.ablate.cell import CELLS, run_cell, share, state_of
-from flashjax.tools.ablate.grid import AblateConfig, Cell, cells, needs, read_grid
+from flashjax.tools.ablate.grid import AblateConfig, Cell, cells, configured, needs, read_grid
 from flashjax.tools.ablate.table import summary
 from flashjax.types import InputError
 
@@ -52,8 +52,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     if min(options.jobs - 1, options.most) < 0:
         raise InputError("give 1 or more --jobs, and 0 or more --most")
     config = configs.load(options.config, overrides)
-    sections.check(config, "ablate")
-    grid, workdir = read_grid(config), Path(options.workdir).absolute()
+    grid, workdir = checked(config), Path(options.workdir).absolute()
     every = {cell.name: cell for cell in cells(grid)}
     if options.dry_run:
         print("\n".join(every))
@@ -82,6 +81,19 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         print(workdir / PAGE)
     if failed:
         raise InputError(*failed)
+
+
+def checked(config: ConfigDict) -> AblateConfig:
+    """The grid of a config. InputError for arms that are none, before anything is trained."""
+    sections.check(config, "ablate")
+    grid = read_grid(config)
+    for name in grid.arms:
+        cell = next(cell for cell in cells(grid) if cell.arm == name)
+        try:
+            sections.check(configured(config, grid, cell), "match")
+        except InputError as error:
+            raise InputError(*(f"ablate.arms.{name}: {line}" for line in error.args)) from error
+    return grid
 
 
 def tell(config: ConfigDict, grid: AblateConfig, workdir: Path, command: str) -> None:

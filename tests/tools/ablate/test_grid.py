@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flashjax import config as configs
-from flashjax.tools.ablate.command import waves
+from flashjax.tools.ablate.command import checked, waves
 from flashjax.tools.ablate.grid import Cell, cells, configured, needs, read_grid, trained_by
 from flashjax.types import InputError
 
@@ -19,7 +19,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def grid(config):
-    return read_grid(config)
+    return checked(config)
 
 
 def test_the_grid_has_every_arm_anchor_pull_steps_and_seed_once(grid):
@@ -74,6 +74,7 @@ def test_a_cell_changes_its_arm_and_its_terms_alone(config, grid):
     found, recipe = configured(config, grid, cell), config.match.match
     assert found.seed == 2 and found.student.steps == 2 and found.guide.guide.substeps == 8
     match = found.match.match
+    assert found.match.job.to_dict() == config.match.job.to_dict()
     changed = {key for key in match if match[key] != recipe.get(key)}
     assert changed == {
         "level",
@@ -93,17 +94,17 @@ def test_a_split_has_its_branches_a_mesh_for_them_and_weights_by_name(config, gr
 
 
 WRONG = {
-    'ablate.arms.renoise.level="nowhere"': "ablate.arms.renoise: match.match.level takes",
+    'ablate.arms.renoise.match.level="nowhere"': "ablate.arms.renoise: match.match.level takes",
     "ablate.split_from=nobody": "ablate.split_from has 'nobody': choose of the arms",
     "ablate.first=nobody": "ablate.first has 'nobody'",
-    "ablate.arms.renoise.eta=2.0": "ablate.arms.renoise: match.match.eta=2.0: give",
+    "ablate.arms.renoise.match.eta=2.0": "ablate.arms.renoise: match.match.eta=2.0: give",
 }
 
 
 @pytest.mark.parametrize("override", WRONG)
 def test_a_grid_that_is_none_is_refused_before_anything_is_trained(override):
     with pytest.raises(InputError, match=WRONG[override].replace("'", "['\"]")):
-        read_grid(configs.load(FILE, [override.replace('"', "")]))
+        checked(configs.load(FILE, [override.replace('"', "")]))
 
 
 def test_weights_of_other_branches_are_refused(config):
