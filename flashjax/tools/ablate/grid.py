@@ -147,7 +147,7 @@ def configured(config: ConfigDict, grid: AblateConfig, cell: Cell) -> ConfigDict
     found.seed, found.student.steps = cell.seed, cell.steps
     substeps = max(1, grid.teacher_substeps // cell.steps)
     found.guide.guide.substeps = substeps
-    terms: dict[str, Any] = dict(halved=0.0, trajectory_substeps=max(1, substeps // 2))
+    terms: dict[str, Any] = dict(halved=0.0, trajectory_substeps=max(1, substeps // 4))
     terms |= dict(trajectory_weight=cell.trajectory, fake_pull=cell.pull)
     arm = _plain(grid.arms[cell.arm]) if cell.arm else {}
     recipe = _merged(found.match.to_dict(), {"match": terms})
