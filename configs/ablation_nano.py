@@ -7,6 +7,7 @@ fifth of the cells. `--config configs/ablation_nano.py:smoke` is all of it in a 
 """
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -27,22 +28,29 @@ def get_config(variant: str = "") -> ConfigDict:
         steps=(1, 4, 2),  # in this order: one step needs matching most
         seeds=(0, 1, 2),
         arms=dict(
-            # What DMD2 does, what SD3.5-Flash does, and what lies between them.
-            renoise=dict(eta=1.0, level="uniform"),
-            share_any=dict(eta=0.0, level="any", last="renoise"),
-            share_next=dict(eta=0.0, level="next", last="renoise"),
-            share_all=dict(eta=0.0, level="any", last="share"),
-            renoise_grid=dict(eta=1.0, level="grid"),
-            line=dict(eta=0.0, level="line", last="renoise"),
-            dial_half=dict(eta=0.5, level="any", last="renoise"),
-            dial_most=dict(eta=0.9, level="any", last="renoise"),
-            interval=dict(level="interval", adversarial_weight=0.0),
-            # One thing each that is not the default.
-            no_heads=dict(eta=1.0, level="uniform", adversarial_weight=0.0),
-            strong_heads=dict(eta=1.0, level="uniform", adversarial_weight=0.3),
-            hinge=dict(eta=1.0, level="uniform", adversarial="hinge"),
-            heads_reach=dict(eta=1.0, level="uniform", heads_reach=0.01),
-            drawn_guidance=dict(eta=1.0, level="uniform", guidance_spread=2.0),
+            # What DMD2 does, what SD3.5-Flash does, and what lies between them and beside.
+            renoise=arm(),
+            share_any=arm(eta=0.0, level="any"),
+            share_next=arm(eta=0.0, level="next"),
+            share_all=arm(eta=0.0, level="any", last="share"),
+            renoise_grid=arm(level="grid"),
+            line=arm(eta=0.0, level="line"),
+            dial_half=arm(eta=0.5, level="any"),
+            dial_most=arm(eta=0.9, level="any"),
+            interval=arm(eta=0.0, level="interval", adversarial_weight=0.0),
+            # One thing each that is not the default: the losses,
+            no_heads=arm(adversarial_weight=0.0),
+            strong_heads=arm(adversarial_weight=0.3),
+            hinge=arm(adversarial="hinge"),
+            heads_reach=arm(heads_reach=0.01),
+            features=arm(feature_weight=1.0),
+            drawn_guidance=arm(guidance_spread=2.0),
+            no_floor=arm(floor=0.001),
+            # and how fast, and in which order, student and critic learn.
+            rate_high=arm(student_optimiser=dict(learning_rate=2e-4)),
+            rate_low=arm(student_optimiser=dict(learning_rate=5e-6)),
+            critic_first=arm(warmup_steps=20),
+            critic_often=arm(critic_updates=5),
         ),
         trajectory=(0.1, 0.0),
         pull=(0.02, 0.0),
@@ -63,9 +71,17 @@ def get_config(variant: str = "") -> ConfigDict:
             experts=dict(branches=both, weights=()),  # both are kept, and run in turn
         ),
         split_from="renoise",
-        first=("renoise", "share_any", "share_all", "no_heads", "strong_heads"),
+        first=("renoise", "share_any", "share_all", "no_heads", "strong_heads", "rate_high"),
     )
     return smoke(config) if variant == "smoke" else config
+
+
+def arm(**changes: Any) -> dict[str, Any]:
+    """Changes of match, or of match.match, to the arm of DMD2."""
+    steps = ("student_optimiser", "warmup_steps", "critic_updates")
+    match = {key: value for key, value in changes.items() if key not in steps}
+    rest = {key: value for key, value in changes.items() if key in steps}
+    return dict(match=dict(eta=1.0, level="uniform", last="renoise") | match, **rest)
 
 
 def smoke(config: ConfigDict) -> ConfigDict:

@@ -60,14 +60,20 @@ def patiently(read: Callable[..., Result]) -> Callable[..., Result]:
 class Checkpoints:
     """The last `keep` checkpoints of a folder, and for good those of every `milestone` steps.
 
-    Unfinished saves are invisible and swept away.
+    Unfinished saves are invisible and swept away, but where they are only read: they may be those
+    of a job that is at work.
     """
 
-    def __init__(self, folder: Path | str, *, keep: int = 2, milestone: int = 0) -> None:
+    def __init__(
+        self, folder: Path | str, *, keep: int = 2, milestone: int = 0, read_only: bool = False
+    ) -> None:
         _quieten()
         self._folder, self._milestone = Path(folder).absolute(), milestone
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=milestone or None, cleanup_tmp_directories=True
+            max_to_keep=keep,
+            keep_period=milestone or None,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
         # Without its handlers a fresh manager cannot tell the shapes that a checkpoint holds.
         handlers = {

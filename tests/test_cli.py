@@ -14,9 +14,9 @@ from flashjax import cli
 from flashjax.cli import main, split_overrides
 from flashjax.evaluate.sample import SOLVERS
 from flashjax.stages import run as stages
-from flashjax.tools import export, front, sample
+from flashjax.tools import drawing, export, front, probe
 from flashjax.tools.axes import AXES
-from flashjax.tools.flags import checkpoints
+from flashjax.tools.flags import checkpoints, instruments
 from flashjax.tools.quantize import command as quantize
 from flashjax.tools.verbs import ROAD, VERBS
 from flashjax.types import InputError
@@ -221,10 +221,11 @@ def test_help_of_a_verb_reads_nothing_heavy():
 
 def test_choices_in_flags_are_those_of_the_tools():
     assert checkpoints.SOLVERS == tuple(SOLVERS)
-    assert checkpoints.COMPUTED == tuple(sample.DTYPES)
+    assert checkpoints.COMPUTED == tuple(drawing.DTYPES)
     assert checkpoints.WRITTEN == tuple(export.DTYPES)
     assert checkpoints.FORMATS == ", ".join(quantize.NAMES)
     assert set(checkpoints.AXES.split(", ")) == set(AXES) - {"guidance"}
+    assert instruments.ARMS == tuple(probe.ARMS)
 
 
 @pytest.mark.parametrize("key", ["computte", "quantise"])

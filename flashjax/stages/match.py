@@ -18,6 +18,7 @@ from flashjax.stages.model import PARAMS, student_of, teacher_of
 from flashjax.stages.registry import NO_PICTURES
 from flashjax.stages.setting import Setting, masters, open_setting, state_layout
 from flashjax.stages.training import descent_of
+from flashjax.stages.watched import make_watch, watched
 from flashjax.train.average import AverageConfig
 from flashjax.train.match import MatchConfig, make_critic_step, make_student_step
 from flashjax.train.optim import restarted
@@ -74,13 +75,27 @@ def matched(config: ConfigDict, workdir: Path, setting: Setting) -> Method:
     def jitted(step: Advance) -> Advance:
         return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
+    alone, every = alone_of(config), config.match.get("probe_steps", 0)
+    advance = alternate(jitted(student_step), jitted(critic_step), alone=alone)
+    steps = len(setting.sigmas) - 1
     return Method(
         abstract=abstract_on(abstract, shardings),
         begin=begin,
-        advance=alternate(jitted(student_step), jitted(critic_step)),
+        advance=watched(advance, make_watch(config, setting), every=every, steps=steps),
         average=lambda state: state.student.ema,
         draws=config.match.critic_updates + 1,
     )
+
+
+def alone_of(config: ConfigDict) -> int:
+    """The first steps of matching, in which the critic alone is trained. InputError for all."""
+    alone, steps = config.match.get("warmup_steps", 0), config.match.job.steps
+    if alone >= steps:
+        raise InputError(
+            f"match.warmup_steps={alone} leaves none of match.job.steps={steps} to the student: "
+            f"give fewer"
+        )
+    return alone
 
 
 def prompts_of(config: ConfigDict) -> str:
@@ -89,12 +104,13 @@ def prompts_of(config: ConfigDict) -> str:
     InputError if the heads would want pictures.
     """
     prompts = config.match.get("prompts", "")
-    weight = config.match.match.adversarial_weight
-    if prompts and weight:
-        raise InputError(
-            f"match.prompts={prompts} has no pictures for the heads, but "
-            f"match.match.adversarial_weight={weight}: set it to 0"
-        )
+    for name in ("adversarial_weight", "feature_weight"):
+        weight = config.match.match.get(name, 0)
+        if prompts and weight:
+            raise InputError(
+                f"match.prompts={prompts} has no pictures for the heads, but "
+                f"match.match.{name}={weight}: set it to 0"
+            )
     return prompts
 
 
@@ -116,11 +132,17 @@ def make_steps(
     match = configs.section(config, "match.match", MatchConfig)
     average = configs.section(config, f"{section}.average", AverageConfig)
     critic_steps = steps * config.match.critic_updates
-    student_descent = descent_of(config, f"{section}.student_optimiser", steps, average)
+    updates = steps - alone_of(config) if section == "match" else steps
+    student_descent = descent_of(config, f"{section}.student_optimiser", updates, average)
     fake_descent = descent_of(config, f"{section}.fake_optimiser", critic_steps)
     heads_descent = descent_of(config, f"{section}.heads_optimiser", critic_steps, pooled=True)
-    if match.adversarial_weight and not any(bucket.pictures for bucket in setting.samples):
-        raise InputError(NO_PICTURES.format(weight=match.adversarial_weight))
+    weight = match.adversarial_weight or match.feature_weight
+    if weight and not any(bucket.pictures for bucket in setting.samples):
+        raise InputError(NO_PICTURES.format(weight=weight))
+    if match.through and section != "match":
+        raise InputError(
+            "match.match.through=True goes through all steps: it has no branches to split"
+        )
     nets, sigmas = setting.nets, setting.sigmas
 
     def init(
@@ -159,19 +181,26 @@ def read_critic(workdir: Path, abstract: MatchState, mesh: Mesh) -> Critic:
     return load_params(workdir / "match" / CRITIC / PARAMS, wanted)
 
 
-def alternate(student_step: Advance, critic_step: Advance) -> Advance:
+def alternate(student_step: Advance, critic_step: Advance, *, alone: int = 0) -> Advance:
     """One outer step on the host: a critic step on each batch but the last, one student step on it.
 
-    Every update sees captions and pictures of its own.
+    Every update sees captions and pictures of its own. In the first `alone` steps the critic has
+    the last batch, too, and the student stays.
     """
+    done: int | None = None if alone else 0
 
     def outer(
         state: MatchState, frozen: Frozen, batches: tuple[Batch, ...], key: jax.Array
     ) -> tuple[MatchState, Metrics]:
+        nonlocal done
+        done = int(state.step) // len(batches) if done is None else done
+        done += 1
         metrics: Metrics = {}
         *others, last = batches
         for batch in others:
             state, metrics = critic_step(state, frozen, batch, key)
+        if done <= alone:
+            return critic_step(state, frozen, last, key)
         state, more = student_step(state, frozen, last, key)
         return state, metrics | more
 

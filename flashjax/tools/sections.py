@@ -86,6 +86,8 @@ class Match:
     match: MatchConfig
     average: AverageConfig
     prompts: str = ""  # a file of captions to match on without pictures
+    warmup_steps: Whole = 0  # the first ones, in which the critic alone is trained
+    probe_steps: Whole = 0  # between two looks at the gradient, for the log; 0 is none
 
 
 @dataclasses.dataclass(frozen=True)

@@ -184,6 +184,14 @@ VERBS = {
         tool="tools.chaos.command",
         configured=True,
     ),
+    "probe": Verb(
+        INSTRUMENTS_GROUP,
+        "the gradient of matching: signal, noise, bias, by arm and step",
+        "Of a kept checkpoint of `match`; nothing is trained.",
+        "flashjax probe --workdir runs/nano --arms shared,renoised",
+        tool="tools.probe",
+        configured=True,
+    ),
     "ablate": Verb(
         INSTRUMENTS_GROUP,
         "a grid of arms, steps and seeds: trained, judged, one table with intervals",

@@ -45,6 +45,8 @@ class MatchConfig:
     last: Literal["renoise", "share"] = "renoise"  # what the last step does
     guidance_spread: Weight = 0.0  # the scale of every sample is drawn so far around its own
     adversarial: Literal["softplus", "hinge"] = "softplus"  # loss of the heads
+    feature_weight: Weight = 0.0  # of the distance to the mean features of real samples
+    through: bool = False  # the last sample is matched, back through all steps but the first
     heads_reach: Weight = 0.0  # weight of the heads' gradient in the fake score
     floor: Positive = 0.1  # of the normaliser of the matching gradient
     renoise: tuple[Share, Share] = (0.02, 0.98)  # lowest and highest level that is drawn
@@ -59,11 +61,17 @@ class MatchConfig:
             raise InputError(f"renoise={self.renoise}: give levels, 0 < low < high < 1")
         if not 0.0 <= self.eta <= 1.0:
             raise InputError(f"eta={self.eta}: give a share, from 0 to 1")
+        if self.through and (self.halved or self.level == "interval"):
+            raise InputError(
+                "through=True matches the last sample of the whole grid: set halved=0, and a level "
+                'other than "interval"'
+            )
         interval = self.level == "interval"
-        if interval and (self.adversarial_weight or self.eta or self.last == "share"):
+        judged = self.adversarial_weight or self.feature_weight
+        if interval and (judged or self.eta or self.last == "share"):
             raise InputError(
                 'level="interval" has its own noise and no levels for heads: set eta=0, '
-                'last="renoise" and adversarial_weight=0'
+                'last="renoise", adversarial_weight=0 and feature_weight=0'
             )
 
 

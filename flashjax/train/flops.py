@@ -1,7 +1,8 @@
 """Operations of each step for one sample, network by network: what the method needs, no re-run.
 
 A backward pass costs two forward passes, one where only the input's gradient is wanted. A roll-out
-costs the mean of the steps before the one that is drawn.
+costs the mean of the steps before the one that is drawn, and a backward pass of each where the
+gradient goes through.
 """
 
 from collections.abc import Mapping
@@ -24,13 +25,14 @@ def student_flops(
     config: MatchConfig, forward: float, heads: float, *, before: float
 ) -> dict[str, float]:
     """The student's step; `before` is the mean number of its steps before the drawn one."""
-    adversarial = bool(config.adversarial_weight)
+    adversarial, features = bool(config.adversarial_weight), bool(config.feature_weight)
     anchored = bool(config.trajectory_weight)
+    judged = 2 * (adversarial or features) + features  # real samples, too
     return {
-        "roll-out": before * forward,
+        "roll-out": (3 if config.through else 1) * before * forward,
         "student": 3 * forward,
         "teacher": 2 * forward + anchored * 2 * config.trajectory_substeps * forward,
-        "fake": forward + adversarial * 2 * forward,
+        "fake": (1 + judged) * forward,
         "heads": adversarial * 2 * heads,
     }
 

@@ -18,6 +18,7 @@ from jax.lax import stop_gradient
 from flashjax.flow import path
 from flashjax.flow.guidance import Velocity, guided
 from flashjax.losses import adversarial, distribution_matching
+from flashjax.losses.feature_matching import feature_loss
 from flashjax.losses.trajectory import segment_velocity, trajectory_loss
 from flashjax.models.text import TextConfig, draw_t5_drop, encode_pair
 from flashjax.train.accumulate import gradients
@@ -30,7 +31,15 @@ from flashjax.train.arms import (
     matching_point,
 )
 from flashjax.train.average import averaged
-from flashjax.train.rollout import draw_step, make_teacher_passes, student_input
+from flashjax.train.rollout import (
+    StudentStep,
+    Taken,
+    draw_step,
+    make_teacher_passes,
+    student_input,
+    take_all,
+    take_step,
+)
 from flashjax.train.state import Descent, Frozen, Learner, MatchState, descend
 from flashjax.types import Batch, Cond, Metrics, Params
 
@@ -55,57 +64,92 @@ def make_student_loss(
 
     A term of weight 0 is not computed.
     """
-    substeps = config.trajectory_substeps
 
-    def match(x0, x, sigma, teacher_velocity, fake, cond) -> tuple[Array, Metrics]:
-        teacher_x0 = path.to_x0(teacher_velocity, x, sigma)
-        fake_x0 = path.to_x0(nets.velocity(fake, x, sigma, cond), x, sigma)
-        gradient = stop_gradient(gradient_of(config)(x0, teacher_x0, fake_x0, floor=config.floor))
-        loss = jnp.mean(distribution_matching.matching_loss(x0, gradient))
-        gap = jnp.mean(jnp.abs(fake_x0 - teacher_x0))
-        return loss, {"student/matching_loss": loss, "student/score_gap": gap}
+    def taken(params, frozen, cond, step_key, noise) -> Taken:
+        if config.through:
+            return take_all(nets.velocity, params, sigmas, cond, noise)
+        at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
+        return take_step(nets.velocity, params, frozen, at, cond, noise)
 
-    def deceive(x0, state, cond, key) -> tuple[Array, Metrics]:
-        level_key, noise_key = jax.random.split(key)
-        sigma = draw_levels(level_key, len(x0), config, sigmas)
-        x = path.add_noise(x0, jax.random.normal(noise_key, x0.shape), sigma)
-        _, tokens = nets.features(state.fake.params, x, sigma, cond)
-        logits = nets.heads(state.heads.params, tokens, height=x.shape[1])
-        loss = adversarial.generator_loss(logits, config.adversarial)
-        return loss, {"student/adversarial_loss": loss}
+    def teach(frozen, taken, point, conds, guidance) -> tuple[Array, Array | None]:
+        """The guided velocity at the matching point, and where the learnt trajectory ends."""
+        if not config.trajectory_weight:
+            return guided(nets.velocity, guidance)(frozen.teacher, *point, *conds), None
+        passes = make_teacher_passes(
+            nets.velocity, guidance_scale=guidance, substeps=config.trajectory_substeps
+        )
+        return passes(frozen.teacher, point, taken.start, taken.next_sigma, *conds)
 
     def loss_fn(params, state, frozen, batch, key) -> tuple[Array, Metrics]:
-        step_key, noise_key, match_key, deceive_key, drop_key = jax.random.split(key, 5)
+        step_key, noise_key, match_key, judge_key, drop_key = jax.random.split(key, 5)
         guidance = draw_guidance(jax.random.fold_in(key, 5), batch.latents, config)
         drop = draw_t5_drop(drop_key, len(batch.latents), config.drop_t5)
-        cond, uncond = encode_pair(nets.text, frozen.text, batch.tokens, frozen.empty, drop=drop)
-        at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
+        conds = encode_pair(nets.text, frozen.text, batch.tokens, frozen.empty, drop=drop)
         noise = jax.random.normal(noise_key, batch.latents.shape)
-        x = student_input(nets.velocity, params, frozen, at, cond, noise=noise)
-        sigma, next_sigma = (jnp.full(x.shape[:1], at.sigmas[at.index + k]) for k in (0, 1))
-        velocity = nets.velocity(params, x, sigma, cond)
-        x0, student_noise = path.to_x0(velocity, x, sigma), path.to_noise(velocity, x, sigma)
-
-        point = stop_gradient(matching_point(x0, student_noise, at, match_key, config))
-        if config.trajectory_weight:
-            passes = make_teacher_passes(nets.velocity, guidance_scale=guidance, substeps=substeps)
-            start = (x, sigma)
-            guided_velocity, end = passes(frozen.teacher, point, start, next_sigma, cond, uncond)
-        else:
-            teach = guided(nets.velocity, guidance)
-            guided_velocity = teach(frozen.teacher, *point, cond, uncond)
-        loss, metrics = match(x0, *point, guided_velocity, state.fake.params, cond)
-        if config.adversarial_weight and batch.pictures:
-            term, more = deceive(x0, state, cond, deceive_key)
-            loss, metrics = loss + config.adversarial_weight * term, metrics | more
-        if config.trajectory_weight:
-            target = segment_velocity(x, end, sigma, next_sigma)
-            term = jnp.mean(trajectory_loss(velocity, target))
+        own = taken(params, frozen, conds[0], step_key, noise)
+        point = stop_gradient(matching_point(own.x0, own.noise, own.at, match_key, config))
+        velocity, end = teach(frozen, own, point, conds, guidance)
+        loss, metrics = matching_term(nets, config, own.x0, point, velocity, state, conds[0])
+        if batch.pictures and (config.adversarial_weight or config.feature_weight):
+            judge = functools.partial(judged_term, nets, config, own.x0, batch, judge_key)
+            term, more = judge(sigmas, state, conds[0])
+            loss, metrics = loss + term, metrics | more
+        if end is not None:
+            target = segment_velocity(own.start[0], end, own.start[1], own.next_sigma)
+            term = jnp.mean(trajectory_loss(own.velocity, target))
             loss = loss + config.trajectory_weight * term
             metrics = metrics | {"student/trajectory_loss": term}
         return loss, metrics
 
     return loss_fn
+
+
+def matching_term(
+    nets: Networks,
+    config: MatchConfig,
+    x0: Array,
+    point: tuple[Array, Array],
+    teacher_velocity: Array,
+    state: MatchState,
+    cond: Cond,
+) -> tuple[Array, Metrics]:
+    """The matching loss of samples `x0`, with the scores compared at `point`."""
+    x, sigma = point
+    teacher_x0 = path.to_x0(teacher_velocity, x, sigma)
+    fake_x0 = path.to_x0(nets.velocity(state.fake.params, x, sigma, cond), x, sigma)
+    gradient = stop_gradient(gradient_of(config)(x0, teacher_x0, fake_x0, floor=config.floor))
+    loss = jnp.mean(distribution_matching.matching_loss(x0, gradient))
+    gap = jnp.mean(jnp.abs(fake_x0 - teacher_x0))
+    return loss, {"student/matching_loss": loss, "student/score_gap": gap}
+
+
+def judged_term(
+    nets: Networks,
+    config: MatchConfig,
+    x0: Array,
+    batch: Batch,
+    key: Array,
+    sigmas: Array,
+    state: MatchState,
+    cond: Cond,
+) -> tuple[Array, Metrics]:
+    """What the heads, and the mean features of real samples, say of samples `x0`."""
+    level_key, noise_key = jax.random.split(key)
+    sigma = draw_levels(level_key, len(x0), config, sigmas)
+    noise = jax.random.normal(noise_key, x0.shape)
+    features = lambda x: nets.features(state.fake.params, x, sigma, cond)[1]
+    tokens = features(path.add_noise(x0, noise, sigma))
+    loss, metrics = jnp.zeros(()), {}
+    if config.adversarial_weight:
+        logits = nets.heads(state.heads.params, tokens, height=x0.shape[1])
+        term = adversarial.generator_loss(logits, config.adversarial)
+        loss, metrics = config.adversarial_weight * term, {"student/adversarial_loss": term}
+    if config.feature_weight:
+        real = path.add_noise(jnp.asarray(batch.latents), noise, sigma)
+        term = feature_loss(tokens, features(real))
+        loss = loss + config.feature_weight * term
+        metrics = metrics | {"student/feature_loss": term}
+    return loss, metrics
 
 
 def make_student_step(
@@ -147,6 +191,8 @@ def make_critic_loss(
     def drawn(student, frozen, cond, step_key, noise) -> tuple[Array, Array]:
         """The student's samples, and their level: 0, or where its step ends on an interval."""
         at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
+        if config.through:  # the last sample is the one that is matched
+            at = StudentStep(sigmas, jnp.int32(len(sigmas) - 2), at.first)
         x = student_input(nets.velocity, student, frozen, at, cond, noise=noise)
         sigma = jnp.full(x.shape[:1], at.sigmas[at.index])
         velocity = nets.velocity(student, x, sigma, cond)

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from flashjax.flow.guidance import Velocity, guided
-from flashjax.flow.path import along
+from flashjax.flow.path import along, to_noise, to_x0
 from flashjax.flow.solvers import euler
 from flashjax.train.state import Frozen
-from flashjax.types import Cond, Params
+from flashjax.types import Cond, InputError, Params
 
 
 def roll_out(
@@ -80,6 +80,53 @@ def student_input(
         first = step.first
         noise = roll_out(velocity, frozen.student, noise, step.sigmas, cond, first=0, upto=first)
     return roll_out(velocity, params, noise, step.sigmas, cond, first=first, upto=step.index)
+
+
+@flax.struct.dataclass
+class Taken:
+    """What a student did, with its gradient: a sample, and the step whose trajectory is learnt.
+
+    `x0` and `noise` are both ends of the line of the step `at`. `velocity` is that of the step from
+    `start`, which is x and sigma "b", to the level `next_sigma` "b": the same step, or the first.
+    """
+
+    x0: Array
+    noise: Array
+    at: StudentStep
+    velocity: Array
+    start: tuple[Array, Array]
+    next_sigma: Array
+
+
+def take_step(
+    velocity: Velocity, params: Params, frozen: Frozen, at: StudentStep, cond: Cond, noise: Array
+) -> Taken:
+    """One step of the student, from where its own trajectory has come to without a gradient."""
+    x = student_input(velocity, params, frozen, at, cond, noise=noise)
+    sigma, next_sigma = (jnp.full(x.shape[:1], at.sigmas[at.index + k]) for k in (0, 1))
+    found = velocity(params, x, sigma, cond)
+    ends = to_x0(found, x, sigma), to_noise(found, x, sigma)
+    return Taken(*ends, at, found, (x, sigma), next_sigma)
+
+
+def take_all(velocity: Velocity, params: Params, sigmas: Array, cond: Cond, noise: Array) -> Taken:
+    """All steps of the student: the sample has the gradient of every step but the first.
+
+    The first step has its trajectory to learn, and lays out the picture; what comes after it is
+    matched. Source: DP-DMD, which keeps diversity so.
+    """
+    if len(sigmas) < 3:
+        raise InputError("match.match.through=True has no later steps in a student of one step")
+    levels = [jnp.full(noise.shape[:1], sigma) for sigma in sigmas]
+    first = velocity(params, noise, levels[0], cond)
+    x = jax.lax.stop_gradient(noise + (sigmas[1] - sigmas[0]) * first)
+    last = len(sigmas) - 2
+    for k in range(1, last):
+        x = x + (sigmas[k + 1] - sigmas[k]) * velocity(params, x, levels[k], cond)
+    found = velocity(params, x, levels[last], cond)
+    ends = to_x0(found, x, levels[last]), to_noise(found, x, levels[last])
+    at = StudentStep(sigmas, jnp.int32(last), jnp.int32(0))
+    return Taken(*ends, at, first, (noise, levels[0]), levels[1])
 
 
 def make_teacher_segment(

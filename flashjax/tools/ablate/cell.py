@@ -21,8 +21,8 @@ from flashjax.stages.drawing import Studio, draw_all, forget, make_studio
 from flashjax.stages.evaluate import measure, open_all, open_unseen
 from flashjax.stages.model import open_model, student_of
 from flashjax.stages.registry import open_samples
-from flashjax.stages.stage import run_stage, stage_results, write_json
-from flashjax.tools.ablate.grid import AblateConfig, Cell, configured
+from flashjax.stages.stage import run_stage, stage_results, write_config, write_json
+from flashjax.tools.ablate.grid import AblateConfig, Cell, configured, needs, trained_by
 from flashjax.train.merge import merge
 from flashjax.types import InputError, Params
 
@@ -44,8 +44,13 @@ def share(config: ConfigDict, workdir: Path) -> None:
 def run_cell(config: ConfigDict, grid: AblateConfig, cell: Cell, workdir: Path) -> None:
     """Trains and judges what is not done yet. Training that breaks is a result, and is noted."""
     place = workdir / CELLS / cell.name
+    for name in sorted(needs(grid, cell)):
+        if (workdir / CELLS / name / BROKEN).is_file():
+            place.mkdir(parents=True, exist_ok=True)
+            write_json(place / BROKEN, {"error": f"it goes on from {name}, which broke"})
+            return
     asked = configured(config, grid, cell)
-    place.mkdir(parents=True, exist_ok=True)
+    write_config(place, asked)  # so that other verbs work on the cell's folder
     for name in FIRST:
         link(place / name, workdir / SHARED / name)
     try:
@@ -59,7 +64,10 @@ def run_cell(config: ConfigDict, grid: AblateConfig, cell: Cell, workdir: Path) 
             judge_student(asked, grid, place, "match")
             return
         link(place / "match", workdir / CELLS / cell.matched / "match")
-        split.run(asked, place)
+        if (owner := trained_by(grid, cell)) == cell:
+            split.run(asked, place)
+        else:
+            link(place / "split", workdir / CELLS / owner.name / "split")
         judge_branches(asked, grid, cell, place)
     except FloatingPointError as error:
         log.warning("%s broke: %s", cell.name, error)

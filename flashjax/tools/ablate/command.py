@@ -24,7 +24,7 @@ from flashjax.stages.stage import write_json
 from flashjax.tools import sections
 from flashjax.tools.ablate import page
 from flashjax.tools.ablate.cell import CELLS, run_cell, share, state_of
-from flashjax.tools.ablate.grid import AblateConfig, Cell, cells, read_grid
+from flashjax.tools.ablate.grid import AblateConfig, Cell, cells, configured, needs, read_grid
 from flashjax.tools.ablate.table import summary
 from flashjax.types import InputError
 
@@ -41,8 +41,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     if min(options.jobs - 1, options.most) < 0:
         raise InputError("give 1 or more --jobs, and 0 or more --most")
     config = configs.load(options.config, overrides)
-    sections.check(config, "ablate")
-    grid, workdir = read_grid(config), Path(options.workdir).absolute()
+    grid, workdir = checked(config), Path(options.workdir).absolute()
     every = {cell.name: cell for cell in cells(grid)}
     if options.dry_run:
         print("\n".join(every))
@@ -60,7 +59,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         if options.jobs == 1:
             done = here(config, grid, workdir, left)
         else:
-            done = beside(options, overrides, workdir, left)
+            done = beside(options, overrides, grid, workdir, left)
         for number, (cell, problem) in enumerate(done, start=1):
             failed += [problem] if problem else []
             log.info("ablate: %s, %d of %d", cell.name, number, len(left))
@@ -71,6 +70,19 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         print(workdir / PAGE)
     if failed:
         raise InputError(*failed)
+
+
+def checked(config: ConfigDict) -> AblateConfig:
+    """The grid of a config. InputError for arms that are none, before anything is trained."""
+    sections.check(config, "ablate")
+    grid = read_grid(config)
+    for name in grid.arms:
+        cell = next(cell for cell in cells(grid) if cell.arm == name)
+        try:
+            sections.check(configured(config, grid, cell), "match")
+        except InputError as error:
+            raise InputError(*(f"ablate.arms.{name}: {line}" for line in error.args)) from error
+    return grid
 
 
 def tell(config: ConfigDict, grid: AblateConfig, workdir: Path, command: str) -> None:
@@ -91,7 +103,11 @@ def here(
 
 
 def beside(
-    options: argparse.Namespace, overrides: Sequence[str], workdir: Path, left: Sequence[Cell]
+    options: argparse.Namespace,
+    overrides: Sequence[str],
+    grid: AblateConfig,
+    workdir: Path,
+    left: Sequence[Cell],
 ) -> Iterator[tuple[Cell, str]]:
     """Cells in processes of their own, so many at a time; those that others build on come first."""
     running: list[subprocess.Popen[bytes]] = []
@@ -114,7 +130,7 @@ def beside(
         return cell, f"{cell.name} ended with code {code}: {path} says why" if code else ""
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        for wave in waves(left):
+        for wave in waves(grid, left):
             yield from _finished(pool, work, wave)
 
 
@@ -125,12 +141,11 @@ def _finished(
         yield future.result()
 
 
-def waves(left: Sequence[Cell]) -> Iterator[list[Cell]]:
+def waves(grid: AblateConfig, left: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Cells in their order, in parts of which none waits for another of the same part."""
     wave: list[Cell] = []
     for cell in left:
-        needs = {Cell(cell.steps).name, cell.matched} - {cell.name} if cell.arm else set()
-        if needs & {other.name for other in wave}:
+        if needs(grid, cell) & {other.name for other in wave}:
             yield wave
             wave = []
         wave.append(cell)

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.flow.schedule import steps_in_range
-from flashjax.train.arms import MatchConfig
 from flashjax.types import Count, Decay, InputError, Range, Seed, Share, Weight, Whole
 
 Timestep = Annotated[float, Range(0, 1000)]
@@ -34,7 +33,7 @@ class AblateConfig:
 
     steps: tuple[Count, ...]  # of a student, each is guided once
     seeds: tuple[Seed, ...]  # of matching: noise, order of the data, heads
-    arms: dict[str, Any]  # what each changes in match.match, by name
+    arms: dict[str, Any]  # what each changes in the section `match`, by name
     trajectory: tuple[Weight, ...]  # weights of the trajectory loss
     pull: tuple[Share, ...]  # of the fake score towards the student
     splits: dict[str, SplitArm]  # by name
@@ -72,7 +71,7 @@ class Cell:
 
 
 def read_grid(config: ConfigDict) -> AblateConfig:
-    """The section `ablate`. InputError for arms that are none, before anything is trained."""
+    """The section `ablate`. InputError for names and weights that do not go together."""
     if "ablate" not in config:
         raise InputError("the config has no section `ablate`: begin with configs/ablation_nano.py")
     grid = configs.section(config, "ablate", AblateConfig)
@@ -89,11 +88,6 @@ def read_grid(config: ConfigDict) -> AblateConfig:
                     f"ablate.splits.{name}: weights {weights} must be one of each of "
                     f"{', '.join(split.branches)}, and sum to 1"
                 )
-    for cell in cells(grid):
-        try:
-            configs.section(configured(config, grid, cell), "match.match", MatchConfig)
-        except InputError as error:
-            raise InputError(f"ablate.arms.{cell.arm}: {error.args[0]}") from error
     return grid
 
 
@@ -126,22 +120,53 @@ def _rest(grid: AblateConfig, others: list[tuple[float, float]]) -> Iterator[Cel
         yield from _arms(grid, terms)
 
 
+def trained_by(grid: AblateConfig, cell: Cell) -> Cell:
+    """The cell that trains the branches of a cell: arms of one training differ in what follows."""
+    asked = grid.splits[cell.split]
+    same = (
+        name
+        for name, other in grid.splits.items()
+        if (other.branches, other.decay) == (asked.branches, asked.decay)
+    )
+    return dataclasses.replace(cell, split=next(same))
+
+
+def needs(grid: AblateConfig, cell: Cell) -> set[str]:
+    """The names of the cells that a cell goes on from."""
+    if not cell.arm:
+        return set()
+    found = {Cell(cell.steps).name}
+    if cell.split:
+        found |= {cell.matched, trained_by(grid, cell).name}
+    return found - {cell.name}
+
+
 def configured(config: ConfigDict, grid: AblateConfig, cell: Cell) -> ConfigDict:
     """The config of a cell: the recipe, with what the cell changes."""
     found = ConfigDict(copy.deepcopy(config.to_dict())).unlock()
     found.seed, found.student.steps = cell.seed, cell.steps
     substeps = max(1, grid.teacher_substeps // cell.steps)
     found.guide.guide.substeps = substeps
-    match: dict[str, Any] = dict(halved=0.0, trajectory_substeps=max(1, substeps // 2))
-    match |= dict(trajectory_weight=cell.trajectory, fake_pull=cell.pull)
-    changes = _plain(grid.arms[cell.arm]) if cell.arm else {}
-    found.match.match = ConfigDict(found.match.match.to_dict() | match | changes)
+    terms: dict[str, Any] = dict(halved=0.0, trajectory_substeps=max(1, substeps // 4))
+    terms |= dict(trajectory_weight=cell.trajectory, fake_pull=cell.pull)
+    arm = _plain(grid.arms[cell.arm]) if cell.arm else {}
+    recipe = _merged(found.match.to_dict(), {"match": terms})
+    found.match = ConfigDict(_merged(recipe, arm))
     if cell.split:
         split = grid.splits[cell.split]
         found.split.branches = ConfigDict(split.branches)
         found.split.mesh.branch = len(split.branches)
         found.split.average.decay = split.decay
     return found.lock()
+
+
+def _merged(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with changes to it and to the sections within."""
+    found = dict(section)
+    for key, value in changes.items():
+        within = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = _merged(found[key], value) if within else value
+    return found
 
 
 def _plain(section: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:

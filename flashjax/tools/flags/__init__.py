@@ -23,5 +23,6 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {  # of what needs
     "verify": instruments.verify,
     "chaos": instruments.chaos,
     "ablate": instruments.ablate,
+    "probe": instruments.probe,
 }
 stage = road.stage

@@ -6,6 +6,8 @@ from flashjax.tools.flags.road import CONFIG
 
 BENCHES = ("convert", "quantize", "steps")
 CACHE = "~/.cache/flashjax/plan"
+ARMS = ("own", "shared", "shared_all", "next", "grid", "renoised", "line")  # of `probe`
+PROBED = "shared,grid,renoised"
 
 
 def plan(verb: argparse.ArgumentParser) -> None:
@@ -71,3 +73,19 @@ def ablate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--only", default="", metavar="CELL", help="the one cell of this name")
     verb.add_argument("--table", action="store_true", help="of what is done; nothing is trained")
     verb.add_argument("--dry_run", action="store_true", help="check the grid, list its cells")
+
+
+def probe(verb: argparse.ArgumentParser) -> None:
+    """Of `probe`."""
+    verb.add_argument("--workdir", required=True, metavar="DIR", help="of a run with `match` in it")
+    verb.add_argument("--config", metavar="FILE", help="of the run; what its workdir keeps")
+    verb.add_argument(
+        "--step", type=int, metavar="N", help="a kept one; 0 is before it, the newest"
+    )
+    verb.add_argument("--arms", default=PROBED, metavar="A,B", help=", ".join(ARMS))
+    verb.add_argument("--inputs", type=int, default=6, metavar="K", help="batches with their noise")
+    verb.add_argument("--draws", type=int, default=5, metavar="D", help="of matching at each input")
+    verb.add_argument("--batch", type=int, default=16, metavar="N", help="samples of an input")
+    verb.add_argument("--seed", type=int, default=0, help="of samples and noise")
+    verb.add_argument("--out", metavar="FILE", help="where the JSON goes, too")
+    verb.add_argument("--json", action="store_true", help="for programs")

@@ -283,7 +283,9 @@ def _matched(
     forward, heads, text = _forward(config, model, setting)
     count = (student_flops, critic_flops)[which]
     matching = configs.section(config, "match.match", MatchConfig)
-    before = steps_before(config.student.steps, halved=matching.halved)
+    steps = config.student.steps
+    last = float(steps - 1)  # the step that is matched where the gradient goes through
+    before = last if matching.through else steps_before(steps, halved=matching.halved)
     job = config[section].job
     prefix = "" if section == "match" else "split-"
     return Planned(

@@ -1,0 +1,67 @@
+"""A whole grid in its smallest size: trained, judged, told; run again it does nothing; probed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flashjax.cli import main
+
+FILE = Path(__file__).parents[3] / "configs" / "ablation_nano.py"
+
+
+@pytest.fixture(scope="module")
+def run(shallow_teacher, tmp_path_factory):
+    """Arguments of a grid that is done, and its folder."""
+    workdir = tmp_path_factory.mktemp("ablation")
+    small = {"teacher.source": shallow_teacher, "match.heads.taps": "0", "match.heads.width": 8}
+    flags = [f"--config.{key}={value}" for key, value in small.items()]
+    arguments = ["ablate", "--config", f"{FILE}:smoke", "--workdir", str(workdir), *flags]
+    assert main(arguments) == 0
+    return arguments, workdir
+
+
+def test_every_cell_has_its_row_and_pictures(run):
+    _, workdir = run
+    told = json.loads((workdir / "ablation.json").read_text())
+    assert told["cells"] == {"all": 4, "done": 4, "broken": {}}
+    rows = {(row["arm"], row["split"]): row for row in told["rows"]}
+    assert set(rows) == {("", ""), ("renoise", ""), ("share_any", ""), ("renoise", "pair")}
+    assert {"whole", "Fréchet", "precision", "sharpness", "pixel diversity"} <= set(
+        rows["renoise", "pair"]["values"]
+    )
+    assert abs(sum(rows["renoise", "pair"]["weights"][0].values()) - 1) < 1e-6
+    page = (workdir / "ablation.html").read_text()
+    assert page.count("<img") == 4 * 2 and "student/score_gap" in page
+
+
+def test_what_is_done_is_not_done_again(run, capsys):
+    arguments, workdir = run
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("stage.json")}
+    assert main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("stage.json")} == before
+    assert capsys.readouterr().out.splitlines()[-1] == str(workdir / "ablation.html")
+
+
+def test_a_cell_is_a_workdir_that_can_be_probed(run, capsys):
+    _, workdir = run
+    (cell,) = (workdir / "cells").glob("2-share_any-*")
+    sizes = ["--arms", "shared,renoised", "--inputs", "2", "--draws", "2", "--batch", "2"]
+    assert main(["probe", "--workdir", str(cell), *sizes, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["step"] == 2 and [step["sigma"] for step in told["student_steps"]] == [1.0, 0.75]
+    first = told["student_steps"][0]
+    assert set(first["arms"]) == {"shared", "renoised"}
+    assert {"snr", "normaliser", "guidance_cosine", "shared_loss"} <= set(first["arms"]["shared"])
+    assert list(first["cosines"]) == ["shared, renoised"]
+    assert first["arms"]["shared"]["noise_share"]["value"] is None or (
+        first["arms"]["shared"]["noise_share"]["value"] < 0.2
+    )  # of a grid of two the only later level: nothing is drawn
+    assert main(["probe", "--workdir", str(cell), *sizes, "--step", "7"]) == 2
+    assert "--step 7: kept are 0, " in capsys.readouterr().err
+
+
+def test_no_cell_of_this_name_is_said(run, capsys):
+    arguments, _ = run
+    assert main([*arguments, "--only", "nobody"]) == 2
+    assert "--only nobody: --dry_run lists the cells" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+"""The table: means and Student's intervals over seeds; scipy is the oracle."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from flashjax.stages.stage import run_stage, write_json
+from flashjax.tools.ablate.cell import BROKEN, CELLS, JUDGED, SHARED, state_of
+from flashjax.tools.ablate.grid import AblateConfig, Cell, SplitArm
+from flashjax.tools.ablate.page import write
+from flashjax.tools.ablate.table import rows_of, summary, value_of
+
+GRID = AblateConfig(
+    steps=(4,),
+    seeds=(0, 1, 2),
+    arms={"renoise": {}, "share": {}},
+    trajectory=(0.1,),
+    pull=(0.02,),
+    splits={"pair": SplitArm({"lo": (0, 500), "hi": (500, 1000)}, ({"lo": 0.3, "hi": 0.7},))},
+    split_from="renoise",
+)
+
+
+def figures(value):
+    rest = {"unit": "", "error": None, "heading": ""}
+    distance = {"name": "distance", "value": 1 / value, "better": "less", "decimals": 3} | rest
+    return {
+        "figures": [
+            {"name": "whole", "value": value, "better": "more", "decimals": 1} | rest,
+            distance,
+        ],
+        "samples": 4,
+    }
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    def done(place, results):
+        run_stage(JUDGED, {}, place, lambda folder: results, inputs={}, seed=0)
+
+    shared = {"teacher": figures(90.0), "real": figures(95.0), "notes": ["what it means"]}
+    done(tmp_path / SHARED, shared)
+    done(tmp_path / CELLS / "4-guided", {"student": figures(60.0)})
+    for seed, value in enumerate((70.0, 74.0, 75.0)):
+        cell = Cell(4, "renoise", 0.1, 0.02, seed)
+        done(tmp_path / CELLS / cell.name, {"student": figures(value)})
+    split = Cell(4, "renoise", 0.1, 0.02, 0, "pair")
+    weights = {"lo": 0.3, "hi": 0.7}
+    done(tmp_path / CELLS / split.name, {"student": figures(80.0), "weights": weights})
+    broken = tmp_path / CELLS / Cell(4, "share", 0.1, 0.02, 1).name
+    broken.mkdir(parents=True)
+    write_json(broken / BROKEN, {"error": "10 updates were skipped"})
+    return tmp_path
+
+
+def test_an_interval_is_students_over_the_seeds():
+    values = np.array([70.0, 74.0, 75.0])
+    found = value_of(values)
+    low, high = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
+    assert found.mean == pytest.approx(73.0) and found.seeds == 3
+    assert found.half == pytest.approx((high - low) / 2)
+    assert value_of([5.0]).half is None
+
+
+def test_rows_are_what_is_done_with_what_broke(workdir):
+    guided, renoise, share, split = rows_of(GRID, workdir)
+    assert [guided.arm, renoise.arm, share.arm, split.split] == ["", "renoise", "share", "pair"]
+    assert renoise.values["whole"].mean == pytest.approx(73.0)
+    assert renoise.values["whole"].seeds == 3 and guided.values["whole"].half is None
+    assert share.broken == 1 and not share.values
+    assert split.weights == [{"lo": 0.3, "hi": 0.7}]
+
+
+def test_the_page_and_the_json_say_the_same(workdir):
+    told = summary(GRID, workdir, "flashjax ablate")
+    assert told["cells"]["done"] == 5 and told["cells"]["all"] == 1 + 6 + 3
+    assert list(told["cells"]["broken"].values()) == ["10 updates were skipped"]
+    write(workdir / "a.html", GRID, workdir, told, "Arms & legs")
+    page = (workdir / "a.html").read_text()
+    half = dataclasses.asdict(value_of([70.0, 74.0, 75.0]))["half"]
+    assert f"73.0 ± {half:.1f}" in page and "Arms &amp; legs" in page
+    assert '<td class="best">80.0</td>' in page and "1 broke" in page
+    assert page.count("<html") == 1 and 'src="http' not in page
+
+
+def test_a_cell_that_is_neither_done_nor_broken_is_left(workdir):
+    assert state_of(Cell(4, "share", 0.1, 0.02, 0), workdir) == ""
+    assert state_of(Cell(4, "share", 0.1, 0.02, 1), workdir) == "broken"
+    assert state_of(Cell(4), workdir) == "done"
