@@ -6,10 +6,12 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from flashjax import config as configs
 
@@ -58,6 +60,26 @@ def installed(built, tmp_path_factory):
     (site / "others.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return place / "bin" / "flashjax", environment
+
+
+def pins(name):
+    lines = (ROOT / f"requirements{name}.txt").read_text().splitlines()
+    found = [Requirement(line) for line in lines if "==" in line and not line.startswith("#")]
+    return {pin.name: next(iter(pin.specifier)).version for pin in found}
+
+
+def test_pins_lie_in_the_ranges_and_extras_are_the_pins():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ranges = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    pinned = pins("")
+    assert ranges.keys() == pinned.keys()
+    assert all(pinned[name] in ranges[name] for name in pinned)
+    assert all({">=", "<"} == {part.operator for part in kept} for kept in ranges.values())
+    extras = project["optional-dependencies"]
+    for name, tools in (("plan", set()), ("deploy", set()), ("test", {"ruff", "mypy"})):
+        asked = [Requirement(text) for text in extras[name] if not text.startswith("flashjax")]
+        found = {r.name: next(iter(r.specifier)).version for r in asked}
+        assert found == {n: v for n, v in pins(f"-{name}").items() if n not in tools}
 
 
 def test_wheel_and_sdist_hold_recipes_launchers_and_weights(built):

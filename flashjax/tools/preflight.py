@@ -15,6 +15,7 @@ from flashjax import config as configs
 from flashjax.convert.folder import read_configs, settings
 from flashjax.data.prompts import Prompts
 from flashjax.data.tokenizers import load_tokenizers
+from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import AbsentT5, TextConfig
 from flashjax.parallel.chips import chip_of
 from flashjax.parallel.mesh import make_mesh
@@ -22,7 +23,7 @@ from flashjax.parallel.units import sized
 from flashjax.sources import transformer_sizes
 from flashjax.stages import draw, export, match, split
 from flashjax.stages.evaluate import BITS
-from flashjax.stages.model import home_of, source_of
+from flashjax.stages.model import MODEL, home_of, open_model, source_of
 from flashjax.stages.registry import check_data, check_held_out, check_judges
 from flashjax.tools import sections
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
@@ -40,13 +41,16 @@ Problems = Iterator[str]
 def problems(config: ConfigDict, workdir: Path, stages: Sequence[str] = tuple(ROAD)) -> list[str]:
     """What is wrong with a config on this machine, in the order of the road; nothing is written.
 
-    Stages that come after `stages` are looked through as far as they depend on nothing but the
-    config; what was there for the ones before is no longer asked for.
+    Of other stages only what depends on nothing but the config is looked at: what was there for the
+    ones before is no longer asked for, and what the ones after need may still come.
     """
     wrong = sections.problems(config, stages[0] if len(stages) == 1 else "run")
     found = [line for error in wrong for line in error.args]
     if all(isinstance(error, configs.OutOfRange) for error in wrong):  # others stumble over types
         found += [line for check in CHECKS for line in check(config, stages)]
+        if "match" in stages and "import" not in stages and (workdir / "import" / MODEL).exists():
+            imported, _ = open_model(workdir, names=())
+            found += told(check_taps, config, imported.transformer_config)
     if not found and {"import", "guide"} <= set(stages):
         found = list(space(config, workdir))
     return list(dict.fromkeys(found))
@@ -75,16 +79,15 @@ def teacher(config: ConfigDict, stages: Sequence[str]) -> Problems:
         return
     missing = [*told(source_of, config), *told(home_of, config)]
     yield from missing
-    if missing or "data" not in config:
-        return
-    if "match" in config:
-        yield from told(check_taps, config)
-    yield from told(check_size, config)
+    if not missing and "match" in stages:
+        yield from told(check_taps, config, model_of(config).transformer)
+    if not missing and "prepare" in stages:
+        yield from told(check_size, config)
 
 
-def check_taps(config: ConfigDict) -> None:
+def check_taps(config: ConfigDict, sizes: MMDiTConfig) -> None:
     """InputError for heads on blocks that the teacher has not."""
-    depth, taps = model_of(config).transformer.depth, config.match.heads.taps
+    depth, taps = sizes.depth, config.match.heads.taps
     if not taps or min(taps) < 0 or max(taps) >= depth:
         raise InputError(f"match.heads.taps={taps}: the teacher has blocks 0 to {depth - 1}")
 
@@ -108,7 +111,7 @@ def data(config: ConfigDict, stages: Sequence[str]) -> Problems:
         return
     missing = told(check_data, config)
     yield from missing
-    if not missing and "evaluate" in config:
+    if not missing and "evaluate" in stages:
         yield from told(check_held_out, config)
     if "draw" in config.data and config.data.draw.steps:
         yield from told(draw.captions_of, config, Path())
