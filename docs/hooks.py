@@ -3,12 +3,21 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from latex2mathml.converter import convert
 
 KEYS, DECISIONS = "<!-- keys of a config -->", "<!-- decisions in force -->"
 NOTES = Path(__file__).parents[1] / "BUILD_NOTES.md"
 _EQUATION = re.compile(r"^\$\$\n(.+?)\n\$\$$", re.MULTILINE | re.DOTALL)
+
+
+def on_config(config: Any) -> Any:
+    """Pages that the navigation does not name stand at its end."""
+    pages = sorted(page.name for page in Path(config["docs_dir"]).glob("*.md"))
+    if more := [page for page in pages if page not in str(config["nav"])]:
+        config["nav"].append({"More": more})
+    return config
 
 
 def on_page_markdown(markdown: str, **known: object) -> str:

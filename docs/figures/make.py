@@ -88,7 +88,7 @@ def speed() -> None:
 
 FLOORS = (
     ("cli", "flashjax VERB"),
-    ("tools/", "sample, export, quantize, evaluate, plan, bench, chaos; flashjax.load"),
+    ("tools/", "sample, export, quantize, evaluate, plan, …; flashjax.load"),
     ("stages/", "the road: import, prepare, guide, match, split, merge, …"),
     ("sources", "any checkpoint, recognised by what it holds"),
     ("evaluate/   tasks/", "drawing, judges, report; a guest's world"),

@@ -35,7 +35,7 @@ class AverageConfig:
 
 
 def decay_at(config: AverageConfig, updates: Array) -> Array:
-    """The share of the average that an update keeps, after so many `updates`."""
+    """The share of the average that an update keeps, after so many `updates`; scalars."""
     done = jnp.asarray(updates, jnp.float32)
     if config.schedule == "power":
         return (done / (done + 1.0)) ** (config.exponent + 1.0)

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("convert", "data", "evaluate", "flow", "losses", "models", "quantize", "train")
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 ALWAYS = {"flashjax", "flashjax.types", "flashjax.cli.main"}
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 ERRORS = re.compile(r"raise (InputError|FloatingPointError)")
 SHAPES = re.compile(r'"[a-zA-Z0-9+ .…]+"|Letters|scalar')
 
@@ -103,7 +104,7 @@ def run(name, *arguments):
     path = str(ROOT / "docs" / "examples" / f"{name}.py")
     told = subprocess.run(
         [sys.executable, path, *map(str, arguments)],
-        env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
