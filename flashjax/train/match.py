@@ -146,7 +146,9 @@ def judged_term(
         term = adversarial.generator_loss(logits, config.adversarial)
         loss, metrics = config.adversarial_weight * term, {"student/adversarial_loss": term}
     if config.feature_weight:
-        term = feature_loss(tokens, features(path.add_noise(batch.latents, noise, sigma)))
+        term = feature_loss(
+            tokens, features(path.add_noise(jnp.asarray(batch.latents), noise, sigma))
+        )
         loss, metrics = (
             loss + config.feature_weight * term,
             metrics | {"student/feature_loss": term},

@@ -122,7 +122,12 @@ def beside(
 ) -> Iterator[tuple[Cell, str]]:
     """Cells in processes of their own, so many at a time; those that others build on come first."""
     running: list[subprocess.Popen[bytes]] = []
-    signals.before_end(lambda code: [process.terminate() for process in running])
+
+    def pass_on(code: int) -> None:
+        for process in running:
+            process.terminate()
+
+    signals.before_end(pass_on)
     words = [sys.executable, "-m", "flashjax", "ablate", "--config", options.config]
     words += ["--workdir", options.workdir, *(f"--config.{text}" for text in overrides)]
 
