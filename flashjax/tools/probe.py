@@ -30,7 +30,8 @@ from flashjax.stages.setting import Setting, open_setting
 from flashjax.stages.stage import steps_saved, write_json
 from flashjax.tools import sections
 from flashjax.train.arms import MatchConfig
-from flashjax.train.probe import Drawn, collect, cosine, make_probe, signal
+from flashjax.train.probe import make_probe
+from flashjax.train.signal import Drawn, collect, cosine, signal
 from flashjax.train.state import MatchState
 from flashjax.types import Batch, InputError
 

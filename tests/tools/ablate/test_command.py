@@ -15,6 +15,7 @@ def run(shallow_teacher, tmp_path_factory):
     """Arguments of a grid that is done, and its folder."""
     workdir = tmp_path_factory.mktemp("ablation")
     small = {"teacher.source": shallow_teacher, "match.heads.taps": "0", "match.heads.width": 8}
+    small |= {"simulate_devices": 0}  # there are eight already
     flags = [f"--config.{key}={value}" for key, value in small.items()]
     arguments = ["ablate", "--config", f"{FILE}:smoke", "--workdir", str(workdir), *flags]
     assert main(arguments) == 0
