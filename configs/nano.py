@@ -98,7 +98,7 @@ def get_config() -> ConfigDict:
         judges=("digit_scenes",),  # and "clip=DIR", "pick=DIR", "dino=DIR", "fid=FILE"; or none: ()
     )
     config.report = dict(
-        title="flashjax: a text-to-image flow in four steps",
+        title="",  # "" says the teacher and the steps of the run
         bars=dict(kept=90.0, above=10.0, lost=2.0, faster=18.0),  # of the first judge's figure
     )
     return config

@@ -73,6 +73,8 @@ TOOLS = {  # the same for what works without a config; `export` and `quantize` a
     ),
     "bench": ("tools.bench.command", "measure speed and memory on this machine"),
 }
+JOBS = {"run": ("guide", "match", "split"), "guide": ("guide",), "match": ("match",)}
+JOBS |= {"split": ("split",)}  # the sections of the jobs that a verb trains
 ROAD = [*VERBS][[*VERBS].index("import") :]  # the stages of `run`
 CONFIGURED = ("plan", "bench", "chaos")  # tools that read a config
 HELP = "\n".join(
@@ -186,6 +188,10 @@ def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -
             f"--from {options.first} comes after --to {options.last}: {', '.join(ROAD)}"
         )
     config = configs.load(options.config, overrides)
+    if profile := getattr(options, "profile", ""):
+        with config.unlocked():
+            for name in JOBS[verb]:
+                config[name].job.profile = profile
     # A whole run is looked through as a whole, ranges too, and told all that is wrong at once.
     whole = (options.dry_run or verb == "run") and verb not in ("teach", "slim")
     _module("tools.sections").check(config, verb, ranges=not whole)
@@ -250,6 +256,10 @@ def parser(verb: str) -> Parser:
         metavar="DIR",
         help="what is compiled is kept here; off for nowhere; WORKDIR/compiled",
     )
+    if verb in JOBS:
+        found.add_argument(
+            "--profile", default="", metavar="A:B", help="a trace of the steps A to B, for XProf"
+        )
     if verb == "run":
         for flag, name, end in (("--from", "first", ROAD[0]), ("--to", "last", ROAD[-1])):
             found.add_argument(

@@ -182,17 +182,18 @@ class Panel:
 
 WIDTH, HEIGHT = 320, 150
 LEFT, RIGHT, TOP, BOTTOM = 42, 4, 8, 20  # margins of the plot within the viewBox
+ASIDE = ("time/", "speed/", "memory/")  # metrics of the machine, not of the method
 LOG_SPREAD = 100  # metrics that span a larger ratio are drawn on a logarithmic axis
 
 
 def panels(runs: Mapping[str, Sequence[Record]]) -> tuple[Panel, ...]:
-    """A panel for every metric of the runs, in order of appearance; "time/..." is left out."""
+    """A panel for every metric of the runs, in order of appearance, but for those ASIDE."""
     records = [record for run in runs.values() for record in run if "step" in record]
     names = dict.fromkeys(
         name
         for record in records
         for name, value in record.items()
-        if name != "step" and not name.startswith("time/") and isinstance(value, int | float)
+        if name != "step" and not name.startswith(ASIDE) and isinstance(value, int | float)
     )
     return tuple(_panel(name, runs) for name in names)
 

@@ -6,9 +6,9 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from clu import parameter_overview
@@ -17,16 +17,25 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Position
+from flashjax.evaluate.live import PAGE, LivePage
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first
 from flashjax.stages.contents import CHECKPOINTS
 from flashjax.train.average import AverageConfig
+from flashjax.train.goodput import Drawn, Goodput, counted
 from flashjax.train.heartbeat import heartbeat
-from flashjax.train.loop import Hook, Step, every, loop, progress
-from flashjax.train.metrics import CURVES, MetricsHook, MultiWriter, make_writer
-from flashjax.train.optim import OptimiserConfig, make_optimiser
+from flashjax.train.histograms import gradient_samples
+from flashjax.train.loop import Hook, Step, every, loop
+from flashjax.train.metrics import CURVES, MetricsHook, MetricWriter, MultiWriter, make_writer
+from flashjax.train.optim import OptimiserConfig, make_optimiser, rate_at
+from flashjax.train.progress import progress
+from flashjax.train.speed import Rate, Speedometer, Work
 from flashjax.train.state import Descent
+from flashjax.train.trace import span_of, traced
+from flashjax.train.trackers import check_known, open_trackers
 from flashjax.types import Count, Metrics, Params, Positive, Whole
+
+TRACE = "trace"  # the folder of what is profiled
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +53,10 @@ class JobConfig:
       keep: the newest checkpoints that stay while it trains; once it is done, one.
       milestone_steps: checkpoints of every so many steps stay for good; 0 is none.
       most_skipped: updates of a network that are skipped in a row before the job is stopped.
+      sample_steps: between two grids of pictures, of guide and match; 0 is none.
+      histogram_steps: between two histograms of gradients; 0 is none.
+      trackers: that are told the metrics, too: "wandb", "mlflow".
+      profile: the first and the last step of a trace, "10:13"; "" is none.
     """
 
     steps: Count
@@ -54,6 +67,33 @@ class JobConfig:
     keep: Count = 2
     milestone_steps: Whole = 0
     most_skipped: Count = 10
+    sample_steps: Whole = 0
+    histogram_steps: Whole = 0
+    trackers: tuple[str, ...] = ()
+    profile: str = ""
+
+    def __post_init__(self) -> None:
+        span_of(self.profile)
+        check_known(self.trackers)
+
+
+# Makes ready to draw; what it gives draws a state: images by name.
+Pictures: TypeAlias = Callable[[], Callable[[Any], Mapping[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """What may be said of a job beside its metrics.
+
+    Attributes:
+      work: what a step is, for the figures of speed.
+      pictures: makes ready to draw its states; None where nobody can.
+      hparams: what it was asked for, by dotted key.
+    """
+
+    work: Work
+    pictures: Pictures | None = None
+    hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def descent_of(
@@ -69,6 +109,12 @@ def descent_of(
     return Descent(make_optimiser(found, steps, pooled=pooled), average, found.spike)
 
 
+def rate_of(config: ConfigDict, optimiser: str, steps: int, updates: int = 1) -> Rate:
+    """The learning rate of a network of `descent_of`; so many `updates` a step of the job."""
+    found = configs.section(config, optimiser, OptimiserConfig)
+    return Rate(functools.partial(rate_at, found, steps), updates)
+
+
 def run_job(
     name: str,
     folder: Path,
@@ -78,6 +124,7 @@ def run_job(
     init: Callable[[], Any],
     abstract: Any,
     data: Position,
+    watched: Watched | None = None,
 ) -> Any:
     """Trains from the newest checkpoint in `folder`, or from `init()`, to `job.steps`.
 
@@ -89,48 +136,107 @@ def run_job(
       init: makes the first state.
       abstract: shapes, dtypes and shardings of the state, to restore into.
       data: batches whose position is part of the checkpoint.
+      watched: what may be said of its steps; by default they are a batch of samples each.
 
     Returns the state after `job.steps` steps. Raises `Interrupted` after a signal, all saved, and
     FloatingPointError where updates had to be skipped too often: what is saved is finite.
     """
+    goodput = Goodput()
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=job.keep, milestone=job.milestone_steps)
     start = checkpoints.latest_step() or 0
-    if start:
-        state, position = checkpoints.restore(start, abstract)
-        data.set_state(position)
-        log.info("%s goes on from step %d", name, start)
-    else:
-        state = init()
-    writer = _writer(folder, start)
-    logged = MetricsHook(writer, steps=job.log_steps, stop=job.steps, most_skipped=job.most_skipped)
-
-    def save(number: int, state: Any, *, wait: bool = False) -> None:
-        logged.check(number)
-        checkpoints.save(number, state, data.get_state(), wait=wait)
-
+    watch = watching(
+        name, folder, job, start, goodput, watched or Watched(Work(samples=job.batch_size))
+    )
     alive = heartbeat(
         folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds, start=start
     )
-    span = {"start": start, "stop": job.steps}
-    shown = progress(name, **span)
+    put = counted("checkpoint", goodput, checkpoints.save)
     try:
-        with saying(name, checkpoints), shown as show, alive as beat:
+        if start:
+            state, position = checkpoints.restore(start, abstract)
+            data.set_state(position)
+            log.info("%s goes on from step %d", name, start)
+        else:
+            state = init()
+        with saying(name, checkpoints), watch as (logged, looks), alive as beat:
+
+            def save(number: int, state: Any, *, wait: bool = False) -> None:
+                logged.check(number)
+                put(number, state, data.get_state(), wait=wait)
+
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
-            hooks: list[Hook] = [show, beat, first_step(name), logged, keep]
+            hooks: list[Hook] = [beat, first_step(name), logged, *looks, keep]
             last = functools.partial(save, wait=True)
-            state = loop(step, state, data, **span, hooks=hooks, save=last)
+            span = {"start": start, "stop": job.steps}
+            with goodput.during("step"):
+                state = loop(step, state, Drawn(data, goodput), **span, hooks=hooks, save=last)
         checkpoints.keep_newest()
         return state
     finally:
         checkpoints.close()
-        writer.close()
+        goodput.close()
 
 
-def _writer(folder: Path, start: int) -> MultiWriter:
+@contextlib.contextmanager
+def watching(
+    name: str, folder: Path, job: JobConfig, start: int, goodput: Goodput, watched: Watched
+) -> Iterator[tuple[MetricsHook, list[Hook]]]:
+    """The hook that writes a job's metrics, and those that show and look at its state."""
+    bar = progress(name, start=start, stop=job.steps)
+    with bar as shown, traced(folder / TRACE, span_of(job.profile), start=start) as trace:
+        writer = _writer(name, folder, job, start, shown)
+        try:
+            if watched.hparams and not start:
+                writer.write_hparams(watched.hparams)
+            logged = MetricsHook(
+                writer,
+                steps=job.log_steps,
+                stop=job.steps,
+                most_skipped=job.most_skipped,
+                more=Speedometer(watched.work, goodput),
+            )
+            yield logged, [shown, trace, *_looks(job, writer, goodput, watched.pictures)]
+        finally:
+            writer.close()
+
+
+def _looks(
+    job: JobConfig, writer: MetricWriter, goodput: Goodput, pictures: Pictures | None
+) -> list[Hook]:
+    """The hooks that look at a state now and then: pictures of it, histograms of its gradients."""
+    hooks: list[Hook] = []
+    if job.sample_steps and pictures is not None:
+        with goodput.during("evaluation"):
+            draw = pictures()
+
+        def show(step: int, state: Any, metrics: Metrics) -> None:
+            jax.block_until_ready(metrics)  # so that the step's seconds stay its own
+            with goodput.during("evaluation"):
+                writer.write_images(step, draw(state))
+
+        hooks.append(every(job.sample_steps, show, stop=job.steps))
+    if job.histogram_steps:
+
+        def count(step: int, state: Any, metrics: Metrics) -> None:
+            jax.block_until_ready(metrics)
+            with goodput.during("evaluation"):
+                writer.write_histograms(step, gradient_samples(state))
+
+        hooks.append(every(job.histogram_steps, count, stop=job.steps))
+    return hooks
+
+
+def _writer(
+    name: str, folder: Path, job: JobConfig, start: int, *others: MetricWriter
+) -> MultiWriter:
     """Every process writes what its own devices say; the first one's folder is the job's."""
     own = folder / ("metrics" if is_first() else f"metrics-{jax.process_index()}")
     forget_after(own / CURVES, start)
-    return make_writer(own)
+    if is_first():
+        title = f"{folder.parent.name}/{folder.name}"
+        page = LivePage(folder / PAGE, name, job.steps, curves(folder))
+        others = (*others, page, *open_trackers(job.trackers, title, own))
+    return make_writer(own, *others)
 
 
 @contextlib.contextmanager

@@ -3,19 +3,21 @@
 import argparse
 from pathlib import Path
 
-from flashjax.tools.bench import convert, quantize, steps
+from flashjax.tools.bench import convert, quantize, startup, steps
 from flashjax.types import InputError
 
-BENCHES = ("convert", "quantize", "steps")
+BENCHES = ("convert", "quantize", "startup", "steps")
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     verb.add_argument("what", choices=BENCHES)
-    verb.add_argument("--workdir", metavar="DIR", help="`convert` writes its files there")
+    verb.add_argument("--workdir", metavar="DIR", help="`convert` and `startup` write there")
     verb.add_argument("--model", default="sd35_medium", help="a name of models/variants.py")
     verb.add_argument("--ggml", metavar="LIB", help="a ggml library to compare `quantize` with")
-    verb.add_argument("--config", metavar="FILE", help="whose `steps` are run on random weights")
+    verb.add_argument(
+        "--config", metavar="FILE", help="of `startup`; whose `steps` run on random weights"
+    )
     verb.add_argument("--programs", default="", help="a comma-separated choice of these steps")
     verb.add_argument("--chip", help="what this machine has, where its own name does not say it")
 
@@ -27,6 +29,10 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
             raise InputError("bench steps runs the steps of a config: give --config FILE")
         chosen = tuple(name for name in options.programs.split(",") if name)
         steps.run(options.config, overrides, chosen, chip=options.chip)
+    elif options.what == "startup":
+        if not (options.config and options.workdir):
+            raise InputError("bench startup starts a run: give --config FILE and --workdir DIR")
+        startup.run(options.config, overrides, Path(options.workdir))
     elif options.what == "quantize":
         quantize.run(options.model, ggml=options.ggml)
     elif not options.workdir:

@@ -14,8 +14,9 @@ from jax import Array
 
 from flashjax import config as configs
 from flashjax import trees
-from flashjax.parallel.chips import CHIPS, GIB, Chip
+from flashjax.parallel.chips import GIB, Chip
 from flashjax.parallel.mesh import simulate_devices
+from flashjax.parallel.peak import find_chip
 from flashjax.parallel.program import read_program
 from flashjax.stages.setting import Compute, compute_of
 from flashjax.tools import sections
@@ -41,15 +42,6 @@ def run(path: str, overrides: list[str], names: tuple[str, ...], *, chip: str | 
     print(f"{jax.device_count()} x {device.device_kind}, taken for {found.name}; {path}")
     for planned in programs(config, jax.devices(), names or RUNNABLE):
         measure(planned, found, compute_of(config), config.student.steps)
-
-
-def find_chip(name: str | None, kind: str) -> Chip:
-    """The chip of the table that was named, or that the device's own name has in it."""
-    found = [known for known in CHIPS if known == name or (name is None and known in kind.lower())]
-    if not found:
-        asked = f"--chip {name} is unknown" if name else f"no chip of the table is called {kind}"
-        raise InputError(f"{asked}: give --chip of {', '.join(CHIPS)}")
-    return CHIPS[found[0]]
 
 
 def measure(planned: Planned, chip: Chip, compute: Compute, student_steps: int) -> None:
