@@ -142,11 +142,11 @@ def run_job(
     FloatingPointError where updates had to be skipped too often: what is saved is finite.
     """
     goodput = Goodput()
+    watched = watched or Watched(Work(samples=job.batch_size))
+    speed = Speedometer(watched.work, goodput)
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=job.keep, milestone=job.milestone_steps)
     start = checkpoints.latest_step() or 0
-    watch = watching(
-        name, folder, job, start, goodput, watched or Watched(Work(samples=job.batch_size))
-    )
+    watch = watching(name, folder, job, start, speed, watched)
     alive = heartbeat(
         folder / "hosts", jax.process_index(), stall_seconds=job.stall_seconds, start=start
     )
@@ -179,7 +179,7 @@ def run_job(
 
 @contextlib.contextmanager
 def watching(
-    name: str, folder: Path, job: JobConfig, start: int, goodput: Goodput, watched: Watched
+    name: str, folder: Path, job: JobConfig, start: int, speed: Speedometer, watched: Watched
 ) -> Iterator[tuple[MetricsHook, list[Hook]]]:
     """The hook that writes a job's metrics, and those that show and look at its state."""
     bar = progress(name, start=start, stop=job.steps)
@@ -193,9 +193,9 @@ def watching(
                 steps=job.log_steps,
                 stop=job.steps,
                 most_skipped=job.most_skipped,
-                more=Speedometer(watched.work, goodput),
+                more=speed,
             )
-            yield logged, [shown, trace, *_looks(job, writer, goodput, watched.pictures)]
+            yield logged, [shown, trace, *_looks(job, writer, speed.goodput, watched.pictures)]
         finally:
             writer.close()
 

@@ -4,17 +4,19 @@ The methods are those of `clu.metric_writers.MetricWriter`, so a clu writer can 
 clu's own package is not imported because it imports TensorFlow.
 """
 
+import functools
+import importlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-import tensorboardX
-import tensorboardX.summary
 
 from flashjax.types import Metrics
 
@@ -52,11 +54,25 @@ class MetricWriter:
         """Flush and end."""
 
 
+@functools.cache
+def tensorboard() -> ModuleType:
+    """tensorboardX. Where torch is installed it would import that too: seconds, for nothing."""
+    absent: Any = None
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = absent
+    try:
+        return importlib.import_module("tensorboardX")
+    finally:
+        if hide:
+            del sys.modules["torch"]
+
+
 class EventWriter(MetricWriter):
     """TensorBoard event files in `folder`, without TensorFlow."""
 
     def __init__(self, folder: Path | str) -> None:
-        self._writer = tensorboardX.SummaryWriter(str(folder))
+        self._writer = tensorboard().SummaryWriter(str(folder))
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         for name, value in scalars.items():
@@ -85,7 +101,7 @@ class EventWriter(MetricWriter):
             name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
             for name, value in hparams.items()
         }
-        for summary in tensorboardX.summary.hparams(plain, {}):
+        for summary in tensorboard().summary.hparams(plain, {}):
             self._writer.file_writer.add_summary(summary)
 
     def flush(self) -> None:
@@ -109,7 +125,8 @@ class JsonlWriter(MetricWriter):
         self._write(step=step, **texts)
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        self._write(hparams=dict(hparams))
+        if not self._file.tell():  # a job that begins anew has said them
+            self._write(hparams=dict(hparams))
 
     def flush(self) -> None:
         self._file.flush()

@@ -49,12 +49,13 @@ class Speedometer:
     """
 
     def __init__(self, work: Work, goodput: Goodput) -> None:
-        self._work, self._goodput = work, goodput
+        self._work, self.goodput = work, goodput
+        self._peak = device_peak() if work.flops else None  # before the devices are at work
         self._before = goodput.seconds()
 
     def __call__(self, step: int, steps: int, means: Mapping[str, float]) -> dict[str, float]:
         """After `step`, the last of `steps`, whose metrics have these means."""
-        now, before = self._goodput.seconds(), self._before
+        now, before = self.goodput.seconds(), self._before
         self._before = now
         seconds = sum(now[name] - before[name] for name in ("step", "input"))
         account = {f"time/{name}_seconds": value for name, value in now.items()}
@@ -62,7 +63,7 @@ class Speedometer:
         share = {"time/goodput": now["step"] / total} if total else {}
         rate = steps / seconds if seconds > 0 else 0.0
         return (
-            speed(self._work, rate, device_peak() if self._work.flops else None)
+            speed(self._work, rate, self._peak)
             | memory()
             | account
             | share

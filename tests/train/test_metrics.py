@@ -4,6 +4,9 @@ import ast
 import importlib.util
 import inspect
 import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -158,3 +161,21 @@ def test_a_record_is_fetched_while_the_next_step_is_under_way(tmp_path):
     assert {value for value, _ in read} == {1.0, 2.0, 3.0, 4.0}
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert [(record["step"], record["loss"]) for record in records] == [(2, 1.5), (4, 3.5)]
+
+
+def test_no_torch_is_imported_to_write_metrics(tmp_path):
+    """Nor is it hidden from others afterwards."""
+    code = """
+        import sys, numpy as np
+        from flashjax.train.metrics import EventWriter
+        writer = EventWriter(sys.argv[1])
+        writer.write_scalars(1, {"a": 1.0})
+        writer.write_images(1, {"b": np.zeros((2, 2, 3), np.uint8)})
+        writer.write_histograms(1, {"c": np.ones(3)})
+        writer.write_hparams({"d": 1, "e": [1, 2]})
+        writer.close()
+        assert "torch" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], check=True)
+    tags = {value.tag for event in _events(tmp_path) for value in event.summary.value}
+    assert {"a", "b", "c", "_hparams_/experiment"} <= tags
