@@ -19,6 +19,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE", help="of `startup`; whose `steps` run on random weights"
     )
     verb.add_argument("--programs", default="", help="a comma-separated choice of these steps")
+    verb.add_argument("--profile", action="store_true", help="of `steps`: the longest operations")
     verb.add_argument("--chip", help="what this machine has, where its own name does not say it")
 
 
@@ -28,7 +29,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         if not options.config:
             raise InputError("bench steps runs the steps of a config: give --config FILE")
         chosen = tuple(name for name in options.programs.split(",") if name)
-        steps.run(options.config, overrides, chosen, chip=options.chip)
+        told = {"chip": options.chip, "profile": options.profile}
+        steps.run(options.config, overrides, chosen, **told)
     elif options.what == "startup":
         if not (options.config and options.workdir):
             raise InputError("bench startup starts a run: give --config FILE and --workdir DIR")
