@@ -20,6 +20,5 @@ def get_config() -> ConfigDict:
     config.split.branches, config.merge.weights = dict(all=(0.0, 1000.0)), dict(all=1.0)
     config.split.mesh.branch = 1
     config.export.title = "flashjax nano, 1 step"
-    config.report.title = "flashjax: a text-to-image flow in one step"
     config.report.bars = dict(faster=18.0)
     return config

@@ -15,7 +15,12 @@ def get_config() -> ConfigDict:
     config = nano["get_config"]()
     config.data.update(train=64, validation=40)
     config.guide.job.update(
-        steps=8, batch_size=4, log_steps=1, checkpoint_steps=2, milestone_steps=2
+        steps=8,
+        batch_size=4,
+        log_steps=1,
+        checkpoint_steps=2,
+        milestone_steps=2,
+        sample_steps=0,
     )
     config.match.job.update(steps=6, batch_size=4, log_steps=1, checkpoint_steps=2)
     config.split.job.update(steps=6, batch_size=4, log_steps=1, checkpoint_steps=2)

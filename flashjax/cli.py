@@ -26,7 +26,7 @@ from flashjax.parallel.hosts import initialise, is_first, keep_programs, leave, 
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.tools import front
 from flashjax.tools.addresses import here
-from flashjax.tools.verbs import ROAD, VERBS
+from flashjax.tools.verbs import JOBS, ROAD, VERBS
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError, nearest, one_line
 
@@ -131,6 +131,10 @@ def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -
     stages = stages_of(verb, **part)
     config = configs.load(options.config, overrides)
     on_road = verb == "run" or verb in ROAD
+    if profile := getattr(options, "profile", ""):
+        with config.unlocked():
+            for name in JOBS[verb]:
+                config[name].job.profile = profile
     # The road is looked through as a whole, ranges too, and told all that is wrong at once.
     _module("tools.sections").check(config, verb, ranges=not on_road)
     simulate_devices(config.simulate_devices)

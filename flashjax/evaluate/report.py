@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 import jinja2
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from flashjax.convert.writing import replacing
@@ -182,17 +181,18 @@ class Panel:
 
 WIDTH, HEIGHT = 320, 150
 LEFT, RIGHT, TOP, BOTTOM = 42, 4, 8, 20  # margins of the plot within the viewBox
+ASIDE = ("time/", "speed/", "memory/")  # metrics of the machine, not of the method
 LOG_SPREAD = 100  # metrics that span a larger ratio are drawn on a logarithmic axis
 
 
 def panels(runs: Mapping[str, Sequence[Record]]) -> tuple[Panel, ...]:
-    """A panel for every metric of the runs, in order of appearance; "time/..." is left out."""
+    """A panel for every metric of the runs, in order of appearance, but for those ASIDE."""
     records = [record for run in runs.values() for record in run if "step" in record]
     names = dict.fromkeys(
         name
         for record in records
         for name, value in record.items()
-        if name != "step" and not name.startswith("time/") and isinstance(value, int | float)
+        if name != "step" and not name.startswith(ASIDE) and isinstance(value, int | float)
     )
     return tuple(_panel(name, runs) for name in names)
 
@@ -214,7 +214,7 @@ def _panel(name: str, runs: Mapping[str, Sequence[Record]]) -> Panel:
     def down(height: float) -> float:
         return TOP + (high - height) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    heights = MaxNLocator(4, steps=(1, 2, 5, 10), integer=logarithmic).tick_values(low, high)
+    heights = round_numbers(low, high, least=1.0 if logarithmic else 0.0)
     return Panel(
         name=name,
         lines=tuple(
@@ -225,10 +225,20 @@ def _panel(name: str, runs: Mapping[str, Sequence[Record]]) -> Panel:
         ticks=tuple(
             Tick(round(down(height), 1), f"{10.0**height if logarithmic else height:g}")
             for height in heights
-            if low <= height <= high
         ),
         steps=(first, final),
     )
+
+
+def round_numbers(low: float, high: float, *, least: float = 0.0, most: int = 5) -> list[float]:
+    """At most so many numbers from `low` to `high`, 1, 2 or 5 times a power of ten apart."""
+    decade = 10.0 ** math.floor(math.log10((high - low) / most))
+    steps = (max(least, factor * decade) for factor in (1, 2, 5, 10, 20))
+    for step in steps:
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < most:
+            break
+    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
 
 
 def environment() -> jinja2.Environment:

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import betaincinv
 
 from flashjax.types import InputError, Positive
 
@@ -92,6 +91,8 @@ def _spaced(grid: np.ndarray, schedule: Schedule) -> np.ndarray:
     if schedule.use_exponential_sigmas:
         return np.exp(np.linspace(np.log(first), np.log(last), len(grid)))
     if schedule.use_beta_sigmas:
+        from scipy.special import betaincinv  # half a second to import, for few models
+
         return last + (first - last) * betaincinv(BETA, BETA, 1.0 - ramp)
     return grid
 

@@ -10,16 +10,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import Mesh
 
 from flashjax.models.layers import Attend, attend
 from flashjax.parallel.sharding import Rules, activation_spec, free_axes, mesh_here
 from flashjax.types import InputError
 
-LANES = 128  # the kernel's tiles are multiples of this many tokens
-TILE = 512
 BACKENDS = ("xla", "splash", "cudnn")
 
 
@@ -33,6 +29,8 @@ def attend_on(mesh: Mesh, rules: Rules, backend: str, *, interpret: bool = False
         return attend
     local: Attend
     if backend == "splash":
+        from flashjax.models.splash import splash_attend  # Pallas takes a second to import
+
         local = functools.partial(splash_attend, interpret=interpret)
     elif backend == "cudnn":
         local = cudnn_attend
@@ -55,25 +53,6 @@ def attend_on(mesh: Mesh, rules: Rules, backend: str, *, interpret: bool = False
     return on_devices
 
 
-def splash_attend(q: Array, k: Array, v: Array, *, interpret: bool = False) -> Array:
-    """Pallas splash attention; what pads a sequence to whole tiles attends to itself only."""
-    _, n, heads, width = q.shape
-    tile = min(TILE, -(-n // LANES) * LANES)
-    padded = -(-n // tile) * tile
-    kernel = splash.make_splash_mha_single_device(
-        mask=masks.MultiHeadMask([masks.FullMask((padded, padded))] * heads),
-        block_sizes=_blocks(tile),
-        residual_checkpoint_name="attended",  # what remat="attention" keeps
-        interpret=interpret,
-    )
-    pad = ((0, 0), (0, 0), (0, padded - n), (0, 0))
-    q, k, v = (jnp.pad(x.swapaxes(1, 2), pad) for x in (q * width**-0.5, k, v))
-    padding = (jnp.arange(padded) >= n).astype(jnp.int32)
-    segments = splash.SegmentIds(q=padding, kv=padding) if padded > n else None
-    attended = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, k, v, segments)
-    return attended[:, :, :n].swapaxes(1, 2).astype(v.dtype)
-
-
 def cudnn_attend(
     q: Array, k: Array, v: Array, *, implementation: Literal["cudnn", "xla"] = "cudnn"
 ) -> Array:
@@ -85,14 +64,3 @@ def cudnn_attend(
     q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
     real = jnp.full(q.shape[:1], n, jnp.int32)
     return attention(q, k, v, query_seq_lengths=real, key_value_seq_lengths=real)[:, :n]
-
-
-def _blocks(tile: int) -> splash.BlockSizes:
-    return splash.BlockSizes(
-        block_q=tile,
-        block_kv=tile,
-        block_q_dkv=tile,
-        block_kv_dkv=tile,
-        block_q_dq=tile,
-        block_kv_dq=tile,
-    )

@@ -11,7 +11,13 @@ from flashjax.checkpoint import is_tree, kept_checksums
 from flashjax.types import InputError, listed
 
 CHECKPOINTS = "checkpoints"
-TRACES = ("stage.json", "metrics", "hosts")  # how the names begin of what says how a stage went
+TRACES = (
+    "stage.json",
+    "metrics",
+    "hosts",
+    "live.html",
+    "trace",
+)  # how the names begin of what says how a stage went
 # What a job that is killed leaves of what it was writing: drafts of files, folders for drafts.
 DRAFT = re.compile(r".+\.\d+\.tmp|heartbeat-\d+\.tmp|metrics\.tmp")
 SCRATCH = re.compile(r"\.(?P<of>.+)\.[a-z0-9_]{8}")

@@ -10,9 +10,13 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.data.pipeline import Together
+from flashjax.stages.identity import leaves
 from flashjax.stages.setting import Setting, compute_of
 from flashjax.stages.stage import run_stage
-from flashjax.stages.training import JobConfig, run_job, show_parameters
+from flashjax.stages.training import JobConfig, Watched, run_job, show_parameters
+from flashjax.stages.watching import sampled
+from flashjax.train.speed import Rate, Work
+from flashjax.train.trackers import check_trackers
 from flashjax.types import Params
 
 
@@ -26,6 +30,8 @@ class Method:
       advance: `advance(state, frozen, batches, key) -> (state, metrics)`, jitted.
       average: `average(state)`: the weights that are kept.
       draws: batches of a step.
+      flops: operations of a step, by the method, on all devices together.
+      rates: learning rates by network.
     """
 
     abstract: Any
@@ -33,6 +39,8 @@ class Method:
     advance: Callable[..., tuple[Any, Any]]
     average: Callable[[Any], Params]
     draws: int = 1
+    flops: float = 0.0
+    rates: Mapping[str, Rate] = dataclasses.field(default_factory=dict)
 
 
 def distil(
@@ -56,10 +64,16 @@ def distil(
 
     def body(path: Path) -> dict[str, Any]:
         job = configs.section(config, f"{name}.job", JobConfig)
+        check_trackers(job.trackers)
         opened = setting()
         trained = method(opened)
         key = jax.random.key(config.seed)
         show_parameters(trained.average(trained.abstract))
+
+        def pictures() -> Callable[[Any], Mapping[str, Any]]:
+            draw = sampled(config, workdir, opened)
+            return lambda state: draw(trained.average(state))
+
         batches = opened.batches(job.batch_size, seed=config.seed)
         state = run_job(
             name,
@@ -69,6 +83,11 @@ def distil(
             init=trained.begin,
             abstract=trained.abstract,
             data=Together(batches, trained.draws),
+            watched=Watched(
+                Work(job.batch_size * trained.draws, trained.flops, trained.rates),
+                pictures,
+                leaves(configs.to_dict(section)),
+            ),
         )
         keep(path, state, opened)
         counted = {"steps": job.steps, "samples": job.steps * job.batch_size * trained.draws}

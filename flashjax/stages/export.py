@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from flashjax.convert.folder import write_pipeline
 from flashjax.convert.sai import model_spec, write_sai
-from flashjax.stages.model import TOKENIZERS, open_model, student_of
+from flashjax.stages.model import TOKENIZERS, open_networks, student_of
 from flashjax.stages.setting import at_its_size
 from flashjax.stages.stage import run_stage
 from flashjax.types import InputError
@@ -31,7 +31,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         if config.export.dtype not in DTYPES:
             raise InputError(f"export.dtype={config.export.dtype}: choose one of {list(DTYPES)}")
         dtype = DTYPES[config.export.dtype]
-        pipeline = at_its_size(config, open_model(workdir, names=("vae", "text"))[0])
+        pipeline = at_its_size(config, open_networks(workdir, names=("vae", "text")))
         tokenizers = workdir / "import" / TOKENIZERS
         student = dataclasses.replace(pipeline, transformer=student_of(workdir, "merge"))
         write_pipeline(folder / FOLDER, student, tokenizers_from=tokenizers, dtype=dtype)

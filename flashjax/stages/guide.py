@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.checkpoint import save_params
 from flashjax.parallel.sharding import abstract_on
+from flashjax.stages.costs import guide_step_flops
 from flashjax.stages.distil import Method, distil
 from flashjax.stages.model import teacher_of
 from flashjax.stages.setting import Setting, masters, open_setting, state_layout
-from flashjax.stages.training import descent_of
+from flashjax.stages.training import descent_of, rate_of
 from flashjax.train.average import AverageConfig
 from flashjax.train.guide import GuideConfig, make_guide_step
 from flashjax.train.state import Frozen, TrainState, init_state
@@ -57,7 +58,14 @@ def guided(config: ConfigDict, workdir: Path, setting: Setting) -> Method:
         return jitted(state, frozen, *batches, key)
 
     laid_out = abstract_on(abstract, shardings)
-    return Method(laid_out, begin, advance, lambda state: state.learner.ema)
+    return Method(
+        laid_out,
+        begin,
+        advance,
+        lambda state: state.learner.ema,
+        flops=guide_step_flops(config, setting),
+        rates={"student": rate_of(config, "guide.optimiser", config.guide.job.steps)},
+    )
 
 
 def make_step(

@@ -13,15 +13,17 @@ from flashjax import config as configs
 from flashjax.checkpoint import load_params, save_params
 from flashjax.data.remote.fetch import fetched
 from flashjax.parallel.sharding import abstract_on
+from flashjax.stages.costs import match_step_flops
 from flashjax.stages.distil import Method, distil
 from flashjax.stages.model import PARAMS, student_of, teacher_of
 from flashjax.stages.registry import NO_PICTURES
 from flashjax.stages.setting import Setting, masters, open_setting, state_layout
-from flashjax.stages.training import descent_of
+from flashjax.stages.training import descent_of, rate_of
 from flashjax.stages.watched import make_watch, watched
 from flashjax.train.average import AverageConfig
 from flashjax.train.match import MatchConfig, make_critic_step, make_student_step
 from flashjax.train.optim import restarted
+from flashjax.train.speed import Rate
 from flashjax.train.state import Frozen, Learner, MatchState
 from flashjax.types import Batch, InputError, Metrics, Params
 
@@ -84,6 +86,8 @@ def matched(config: ConfigDict, workdir: Path, setting: Setting) -> Method:
         advance=watched(advance, make_watch(config, setting), every=every, steps=steps),
         average=lambda state: state.student.ema,
         draws=config.match.critic_updates + 1,
+        flops=match_step_flops(config, "match", setting, branches=1),
+        rates=rates_of(config, "match"),
     )
 
 
@@ -96,6 +100,17 @@ def alone_of(config: ConfigDict) -> int:
             f"give fewer"
         )
     return alone
+
+
+def rates_of(config: ConfigDict, section: str) -> dict[str, Rate]:
+    """The learning rates of the student and its critic, of a job of `match` or `split`."""
+    steps, updates = config[section].job.steps, config.match.critic_updates
+    critic = {
+        name: rate_of(config, f"{section}.{name}_optimiser", steps * updates, updates)
+        for name in ("fake", "heads")
+    }
+    student = steps - alone_of(config) if section == "match" else steps
+    return {"student": rate_of(config, f"{section}.student_optimiser", student)} | critic
 
 
 def prompts_of(config: ConfigDict) -> str:

@@ -189,6 +189,22 @@ def made_with(workdir: Path, data: DataConfig, side: int) -> dict[str, Any]:
 def open_model(
     workdir: Path, mesh: Mesh | None = None, *, names: Sequence[str] = PARTS
 ) -> tuple[Pipeline, Tokenizer]:
+    """The imported teacher and its tokenizer; see `open_networks`."""
+    pipeline = open_networks(workdir, mesh, names=names)
+    return pipeline, open_tokenizer(workdir, pipeline)
+
+
+def open_tokenizer(workdir: Path, pipeline: Pipeline) -> Tokenizer:
+    """The imported teacher's tokenizer. InputError if it has words that its encoders have not."""
+    folder = workdir / "import" / TOKENIZERS
+    tokenizer = _tokenizer(folder)
+    check_fits(tokenizer, pipeline.text_config.vocabularies, str(folder))
+    return tokenizer
+
+
+def open_networks(
+    workdir: Path, mesh: Mesh | None = None, *, names: Sequence[str] = PARTS
+) -> Pipeline:
     """The imported teacher, from the workdir alone; of its networks only `names` are read.
 
     Its weights are read straight to where they are stored on `mesh`: a pod's networks do not fit
@@ -211,9 +227,7 @@ def open_model(
     for name in names:
         wanted = ABSTRACT[name](getattr(model, name))
         trees.check_same(wanted, getattr(pipeline, name), where=str(folder / PARAMS / name))
-    tokenizer = _tokenizer(folder / TOKENIZERS)
-    check_fits(tokenizer, pipeline.text_config.vocabularies, str(folder / TOKENIZERS))
-    return pipeline, tokenizer
+    return pipeline
 
 
 def student_of(workdir: Path, stage: str, mesh: Mesh | None = None) -> Params:

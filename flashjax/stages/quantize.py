@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from flashjax.convert.transformer import transformer_to
 from flashjax.quantize.containers.gguf_export import quantize_transformer
-from flashjax.stages.model import open_model, student_of
+from flashjax.stages.model import open_networks, student_of
 from flashjax.stages.stage import run_stage, write_json
 
 
@@ -23,7 +23,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Writes quantize/student-SCHEME.gguf and a table of what became of every tensor."""
 
     def body(folder: Path) -> dict[str, Any]:
-        sizes = open_model(workdir, names=())[0].transformer_config
+        sizes = open_networks(workdir, names=()).transformer_config
         tensors = transformer_to(student_of(workdir, "merge"), sizes, "sai")
         results = {}
         for scheme in config.quantize.schemes:

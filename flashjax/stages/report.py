@@ -67,11 +67,11 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
     records = {name: read_stage(workdir / name) for name in STAGES}
     versions = (records["evaluate"] or {})["versions"]
     return report.Report(
-        title=config.report.title,
+        title=config.report.title or title_of(config),
         summary=(
-            f"A {full}-step teacher with guidance, distilled into a {steps}-step student without "
-            f"it, merged, exported and quantised. Every row below draws the same captions from "
-            f"the same noise."
+            f"{source_of(config)}, a {full}-step teacher with guidance, distilled into a "
+            f"{steps}-step student without it, merged, exported and quantised. Every row below "
+            f"draws the same captions from the same noise."
         ),
         bars=run_bars(
             configs.section(config, "report.bars", Targets),
@@ -79,6 +79,7 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
             cut=measured[f"teacher, {counted(steps)}"],
             student=measured[student],
             fewest=measured[fewest_bits(config)],
+            bits=BITS[config.quantize.schemes[-1]].removesuffix("-bit"),
         ),
         captions=read_texts(workdir / "evaluate" / "captions.json"),
         samplers=samplers,
@@ -96,6 +97,16 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
         seed=config.seed,
         hardware=f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}",
     )
+
+
+def title_of(config: ConfigDict) -> str:
+    """What a run is called whose config gives it no title."""
+    return f"{source_of(config)} in {counted(config.student.steps)}"
+
+
+def source_of(config: ConfigDict) -> str:
+    """The teacher's name: its folder's or file's."""
+    return Path(str(config.teacher.source)).stem or str(config.teacher.source)
 
 
 def sampler_of(row: dict[str, Any], images: np.ndarray) -> report.Sampler:

@@ -35,7 +35,14 @@ from flashjax.models.text import AbsentT5, TextConfig, encode_text
 from flashjax.parallel.layout import ROLES, STATE
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import check_split, constrain_on, param_shardings, state_shardings
-from flashjax.stages.model import Described, made_with, open_model, read_model, student_of
+from flashjax.stages.model import (
+    Described,
+    made_with,
+    open_networks,
+    open_tokenizer,
+    read_model,
+    student_of,
+)
 from flashjax.train.match import Networks
 from flashjax.train.state import Frozen
 from flashjax.types import Batch, Cond, InputError, Params, Tokens
@@ -115,9 +122,8 @@ def open_setting(
     steps = student_steps(config)
     cache = None if prompts else open_cache(config, workdir)
     encoded = cache is not None and cache.made["kept"] == "embeddings"
-    pipeline, tokenizer = open_model(
-        workdir, devices, names=("transformer",) if encoded else ("transformer", "text")
-    )
+    names = ("transformer",) if encoded else ("transformer", "text")
+    pipeline = open_networks(workdir, devices, names=names)
     compute = compute_of(config)
     whole = NamedSharding(devices, PartitionSpec())
     text = trees.cast(pipeline.text, DTYPES[compute.text_dtype])
@@ -128,8 +134,10 @@ def open_setting(
         transformer=lay_out(teacher, devices, "teacher"),
         text=lay_out(text, devices, "text"),
     )
-    empty: Any = tokenizer([""])
+    empty: Any
     if cache is None:
+        tokenizer = open_tokenizer(workdir, pipeline)  # prepared samples need none
+        empty = tokenizer([""])
         side = data_side(config, pipeline.sample_size * pipeline.vae_config.factor)
         latents = side // pipeline.vae_config.factor
         shape = (latents, latents, pipeline.transformer_config.channels)

@@ -21,6 +21,7 @@ from flashjax.parallel.branches import (
 )
 from flashjax.parallel.mesh import without_branches
 from flashjax.parallel.sharding import abstract_on
+from flashjax.stages.costs import match_step_flops
 from flashjax.stages.distil import Method, distil
 from flashjax.stages.match import (
     Advance,
@@ -30,6 +31,7 @@ from flashjax.stages.match import (
     make_steps,
     prompts_input,
     prompts_of,
+    rates_of,
     read_critic,
 )
 from flashjax.stages.setting import Setting, open_setting, state_layout
@@ -53,6 +55,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     from a job with its own pace and its own failures.
     """
     names, first = chosen_branches(config)
+    if config.split.job.get("sample_steps", 0):
+        raise InputError("split.job.sample_steps: branches draw no pictures yet; set it to 0")
 
     def method(setting: Setting) -> Method:
         return branched(config, workdir, setting, names, first)
@@ -112,6 +116,8 @@ def branched(
         advance=advance,
         average=lambda state: state.student.ema,
         draws=config.match.critic_updates + 1,
+        flops=match_step_flops(config, "split", setting, branches=len(names)),
+        rates=rates_of(config, "split"),
     )
 
 

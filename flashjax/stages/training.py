@@ -7,9 +7,9 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from clu import parameter_overview
@@ -18,19 +18,34 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Chosen, Position
+from flashjax.evaluate.live import PAGE, LivePage
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first
+from flashjax.stages import mirror
 from flashjax.stages.contents import CHECKPOINTS
-from flashjax.stages.mirror import watching
 from flashjax.stages.stage import write_json
 from flashjax.train.average import AverageConfig
+from flashjax.train.goodput import Drawn, Goodput, counted
 from flashjax.train.heartbeat import heartbeat
-from flashjax.train.loop import Hook, Step, every, loop, progress
-from flashjax.train.metrics import CURVES, Broken, MetricsHook, MultiWriter, make_writer
-from flashjax.train.optim import OptimiserConfig, make_optimiser
+from flashjax.train.histograms import gradient_samples
+from flashjax.train.loop import Hook, Step, every, loop
+from flashjax.train.metrics import (
+    CURVES,
+    Broken,
+    MetricsHook,
+    MetricWriter,
+    MultiWriter,
+    make_writer,
+)
+from flashjax.train.optim import OptimiserConfig, make_optimiser, rate_at
+from flashjax.train.progress import progress
+from flashjax.train.speed import Rate, Speedometer, Work
 from flashjax.train.state import Descent
+from flashjax.train.trace import span_of, traced
+from flashjax.train.trackers import check_known, open_trackers
 from flashjax.types import Count, Metrics, Params, Positive, Whole
 
+TRACE = "trace"  # the folder of what is profiled
 HOSTS, BATCHES = "hosts", "batches.json"
 
 log = logging.getLogger(__name__)
@@ -49,6 +64,10 @@ class JobConfig:
       keep: the newest checkpoints that stay while it trains; once it is done, one.
       milestone_steps: checkpoints of every so many steps stay for good; 0 is none.
       most_skipped: updates of a network that are skipped in a row before the job is stopped.
+      sample_steps: between two grids of pictures, of guide and match; 0 is none.
+      histogram_steps: between two histograms of gradients; 0 is none.
+      trackers: that are told the metrics, too: "wandb", "mlflow".
+      profile: the first and the last step of a trace, "10:13"; "" is none.
     """
 
     steps: Count
@@ -59,6 +78,33 @@ class JobConfig:
     keep: Count = 2
     milestone_steps: Whole = 0
     most_skipped: Count = 10
+    sample_steps: Whole = 0
+    histogram_steps: Whole = 0
+    trackers: tuple[str, ...] = ()
+    profile: str = ""
+
+    def __post_init__(self) -> None:
+        span_of(self.profile)
+        check_known(self.trackers)
+
+
+# Makes ready to draw; what it gives draws a state: images by name.
+Pictures: TypeAlias = Callable[[], Callable[[Any], Mapping[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """What may be said of a job beside its metrics.
+
+    Attributes:
+      work: what a step is, for the figures of speed.
+      pictures: makes ready to draw its states; None where nobody can.
+      hparams: what it was asked for, by dotted key.
+    """
+
+    work: Work
+    pictures: Pictures | None = None
+    hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def descent_of(
@@ -74,6 +120,12 @@ def descent_of(
     return Descent(make_optimiser(found, steps, pooled=pooled), average, found.spike)
 
 
+def rate_of(config: ConfigDict, optimiser: str, steps: int, updates: int = 1) -> Rate:
+    """The learning rate of a network of `descent_of`; so many `updates` a step of the job."""
+    found = configs.section(config, optimiser, OptimiserConfig)
+    return Rate(functools.partial(rate_at, found, steps), updates)
+
+
 def run_job(
     name: str,
     folder: Path,
@@ -83,6 +135,7 @@ def run_job(
     init: Callable[[], Any],
     abstract: Any,
     data: Position,
+    watched: Watched | None = None,
 ) -> Any:
     """Trains from the newest checkpoint in `folder`, or from `init()`, to `job.steps`.
 
@@ -94,53 +147,112 @@ def run_job(
       init: makes the first state.
       abstract: shapes, dtypes and shardings of the state, to restore into.
       data: batches whose position is part of the checkpoint.
+      watched: what may be said of its steps; by default they are a batch of samples each.
 
     Returns the state after `job.steps` steps. Raises `Interrupted` after a signal, all saved, and
     Broken where updates had to be skipped too often: what is saved is finite.
     """
+    goodput = Goodput()
+    watched = watched or Watched(Work(samples=job.batch_size))
+    speed = Speedometer(watched.work, goodput)
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=job.keep, milestone=job.milestone_steps)
     start = checkpoints.latest_step() or 0
-    if start:
-        state, position = checkpoints.restore(start, abstract)
-        data.set_state(position)
-        log.info("%s goes on from step %d", name, start)
-    else:
-        state = init()
-    writer = _writer(folder, start)
-    logged = MetricsHook(writer, steps=job.log_steps, stop=job.steps, most_skipped=job.most_skipped)
-
-    def save(number: int, state: Any, *, wait: bool = False) -> None:
-        logged.check(number)
-        checkpoints.save(number, state, data.get_state(), wait=wait)
-
+    watch = watching(name, folder, job, start, speed, watched)
     alive = heartbeat(
         folder / HOSTS, jax.process_index(), stall_seconds=job.stall_seconds, start=start
     )
-    span = {"start": start, "stop": job.steps}
-    shown = progress(name, **span)
+    put = counted("checkpoint", goodput, checkpoints.save)
+    seen = Seen(data, most=job.log_steps + job.most_skipped)
     try:
-        drawn = Drawn(data, most=job.log_steps + job.most_skipped)
-        with saying(name, checkpoints, drawn, folder), shown as show, alive as beat:
+        if start:
+            state, position = checkpoints.restore(start, abstract)
+            data.set_state(position)
+            log.info("%s goes on from step %d", name, start)
+        else:
+            state = init()
+        with saying(name, checkpoints, seen, folder), watch as (logged, looks), alive as beat:
+
+            def save(number: int, state: Any, *, wait: bool = False) -> None:
+                logged.check(number)
+                put(number, state, data.get_state(), wait=wait)
+
             keep = every(job.checkpoint_steps, lambda n, s, _: save(n, s), stop=job.steps)
-            hooks: list[Hook] = [drawn, show, beat, first_step(name), logged, keep]
-            hooks.append(watching(folder))
+            hooks: list[Hook] = [seen, beat, first_step(name), logged, *looks, keep]
+            hooks.append(mirror.watching(folder))
             last = functools.partial(save, wait=True)
-            state = loop(step, state, data, **span, hooks=hooks, save=last)
+            span = {"start": start, "stop": job.steps}
+            with goodput.during("step"):
+                state = loop(step, state, Drawn(data, goodput), **span, hooks=hooks, save=last)
         checkpoints.keep_newest()
         return state
     finally:
         checkpoints.close()
-        writer.close()
+        goodput.close()
 
 
-def _writer(folder: Path, start: int) -> MultiWriter:
+@contextlib.contextmanager
+def watching(
+    name: str, folder: Path, job: JobConfig, start: int, speed: Speedometer, watched: Watched
+) -> Iterator[tuple[MetricsHook, list[Hook]]]:
+    """The hook that writes a job's metrics, and those that show and look at its state."""
+    bar = progress(name, start=start, stop=job.steps)
+    with bar as shown, traced(folder / TRACE, span_of(job.profile), start=start) as trace:
+        writer = _writer(name, folder, job, start, shown)
+        try:
+            if watched.hparams and not start:
+                writer.write_hparams(watched.hparams)
+            logged = MetricsHook(
+                writer,
+                steps=job.log_steps,
+                stop=job.steps,
+                most_skipped=job.most_skipped,
+                more=speed,
+            )
+            yield logged, [shown, trace, *_looks(job, writer, speed.goodput, watched.pictures)]
+        finally:
+            writer.close()
+
+
+def _looks(
+    job: JobConfig, writer: MetricWriter, goodput: Goodput, pictures: Pictures | None
+) -> list[Hook]:
+    """The hooks that look at a state now and then: pictures of it, histograms of its gradients."""
+    hooks: list[Hook] = []
+    if job.sample_steps and pictures is not None:
+        with goodput.during("evaluation"):
+            draw = pictures()
+
+        def show(step: int, state: Any, metrics: Metrics) -> None:
+            jax.block_until_ready(metrics)  # so that the step's seconds stay its own
+            with goodput.during("evaluation"):
+                writer.write_images(step, draw(state))
+
+        hooks.append(every(job.sample_steps, show, stop=job.steps))
+    if job.histogram_steps:
+
+        def count(step: int, state: Any, metrics: Metrics) -> None:
+            jax.block_until_ready(metrics)
+            with goodput.during("evaluation"):
+                writer.write_histograms(step, gradient_samples(state))
+
+        hooks.append(every(job.histogram_steps, count, stop=job.steps))
+    return hooks
+
+
+def _writer(
+    name: str, folder: Path, job: JobConfig, start: int, *others: MetricWriter
+) -> MultiWriter:
     """Every process writes what its own devices say; the first one's folder is the job's."""
     own = folder / ("metrics" if is_first() else f"metrics-{jax.process_index()}")
     forget_after(own / CURVES, start)
-    return make_writer(own)
+    if is_first():
+        title = f"{folder.parent.name}/{folder.name}"
+        page = LivePage(folder / PAGE, name, job.steps, curves(folder))
+        others = (*others, page, *open_trackers(job.trackers, title, own))
+    return make_writer(own, *others)
 
 
-class Drawn:
+class Seen:
     """A hook that remembers which samples the last `most` steps were trained on."""
 
     def __init__(self, data: Position, *, most: int) -> None:
@@ -160,7 +272,7 @@ class Drawn:
 
 
 @contextlib.contextmanager
-def saying(name: str, checkpoints: Checkpoints, drawn: Drawn, folder: Path) -> Iterator[None]:
+def saying(name: str, checkpoints: Checkpoints, seen: Seen, folder: Path) -> Iterator[None]:
     """Numbers that broke are told with the job's name, what there is from before, and the data."""
     try:
         yield
@@ -169,7 +281,7 @@ def saying(name: str, checkpoints: Checkpoints, drawn: Drawn, folder: Path) -> I
         where = f"the last save is of step {saved}" if saved else "nothing was saved before"
         file = folder / HOSTS / BATCHES
         if is_first():
-            write_json(file, drawn.until(error.step))
+            write_json(file, seen.until(error.step))
         told = f"{name}: {error}; {where}; the samples of the last steps are told in {file}"
         raise Broken(error.step, told) from error
 

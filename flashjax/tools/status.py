@@ -9,6 +9,7 @@ from typing import Any
 
 from flashjax.stages.stage import read_stage, stage_folders, steps_saved
 from flashjax.stages.training import curves
+from flashjax.train.progress import in_words as in_words_of
 
 SILENT_SECONDS = 60.0  # after which a process' last sign of life is said
 
@@ -39,8 +40,10 @@ def of_stage(folder: Path) -> dict[str, Any]:
         return told
     signs = [_sign(path) for path in sorted((folder / "hosts").glob("heartbeat-*.json"))]
     step = min((sign["step"] for sign in signs), default=0)
-    pace = [line["time/step_seconds"] for line in curves(folder) if "time/step_seconds" in line]
+    records = curves(folder)
+    pace = [line["time/step_seconds"] for line in records if "time/step_seconds" in line]
     told |= {"step": step, "steps": job["steps"], "saved": max(steps_saved(folder), default=0)}
+    told["figures"] = {k: v for line in records[-1:] for k, v in line.items() if _is_figure(k)}
     if pace:
         told |= {"step_seconds": pace[-1], "left_seconds": pace[-1] * (job["steps"] - step)}
     if record["status"] != "done":
@@ -57,6 +60,8 @@ def in_words(told: dict[str, Any]) -> str:
         parts.append(f"{told['step_seconds']:.3g} s/step")
     if told["status"] != "done" and "left_seconds" in told:
         parts.append(f"{_span(told['left_seconds'])} left")
+    if figures := in_words_of(told.get("figures", {})).strip():
+        parts.append(figures)
     parts += [
         f"process {number} silent for {_span(seconds)}"
         for number, seconds in told.get("silent", {}).items()
@@ -69,6 +74,11 @@ def _sign(path: Path) -> dict[str, Any]:
     found = json.loads(path.read_text())
     number = int(path.stem.removeprefix("heartbeat-"))
     return {"process": number, "silent_seconds": time.time() - found["time"], "step": found["step"]}
+
+
+def _is_figure(name: str) -> bool:
+    """Whether a metric is said: losses, rates, speed, memory, goodput."""
+    return not name.startswith("time/") or name == "time/goodput"
 
 
 def _is_silent(sign: dict[str, Any]) -> bool:

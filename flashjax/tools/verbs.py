@@ -202,6 +202,10 @@ VERBS = {
     ),
 }
 ROAD = [name for name, verb in VERBS.items() if verb.group == ROAD_GROUP and name != "run"]
+# The sections of the jobs that a verb trains.
+JOBS = {name: (name,) for name in ("guide", "match", "split")} | {
+    "run": ("guide", "match", "split")
+}
 
 
 def overview() -> str:

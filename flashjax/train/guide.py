@@ -71,7 +71,7 @@ def make_guide_step(
 
     grads_of = gradients(loss_fn, config.parts)
 
-    def step(
+    def guide_step(
         state: TrainState, frozen: Frozen, batch: Batch, key: Array
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
@@ -79,4 +79,4 @@ def make_guide_step(
         learner, metrics = descend("student", state.learner, grads, metrics, descent)
         return TrainState(step=state.step + 1, learner=learner), metrics
 
-    return step
+    return guide_step

@@ -5,16 +5,11 @@ n goes on with `start=n`. The loop knows no checkpoints, writers or evaluators; 
 """
 
 import contextlib
-import datetime
-import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
 from jax.experimental import multihost_utils
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import any_process, share_stop
@@ -24,8 +19,6 @@ State: TypeAlias = Any
 Step: TypeAlias = Callable[[State, Any], tuple[State, Metrics]]
 Hook: TypeAlias = Callable[[int, State, Metrics], None]
 Save: TypeAlias = Callable[[int, State], None]
-
-log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
@@ -76,67 +69,6 @@ def every(steps: int, hook: Hook, *, stop: int | None = None) -> Hook:
             hook(step, state, metrics)
 
     return sometimes
-
-
-@contextlib.contextmanager
-def progress(name: str, *, start: int, stop: int, log_seconds: float = 15.0) -> Iterator[Hook]:
-    """A hook that shows step time and remaining time: a bar on a terminal, else a log line.
-
-    The first step is not timed: it compiles.
-    """
-    bar = _bar()
-    task = bar.add_task(name, total=stop, completed=start, pace="")
-    timer = _Timer()
-    next_log = time.monotonic() + log_seconds
-
-    def hook(step: int, state: State, metrics: Metrics) -> None:
-        nonlocal next_log
-        seconds = timer.seconds_per_step(step)
-        bar.update(task, completed=step, pace=f"{seconds:.3g} s/step")
-        if not bar.disable or (time.monotonic() < next_log and step != stop):
-            return
-        next_log = time.monotonic() + log_seconds
-        left = datetime.timedelta(seconds=round(seconds * (stop - step)))
-        log.info(
-            "%s %d/%d  %.3g s/step  %s left%s", name, step, stop, seconds, left, _losses(metrics)
-        )
-
-    with bar:
-        yield hook
-
-
-class _Timer:
-    """Mean time of the steps after the first one it sees."""
-
-    def __init__(self) -> None:
-        self._first: tuple[int, float] | None = None
-
-    def seconds_per_step(self, step: int) -> float:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (step, now)
-        first_step, first_time = self._first
-        return (now - first_time) / max(1, step - first_step)
-
-
-def _bar() -> Progress:
-    """The progress bar; disabled where stderr is no terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
-def _losses(metrics: Metrics) -> str:
-    """The losses among the metrics, fetched from the device."""
-    losses = jax.device_get({name: x for name, x in metrics.items() if name.endswith("loss")})
-    return "".join(f"  {name} {float(value):.4g}" for name, value in losses.items())
 
 
 @contextlib.contextmanager

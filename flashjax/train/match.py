@@ -158,7 +158,7 @@ def make_student_step(
     """Builds `step(state, frozen, batch, key) -> (state, metrics)` for the student."""
     grads_of = gradients(make_student_loss(nets, config, sigmas), config.parts)
 
-    def step(
+    def student_step(
         state: MatchState, frozen: Frozen, batch: Batch, key: Array
     ) -> tuple[MatchState, Metrics]:
         key = jax.random.fold_in(key, state.step)
@@ -174,7 +174,7 @@ def make_student_step(
         fake = dataclasses.replace(state.fake, params=params)
         return dataclasses.replace(state, fake=fake), metrics
 
-    return step
+    return student_step
 
 
 def make_critic_loss(
@@ -252,7 +252,7 @@ def make_critic_step(
     """Builds `step(state, frozen, batch, key) -> (state, metrics)` for fake score and heads."""
     grads_of = gradients(make_critic_loss(nets, config, sigmas), config.parts)
 
-    def step(
+    def critic_step(
         state: MatchState, frozen: Frozen, batch: Batch, key: Array
     ) -> tuple[MatchState, Metrics]:
         key = jax.random.fold_in(key, state.step)
@@ -264,7 +264,7 @@ def make_critic_step(
         heads = redraw_heads(heads, nets.init_heads, config.head_reset, reset_key)
         return dataclasses.replace(state, step=state.step + 1, fake=fake, heads=heads), metrics
 
-    return step
+    return critic_step
 
 
 def redraw_heads(

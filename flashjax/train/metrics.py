@@ -4,16 +4,19 @@ The methods are those of `clu.metric_writers.MetricWriter`, so a clu writer can 
 clu's own package is not imported because it imports TensorFlow.
 """
 
+import functools
+import importlib
 import json
 import math
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-import tensorboardX
 
 from flashjax.types import Metrics
 
@@ -22,14 +25,21 @@ IN_ROW = "/skipped_in_row"
 COUNTS = ("/skipped", IN_ROW)  # of a network's updates
 
 
-class MetricWriter(Protocol):
-    """What the stages need of `clu.metric_writers.MetricWriter`."""
+class MetricWriter:
+    """What the stages need of `clu.metric_writers.MetricWriter`; a writer leaves out what it has
+    no place for.
+    """
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Scalars by name."""
 
     def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         """Images by name: "n h w c" or "h w c", uint8 or floats in [0, 1]."""
+
+    def write_histograms(
+        self, step: int, arrays: Mapping[str, Any], num_buckets: Mapping[str, int] | None = None
+    ) -> None:
+        """What values arrays have, by name."""
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Texts by name."""
@@ -44,11 +54,25 @@ class MetricWriter(Protocol):
         """Flush and end."""
 
 
-class EventWriter:
+@functools.cache
+def tensorboard() -> ModuleType:
+    """tensorboardX. Where torch is installed it would import that too: seconds, for nothing."""
+    absent: Any = None
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = absent
+    try:
+        return importlib.import_module("tensorboardX")
+    finally:
+        if hide:
+            del sys.modules["torch"]
+
+
+class EventWriter(MetricWriter):
     """TensorBoard event files in `folder`, without TensorFlow."""
 
     def __init__(self, folder: Path | str) -> None:
-        self._writer = tensorboardX.SummaryWriter(str(folder))
+        self._writer = tensorboard().SummaryWriter(str(folder))
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         for name, value in scalars.items():
@@ -60,12 +84,25 @@ class EventWriter:
             batch = batch if batch.ndim == 4 else batch[None]
             self._writer.add_images(name, batch, step, dataformats="NHWC")
 
+    def write_histograms(
+        self, step: int, arrays: Mapping[str, Any], num_buckets: Mapping[str, int] | None = None
+    ) -> None:
+        for name, array in arrays.items():
+            self._writer.add_histogram(name, np.asarray(array), step)
+
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         for name, text in texts.items():
             self._writer.add_text(name, text, step)
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """As text, and for the page of hyper-parameters."""
         self._writer.add_text("hparams", f"    {json.dumps(dict(hparams))}", 0)
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+            for name, value in hparams.items()
+        }
+        for summary in tensorboard().summary.hparams(plain, {}):
+            self._writer.file_writer.add_summary(summary)
 
     def flush(self) -> None:
         self._writer.flush()
@@ -74,7 +111,7 @@ class EventWriter:
         self._writer.close()
 
 
-class JsonlWriter:
+class JsonlWriter(MetricWriter):
     """One JSON object per call, appended to `path`; images are left to TensorBoard."""
 
     def __init__(self, path: Path | str) -> None:
@@ -84,14 +121,12 @@ class JsonlWriter:
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         self._write(step=step, **{name: float(value) for name, value in scalars.items()})
 
-    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-        del step, images
-
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         self._write(step=step, **texts)
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        self._write(hparams=dict(hparams))
+        if not self._file.tell():  # a job that begins anew has said them
+            self._write(hparams=dict(hparams))
 
     def flush(self) -> None:
         self._file.flush()
@@ -104,7 +139,7 @@ class JsonlWriter:
         self._file.flush()
 
 
-class MultiWriter:
+class MultiWriter(MetricWriter):
     """Several writers as one."""
 
     def __init__(self, writers: Sequence[MetricWriter]) -> None:
@@ -117,6 +152,12 @@ class MultiWriter:
     def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         for writer in self._writers:
             writer.write_images(step, images)
+
+    def write_histograms(
+        self, step: int, arrays: Mapping[str, Any], num_buckets: Mapping[str, int] | None = None
+    ) -> None:
+        for writer in self._writers:
+            writer.write_histograms(step, arrays, num_buckets)
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         for writer in self._writers:
@@ -135,9 +176,13 @@ class MultiWriter:
             writer.close()
 
 
-def make_writer(folder: Path | str) -> MultiWriter:
-    """TensorBoard events and `metrics.jsonl` in `folder`."""
-    return MultiWriter([EventWriter(folder), JsonlWriter(Path(folder) / CURVES)])
+def make_writer(folder: Path | str, *others: MetricWriter) -> MultiWriter:
+    """TensorBoard events and `metrics.jsonl` in `folder`, and `others`."""
+    return MultiWriter([EventWriter(folder), JsonlWriter(Path(folder) / CURVES), *others])
+
+
+# More figures after a step: its number, how many steps the means are of, and the means.
+Figures: TypeAlias = Callable[[int, int, Mapping[str, float]], Mapping[str, float]]
 
 
 class Broken(FloatingPointError):
@@ -149,11 +194,12 @@ class Broken(FloatingPointError):
 
 
 class MetricsHook:
-    """A loop hook: every `steps` steps, and at the step `stop`, it writes the means since then.
+    """A loop hook: every `steps` steps, and at the step `stop`, the means since then are written.
 
-    What steps say stays on the device; only then is it fetched and checked. Of a network whose
-    update was skipped, that step's figures do not count; `most_skipped` of them in a row are too
-    many. The step time is added as "time/step_seconds".
+    What steps say stays on the device. It is fetched and checked while the next step is under way,
+    so that no device waits for the host; after the step `stop`, and before a save, at once. Of a
+    network whose update was skipped, that step's figures do not count; `most_skipped` of them in a
+    row are too many. `more` figures and the step time, "time/step_seconds", are added.
     """
 
     def __init__(
@@ -163,39 +209,52 @@ class MetricsHook:
         steps: int,
         stop: int | None = None,
         most_skipped: int | None = None,
+        more: Figures = lambda step, steps, means: {},
     ) -> None:
-        self._writer = writer
+        self._writer, self._more = writer, more
         self._steps, self._stop, self._most = steps, stop, most_skipped
-        self._reset()
+        self._due: list[tuple[int, Metrics]] = []  # on its way to the host
+        self._told: list[tuple[int, Metrics]] = []
+        self._since = time.monotonic()
 
     def __call__(self, step: int, state: Any, metrics: Metrics) -> None:
+        self._write()
         self._told.append((step, metrics))
         if step % self._steps == 0 or step == self._stop:
-            self._write(step)
+            self._due, self._told = self._told, []
+            for value in jax.tree.leaves([told for _, told in self._due]):
+                value.copy_to_host_async()
+        if step == self._stop:
+            self._write()
 
     def check(self, step: int) -> Mapping[str, float]:
-        """The means since the last time. Broken where one is none, or too much was
+        """The means since the last record. Broken where one is none, or too much was
         skipped: not to be saved.
 
         What was not skipped, with losses and norms of gradients that are finite at every step,
         leaves a finite state.
         """
-        told = jax.device_get(self._told)
+        self._write()
+        return self._means(self._told, step)
+
+    def _means(self, told: Sequence[tuple[int, Metrics]], step: int) -> dict[str, float]:
+        fetched = jax.device_get(told)
         if self._most:
-            check_skipped(told, self._most)
-        means = summary([metrics for _, metrics in told])
+            check_skipped(fetched, self._most)
+        means = summary([metrics for _, metrics in fetched])
         check_finite(means, step)
         return means
 
-    def _write(self, step: int) -> None:
-        means = self.check(step)
-        seconds = (time.monotonic() - self._since) / len(self._told)
-        self._writer.write_scalars(step, {**means, "time/step_seconds": seconds})
-        self._reset()
-
-    def _reset(self) -> None:
-        self._told: list[tuple[int, Metrics]] = []
-        self._since = time.monotonic()
+    def _write(self) -> None:
+        """The record that is due, if one is."""
+        if not self._due:
+            return
+        step, count = self._due[-1][0], len(self._due)
+        means = self._means(self._due, step)
+        now = time.monotonic()
+        seconds = {"time/step_seconds": (now - self._since) / count}
+        self._writer.write_scalars(step, {**means, **self._more(step, count, means), **seconds})
+        self._due, self._since = [], now
 
 
 def summary(told: Sequence[Mapping[str, Any]]) -> dict[str, float]:

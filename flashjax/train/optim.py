@@ -1,6 +1,7 @@
 """Optimisers: AdamW with warm-up, clipping, and parameters that stay frozen by path."""
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -41,6 +42,16 @@ def schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:
         return warm
     decay = optax.cosine_decay_schedule(rate, config.decay_steps, alpha=0.01)
     return optax.join_schedules([warm, decay], [steps - config.decay_steps])
+
+
+def rate_at(config: OptimiserConfig, steps: int, count: int) -> float:
+    """What `schedule` says after `count` updates, computed on the host: no device is asked."""
+    rate, decay = config.learning_rate, config.decay_steps
+    past = count - (steps - decay)
+    if decay and past >= 0:
+        cosine = 0.5 * (1 + math.cos(math.pi * min(past, decay) / decay))
+        return rate * (0.99 * cosine + 0.01)
+    return rate * min(1.0, count / config.warmup_steps) if config.warmup_steps else rate
 
 
 def make_optimiser(

@@ -71,3 +71,28 @@ def test_a_speed_that_nobody_took_is_no_bar():
     untimed = Measured((), 400)
     with pytest.raises(ValueError, match="seconds_per_image"):
         run_bars(TARGETS, teacher=untimed, cut=untimed, student=untimed, fewest=untimed)
+
+
+def test_a_miss_that_lies_within_the_interval_is_no_miss():
+    """Nor is it met: so many pictures cannot tell."""
+    near = Bar("near", 17.0, 18.0, "x", error=1.5)
+    far = Bar("far", 16.0, 18.0, "x", error=1.5)
+    assert (near.met, near.open, near.state) == (False, True, "within the interval")
+    assert (far.open, far.state) == (False, "not met")
+    assert not Bar("nan", math.nan, 18.0, "x", error=1.5).open
+    assert verdict([near, far, Bar("a", 1.0, 1.0, "x")]) == (
+        "1 of 3 bars are met. Within the interval: near. Not met: far."
+    )
+
+
+def test_the_interval_of_a_bar_is_that_of_its_two_figures():
+    def row(value: float, error: float, seconds: float = 1.0) -> Measured:
+        figure = Figure("whole", value, "%", error=error)
+        return Measured((figure,), 400, seconds_per_image=seconds)
+
+    kept, above, lost, faster = run_bars(
+        TARGETS, teacher=row(80, 4), cut=row(75, 4), student=row(60, 3), fewest=row(58, 4), bits="8"
+    )
+    np.testing.assert_allclose(kept.error, 75 * math.hypot(3 / 60, 4 / 80))
+    np.testing.assert_allclose([above.error, lost.error, faster.error], [5, 5, 0])
+    assert lost.name == "whole lost from 16 to 8 bits"

@@ -172,6 +172,19 @@ def test_an_axis_is_logarithmic_where_decades_are_spanned():
     assert {"0.1", "10"} <= {tick.label for tick in panel.ticks}
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "numbers"),
+    [
+        (0.0, 1.0, [0.0, 0.5, 1.0]),
+        (0.9, 3.1, [1.0, 1.5, 2.0, 2.5, 3.0]),
+        (-130.0, 260.0, [-100.0, 0.0, 100.0, 200.0]),
+        (1e-4, 2.4e-4, [1e-4, 1.5e-4, 2e-4]),
+    ],
+)
+def test_ticks_are_round_numbers_within_the_values(low, high, numbers):
+    np.testing.assert_allclose(reports.round_numbers(low, high), numbers)
+
+
 def test_pictures_that_do_not_match_the_captions_are_refused():
     with pytest.raises(ValueError, match="2 pictures for 1 captions"):
         dataclasses.replace(make_report(), captions=["one"])

@@ -18,6 +18,7 @@ from flashjax.checkpoint import load_params
 from flashjax.stages import guide, match, split
 from flashjax.stages.setting import open_setting
 from flashjax.stages.stage import read_stage
+from flashjax.stages.training import curves
 
 CONFIG = Path(__file__).parents[2] / "configs" / "nano.py"
 STAGES = (
@@ -49,6 +50,7 @@ def small(teacher: Path) -> list[str]:
     for stage in ("guide", "match", "split"):
         sizes |= {f"{stage}.job.steps": 2, f"{stage}.job.batch_size": 4}
         sizes |= {f"{stage}.job.log_steps": 1, f"{stage}.job.checkpoint_steps": 1}
+    sizes["guide.job.sample_steps"] = 2
     return [f"--config.{key}={value}" for key, value in sizes.items()]
 
 
@@ -88,6 +90,16 @@ def test_the_report_is_one_file_with_every_sampler(road):
     assert len(rows) == 10
     assert all(row["name"] in page for row in rows)
     assert 'src="http' not in page and 'href="http' not in page
+
+
+def test_a_job_leaves_curves_of_its_speed_and_a_page_with_its_last_pictures(road):
+    workdir, _ = road
+    last = curves(workdir / "guide")[-1]
+    assert last["speed/mfu"] > 0 and last["speed/samples_per_second"] > 0
+    assert last["student/learning_rate"] > 0 and last["time/compile_seconds"] > 0
+    page = (workdir / "guide" / "live.html").read_text("utf-8")
+    assert "samples, step 2" in page and "data:image/png;base64," in page
+    assert "The job has ended." in page
 
 
 def test_a_finished_road_is_skipped_and_ends_with_its_report_again(road):

@@ -15,7 +15,14 @@ def _guide(folder):
     for path, record in {
         "hosts/heartbeat-0.json": {"step": 4, "time": time.time()},
         "hosts/heartbeat-1.json": {"step": 3, "time": time.time() - 600},
-        "metrics/metrics.jsonl": {"step": 4, "time/step_seconds": 2.0},
+        "metrics/metrics.jsonl": {
+            "step": 4,
+            "time/step_seconds": 2.0,
+            "student/loss": 0.25,
+            "speed/mfu": 0.4,
+            "time/goodput": 0.9,
+            "memory/host_bytes": 2**30,
+        },
         "checkpoints/2/x": {},
     }.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +43,7 @@ def test_a_line_says_how_far_a_stage_is(workdir, capsys):
     prepare, guide = capsys.readouterr().out.splitlines()
     assert prepare.split()[:2] == ["prepare", "done"]
     assert "step 3 of 10, saved 2  2 s/step  0:00:14 left" in guide
+    assert "student/loss 0.25  MFU 40 %  host 1 GiB  goodput 90 %" in guide
     assert "process 1 silent for 0:1" in guide and "process 0" not in guide
     assert "Interrupted: interrupted after step 4" in guide
 
@@ -44,6 +52,7 @@ def test_programs_read_json(workdir, capsys):
     assert main(["status", str(workdir), "--json"]) == 0
     prepare, guide = json.loads(capsys.readouterr().out)
     assert prepare["status"] == "done" and guide["left_seconds"] == 14.0
+    assert guide["figures"]["speed/mfu"] == 0.4
 
 
 def test_a_folder_without_stages_is_refused(tmp_path, capsys):

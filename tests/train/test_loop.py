@@ -1,7 +1,6 @@
 """The loop: step numbers, hooks, signals."""
 
 import itertools
-import logging
 import signal
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from flashjax.parallel import signals
-from flashjax.train.loop import Interrupted, every, loop, progress
+from flashjax.train.loop import Interrupted, every, loop
 from flashjax.types import InputError
 
 
@@ -71,13 +70,6 @@ def test_signal_ends_the_step_saves_and_raises(number, tell_myself):
 def test_data_that_ends_is_an_error():
     with pytest.raises(InputError, match="before step 3 of 9"):
         loop(_add, jnp.int32(0), iter([1, 1]), start=0, stop=9)
-
-
-def test_progress_logs_lines_where_there_is_no_terminal(caplog):
-    with caplog.at_level(logging.INFO), progress("match", start=0, stop=3, log_seconds=1e3) as hook:
-        loop(_add, jnp.int32(0), itertools.count(), start=0, stop=3, hooks=[hook])
-    (line,) = caplog.messages
-    assert "match 3/3" in line and "s/step" in line and "student/loss 1" in line
 
 
 def test_a_signal_that_is_heard_late_ends_no_process_that_has_saved(tell_myself):

@@ -4,6 +4,9 @@ import ast
 import importlib.util
 import inspect
 import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -51,6 +54,7 @@ def test_methods_are_those_of_clu():
         for name in (
             "write_scalars",
             "write_images",
+            "write_histograms",
             "write_texts",
             "write_hparams",
             "flush",
@@ -61,7 +65,7 @@ def test_methods_are_those_of_clu():
 
 def test_hook_writes_means_of_the_steps_that_had_the_metric(tmp_path):
     writer = metrics.JsonlWriter(tmp_path / "m.jsonl")
-    hook = metrics.MetricsHook(writer, steps=4)
+    hook = metrics.MetricsHook(writer, steps=4, stop=8)
     for step in range(1, 9):
         extra = {"fake/loss": jnp.float32(step)} if step % 2 else {}
         hook(step, None, {"student/loss": jnp.float32(step), **extra})
@@ -73,7 +77,7 @@ def test_hook_writes_means_of_the_steps_that_had_the_metric(tmp_path):
 
 
 def test_one_nan_in_the_window_stops_the_run(tmp_path):
-    hook = metrics.MetricsHook(metrics.JsonlWriter(tmp_path / "m.jsonl"), steps=3)
+    hook = metrics.MetricsHook(metrics.JsonlWriter(tmp_path / "m.jsonl"), steps=3, stop=3)
     hook(1, None, {"student/loss": jnp.float32(1), "fake/loss": jnp.float32("nan")})
     hook(2, None, {"student/loss": jnp.float32(1), "fake/loss": jnp.float32(1)})
     with pytest.raises(FloatingPointError, match="step 3: fake/loss = nan"):
@@ -113,10 +117,10 @@ def test_a_skipped_update_is_counted_and_its_figures_are_not(tmp_path):
     hook(1, None, skipping("lo/student", 0, **{"lo/student/loss": 1.0, "hi/student/loss": 5.0}))
     hook(2, None, skipping("lo/student", 1, **nan, **{"hi/student/loss": 7.0}))
     hook(3, None, skipping("lo/student", 2, **nan, **{"hi/student/loss": 6.0}))
+    hook(4, None, skipping("lo/student", 1, **{"hi/student/loss": jnp.nan}))
     (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert (record["lo/student/loss"], record["hi/student/loss"]) == (1.0, 6.0)
     assert (record["lo/student/skipped"], record["lo/student/skipped_in_row"]) == (2.0, 2.0)
-    hook(4, None, skipping("lo/student", 1, **{"hi/student/loss": jnp.nan}))
     with pytest.raises(FloatingPointError, match="hi/student/loss = nan"):
         hook.check(4)
 
@@ -127,3 +131,51 @@ def test_too_many_skipped_in_a_row_stop_the_run_even_if_they_are_over(tmp_path):
         hook(step, None, skipping("lo/fake", in_row) | skipping("lo/heads", 0))
     with pytest.raises(FloatingPointError, match=r"3 updates in a row of lo/fake .* step 4"):
         hook.check(5)
+
+
+class Slow:
+    """An array that is on its way: reading it before it is there is noticed."""
+
+    def __init__(self, value, read):
+        self._value, self._read, self.started = value, read, False
+
+    def copy_to_host_async(self):
+        self.started = True
+
+    def __array__(self, dtype=None, copy=None):
+        self._read.append((self._value, self.started))
+        return np.asarray(self._value, dtype)
+
+
+def test_a_record_is_fetched_while_the_next_step_is_under_way(tmp_path):
+    """No step waits for the host: its figures are read once the next one has begun."""
+    read = []
+    hook = metrics.MetricsHook(metrics.make_writer(tmp_path), steps=2, stop=5)
+    for step in range(1, 5):
+        hook(step, None, {"loss": Slow(float(step), read)})
+        if step == 2:
+            assert not read
+        if step == 3:
+            assert {value for value, _ in read} == {1.0, 2.0} and all(done for _, done in read)
+    hook.check(4)  # before a save everything is looked at, and what is due is written
+    assert {value for value, _ in read} == {1.0, 2.0, 3.0, 4.0}
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [(record["step"], record["loss"]) for record in records] == [(2, 1.5), (4, 3.5)]
+
+
+def test_no_torch_is_imported_to_write_metrics(tmp_path):
+    """Nor is it hidden from others afterwards."""
+    code = """
+        import sys, numpy as np
+        from flashjax.train.metrics import EventWriter
+        writer = EventWriter(sys.argv[1])
+        writer.write_scalars(1, {"a": 1.0})
+        writer.write_images(1, {"b": np.zeros((2, 2, 3), np.uint8)})
+        writer.write_histograms(1, {"c": np.ones(3)})
+        writer.write_hparams({"d": 1, "e": [1, 2]})
+        writer.close()
+        assert "torch" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], check=True)
+    tags = {value.tag for event in _events(tmp_path) for value in event.summary.value}
+    assert {"a", "b", "c", "_hparams_/experiment"} <= tags

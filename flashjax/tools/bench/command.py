@@ -3,10 +3,8 @@
 import argparse
 from pathlib import Path
 
-from flashjax.tools.bench import convert, quantize, steps
+from flashjax.tools.bench import convert, quantize, startup, steps
 from flashjax.types import InputError
-
-BENCHES = ("convert", "quantize", "steps")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -15,7 +13,12 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         if not options.config:
             raise InputError("bench steps runs the steps of a config: give --config FILE")
         chosen = tuple(name for name in options.programs.split(",") if name)
-        steps.run(options.config, overrides, chosen, chip=options.chip)
+        told = {"chip": options.chip, "profile": options.profile}
+        steps.run(options.config, overrides, chosen, **told)
+    elif options.what == "startup":
+        if not (options.config and options.workdir):
+            raise InputError("bench startup starts a run: give --config FILE and --workdir DIR")
+        startup.run(options.config, overrides, Path(options.workdir))
     elif options.what == "quantize":
         quantize.run(options.model, ggml=options.ggml)
     elif not options.workdir:

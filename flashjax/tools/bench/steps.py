@@ -14,12 +14,14 @@ from jax import Array
 
 from flashjax import config as configs
 from flashjax import trees
-from flashjax.parallel.chips import CHIPS, Chip, chip_of
+from flashjax.parallel.chips import Chip
 from flashjax.parallel.mesh import simulate_devices
+from flashjax.parallel.peak import find_chip
 from flashjax.parallel.program import read_program
 from flashjax.parallel.units import counted, sized
 from flashjax.stages.setting import Compute, compute_of
 from flashjax.tools import sections
+from flashjax.tools.bench import operations
 from flashjax.tools.plan.programs import Planned, programs
 from flashjax.tools.plan.report import summary
 from flashjax.types import InputError
@@ -29,7 +31,14 @@ STEPS = 8  # measured, after one that is not
 SPREAD = 0.02  # of random weights, uniform on both sides of zero
 
 
-def run(path: str, overrides: list[str], names: tuple[str, ...], *, chip: str | None) -> None:
+def run(
+    path: str,
+    overrides: list[str],
+    names: tuple[str, ...],
+    *,
+    chip: str | None,
+    profile: bool = False,
+) -> None:
     """Prints seconds a step, MFU and peak memory of `names`, or of all that can be run alone."""
     unknown = set(names) - set(RUNNABLE)
     if unknown:
@@ -41,25 +50,18 @@ def run(path: str, overrides: list[str], names: tuple[str, ...], *, chip: str | 
     found = find_chip(chip, device.device_kind)
     print(f"{jax.device_count()} x {device.device_kind}, taken for {found.name}; {path}")
     for planned in programs(config, jax.devices(), names or RUNNABLE):
-        measure(planned, found, compute_of(config), config.student.steps)
+        measure(planned, found, compute_of(config), config.student.steps, profile=profile)
 
 
-def find_chip(name: str | None, kind: str) -> Chip:
-    """The chip of the table that was named, or that the device's own name has in it."""
-    found = chip_of(kind) if name is None else CHIPS.get(name)
-    if found is None:
-        asked = f"--chip {name} is unknown" if name else f"no chip of the table is called {kind}"
-        raise InputError(f"{asked}: give --chip of {', '.join(CHIPS)}")
-    return found
-
-
-def measure(planned: Planned, chip: Chip, compute: Compute, student_steps: int) -> None:
-    """Compiles and runs one program; prints its figures."""
+def measure(
+    planned: Planned, chip: Chip, compute: Compute, student_steps: int, *, profile: bool = False
+) -> None:
+    """Compiles and runs one program; prints its figures, and its longest operations if asked."""
     started = time.perf_counter()
     compiled = planned.step.lower(*planned.arguments).compile()
     compile_seconds = time.perf_counter() - started
     arguments = random_arguments(planned.arguments, student_steps)
-    seconds, metrics = run_steps(compiled, arguments)
+    seconds, metrics, state = run_steps(compiled, arguments)
     text = compiled.as_text()
     program = read_program(planned.name, compiled, text, planned.mesh, trips=planned.trips)
     plan = summary(planned, program, chip, compute)
@@ -78,10 +80,12 @@ def measure(planned: Planned, chip: Chip, compute: Compute, student_steps: int) 
         f"{'not finite: ' + ', '.join(lost) if lost else 'finite'}",
         flush=True,
     )
+    if profile:
+        print(operations.table(operations.traced(lambda: compiled(state, *arguments[1:]))))
 
 
-def run_steps(compiled: Any, arguments: tuple[Any, ...]) -> tuple[list[float], dict[str, Any]]:
-    """Seconds of each measured step, and the last metrics."""
+def run_steps(compiled: Any, arguments: tuple[Any, ...]) -> tuple[list[float], dict[str, Any], Any]:
+    """Seconds of each measured step, the last metrics and the last state."""
     state, *rest = arguments
     seconds: list[float] = []
     metrics: dict[str, Any] = {}
@@ -89,7 +93,7 @@ def run_steps(compiled: Any, arguments: tuple[Any, ...]) -> tuple[list[float], d
         started = time.perf_counter()
         state, metrics = jax.block_until_ready(compiled(state, *rest))
         seconds.append(time.perf_counter() - started)
-    return seconds[1:], jax.device_get(metrics)
+    return seconds[1:], jax.device_get(metrics), state
 
 
 def random_arguments(abstract: tuple[Any, ...], student_steps: int) -> tuple[Any, ...]:

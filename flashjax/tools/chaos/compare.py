@@ -9,7 +9,8 @@ from flashjax.stages.contents import CHECKPOINTS, contents
 from flashjax.stages.stage import read_stage
 from flashjax.train.metrics import CURVES
 
-TIMED = ("seconds", "milliseconds", "_s", "faster", "speed")  # words in names of what is measured
+# Words in the names of what is measured.
+TIMED = ("seconds", "milliseconds", "_s", "faster", "speed", "memory/", "time/")
 
 
 def results(workdir: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import argparse
 
 from flashjax.tools.flags.road import CONFIG
 
-BENCHES = ("convert", "quantize", "steps")
+BENCHES = ("convert", "quantize", "startup", "steps")
 CACHE = "~/.cache/flashjax/plan"
 ARMS = ("own", "shared", "shared_all", "next", "grid", "renoised", "line")  # of `probe`
 PROBED = "shared,grid,renoised"
@@ -28,11 +28,14 @@ def plan(verb: argparse.ArgumentParser) -> None:
 def bench(verb: argparse.ArgumentParser) -> None:
     """Of `bench`."""
     verb.add_argument("what", choices=BENCHES, help="what is measured")
-    verb.add_argument("--workdir", metavar="DIR", help="`convert` writes its files there")
+    verb.add_argument("--workdir", metavar="DIR", help="`convert` and `startup` write there")
     verb.add_argument("--model", default="sd35_medium", help="a name of models/variants.py")
     verb.add_argument("--ggml", metavar="LIB", help="a ggml library to compare `quantize` with")
-    verb.add_argument("--config", metavar="FILE", help="whose `steps` are run on random weights")
+    verb.add_argument(
+        "--config", metavar="FILE", help="of `startup`; whose `steps` run on random weights"
+    )
     verb.add_argument("--programs", default="", help="a comma-separated choice of these steps")
+    verb.add_argument("--profile", action="store_true", help="of `steps`: the longest operations")
     verb.add_argument("--chip", help="what this machine has, where its own name does not say it")
 
 

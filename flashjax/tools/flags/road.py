@@ -2,7 +2,7 @@
 
 import argparse
 
-from flashjax.tools.verbs import ROAD
+from flashjax.tools.verbs import JOBS, ROAD
 
 CONFIG = "a configs/*.py file, or the name of a packaged recipe"
 
@@ -21,6 +21,10 @@ def stage(verb: argparse.ArgumentParser, name: str) -> None:
         metavar="DIR",
         help="what is compiled is kept here; off for nowhere; WORKDIR/compiled by default",
     )
+    if name in JOBS:
+        verb.add_argument(
+            "--profile", default="", metavar="A:B", help="a trace of the steps A to B, for XProf"
+        )
     if name == "run":
         for flag, end, default in (("--from", "first", ROAD[0]), ("--to", "last", ROAD[-1])):
             verb.add_argument(

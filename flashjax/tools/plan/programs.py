@@ -17,8 +17,7 @@ from flashjax.convert.text import abstract_text
 from flashjax.convert.transformer import abstract_transformer
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.flow.schedule import Schedule
-from flashjax.models.flops import heads_flops, mmdit_flops, text_flops
-from flashjax.models.heads import HeadsConfig
+from flashjax.models.flops import text_flops
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import TextConfig, encode_text
 from flashjax.models.variants import MMDIT, NANO_LENGTH, SD3_TEXT, SD3_VAE, nano_text
@@ -27,6 +26,7 @@ from flashjax.parallel.layout import ROLES
 from flashjax.parallel.mesh import Islands, make_mesh
 from flashjax.parallel.sharding import abstract_on, param_shardings
 from flashjax.stages import guide, match, split
+from flashjax.stages.costs import pass_flops
 from flashjax.stages.model import packaged
 from flashjax.stages.setting import (
     DTYPES,
@@ -217,7 +217,7 @@ def _text(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
 def _guide(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
     step, init = guide.make_step(config, setting)
     state = _state(init, setting, masters(setting.frozen.teacher))
-    forward, _, text = _forward(config, model, setting)
+    forward, _, text = pass_flops(config, setting)
     flops = guide_flops(configs.section(config, "guide.guide", GuideConfig), forward)
     job = config.guide.job
     return Planned(
@@ -243,7 +243,7 @@ def _match(which: int) -> Callable[..., Planned]:
         step = jax.jit(steps[which], donate_argnums=0, out_shardings=(_shardings(state), None))
         batch = _batch(config, model, setting, config.match.job.batch_size)
         arguments = (state, setting.frozen, batch, _key())
-        return _matched(config, model, setting, which, "match", step, arguments)
+        return _matched(config, setting, which, "match", step, arguments)
 
     return make
 
@@ -265,14 +265,13 @@ def _split(which: int) -> Callable[..., Planned]:
         step = split.jit_on_branches(steps[which], mesh=mesh, shardings=shardings)
         batch = _batch(config, model, setting, config.split.job.batch_size)
         arguments = (state, spans, frozen, batch, _key())
-        return _matched(config, model, setting, which, "split", step, arguments)
+        return _matched(config, setting, which, "split", step, arguments)
 
     return make
 
 
 def _matched(
     config: ConfigDict,
-    model: ModelConfig,
     setting: Setting,
     which: int,
     section: str,
@@ -280,7 +279,7 @@ def _matched(
     arguments: tuple[Any, ...],
 ) -> Planned:
     """The record of a step of distribution matching: 0 the student's, 1 the critic's."""
-    forward, heads, text = _forward(config, model, setting)
+    forward, heads, text = pass_flops(config, setting)
     count = (student_flops, critic_flops)[which]
     matching = configs.section(config, "match.match", MatchConfig)
     steps = config.student.steps
@@ -301,20 +300,6 @@ def _matched(
         branches=setting.mesh.shape["branch"],
         resident=_resident(setting),
     )
-
-
-def _forward(
-    config: ConfigDict, model: ModelConfig, setting: Setting
-) -> tuple[float, float, dict[str, float]]:
-    """Operations per sample of one pass of the transformer and the heads, and of the captions."""
-    sizes, texts = setting.pipeline.transformer_config, setting.pipeline.text_config
-    image = (model.sample_size // sizes.patch) ** 2
-    forward = mmdit_flops(sizes, image=image, text=texts.clip_l.length + model.t5_tokens)
-    heads = configs.section(config, "match.heads", HeadsConfig)
-    captions = (
-        {} if _come_encoded(setting) else {"text": 2 * text_flops(texts, t5_tokens=model.t5_tokens)}
-    )
-    return forward, heads_flops(heads, width=sizes.width, image=image), captions
 
 
 def _state(init: Callable[..., Any], setting: Setting, *arguments: Any) -> Any:

@@ -1,0 +1,67 @@
+"""What a training step costs by the method, from a setting's sizes: nothing is compiled."""
+
+import math
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from flashjax import config as configs
+from flashjax.models.flops import heads_flops, mmdit_flops, text_flops
+from flashjax.models.heads import HeadsConfig
+from flashjax.stages.setting import Setting
+from flashjax.train.flops import critic_flops, guide_flops, steps_before, student_flops
+from flashjax.train.guide import GuideConfig
+from flashjax.train.match import MatchConfig
+from flashjax.types import Batch, Tokens
+
+
+def pass_flops(config: ConfigDict, setting: Setting) -> tuple[float, float, dict[str, float]]:
+    """Operations per sample of one pass of the transformer and the heads, and of the captions.
+
+    Of several buckets it is their mean.
+    """
+    sizes, texts = setting.pipeline.transformer_config, setting.pipeline.text_config
+    empty = setting.frozen.empty
+    captions = {}
+    if isinstance(empty, Tokens):
+        t5 = empty.t5.shape[1]
+        text = empty.clip_l.shape[1] + t5
+        captions = {"text": 2 * text_flops(texts, t5_tokens=t5)}
+    else:
+        text = empty.text.shape[1]
+    image = mean_tokens(setting.samples, sizes.patch)
+    forward = mmdit_flops(sizes, image=image, text=text)
+    heads = configs.section(config, "match.heads", HeadsConfig)
+    return forward, heads_flops(heads, width=sizes.width, image=image), captions
+
+
+def mean_tokens(buckets: tuple[Batch, ...], patch: int) -> int:
+    """Image tokens of a sample, over all buckets."""
+    counts = [len(bucket.latents) for bucket in buckets]
+    tokens = [math.prod(bucket.latents.shape[1:3]) // patch**2 for bucket in buckets]
+    return round(sum(n * t for n, t in zip(counts, tokens, strict=True)) / sum(counts))
+
+
+def guide_step_flops(config: ConfigDict, setting: Setting) -> float:
+    """Operations of a step of guidance, of all its samples."""
+    forward, _, captions = pass_flops(config, setting)
+    flops = guide_flops(configs.section(config, "guide.guide", GuideConfig), forward)
+    return config.guide.job.batch_size * total(flops | captions)
+
+
+def match_step_flops(config: ConfigDict, section: str, setting: Setting, branches: int) -> float:
+    """Operations of an outer step of matching: the critic's steps and the student's one."""
+    forward, heads, captions = pass_flops(config, setting)
+    matching = configs.section(config, "match.match", MatchConfig)
+    before = steps_before(config.student.steps, halved=matching.halved)
+    student, critic = (
+        total(count(matching, forward, heads, before=before) | captions)
+        for count in (student_flops, critic_flops)
+    )
+    updates = config.match.critic_updates
+    return config[section].job.batch_size * branches * (student + updates * critic)
+
+
+def total(flops: Mapping[str, float]) -> float:
+    """Of all networks together."""
+    return sum(flops.values())
