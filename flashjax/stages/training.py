@@ -164,12 +164,7 @@ def run_job(
     put = counted("checkpoint", goodput, checkpoints.save)
     seen = Seen(data, most=job.log_steps + job.most_skipped)
     try:
-        if start:
-            state, position = checkpoints.restore(start, abstract)
-            data.set_state(position)
-            log.info("%s goes on from step %d", name, start)
-        else:
-            state = init()
+        state = _restored(name, checkpoints, abstract, data) if start else init()
         with saying(name, checkpoints, seen, folder), watch as (logged, looks), alive as beat:
 
             def save(number: int, state: Any, *, wait: bool = False) -> None:
@@ -188,6 +183,15 @@ def run_job(
     finally:
         checkpoints.close()
         goodput.close()
+
+
+def _restored(name: str, checkpoints: Checkpoints, abstract: Any, data: Position) -> Any:
+    """The state of the newest checkpoint; the data goes to its position."""
+    step = checkpoints.latest_step() or 0
+    state, position = checkpoints.restore(step, abstract)
+    data.set_state(position)
+    log.info("%s goes on from step %d", name, step)
+    return state
 
 
 @contextlib.contextmanager

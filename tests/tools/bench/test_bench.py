@@ -27,15 +27,15 @@ def test_what_a_bench_needs_is_asked_for_in_one_line(flags, message, capsys) -> 
 
 @pytest.mark.parametrize(
     ("name", "kind", "chip"),
-    [(None, "NVIDIA H200", "h200"), (None, "cpu", "cpu"), ("v6e", "TPU v6 lite", "v6e")],
+    [(None, "NVIDIA H200", "h200"), (None, "cpu", "cpu"), (None, "TPU v6 lite", "v6e")],
 )
 def test_a_device_is_taken_for_the_chip_that_it_is_called(name, kind, chip) -> None:
     assert find_chip(name, kind).name == chip
 
 
 def test_a_device_of_no_known_name_is_asked_about() -> None:
-    with pytest.raises(InputError, match="TPU v6 lite: give --chip of v5e"):
-        find_chip(None, "TPU v6 lite")
+    with pytest.raises(InputError, match="called TPU v9: give --chip of v4"):
+        find_chip(None, "TPU v9")
 
 
 def test_weights_are_random_and_optimisers_zero_where_they_will_lie() -> None:
