@@ -24,8 +24,8 @@ test: .venv/test lint types
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/test
-	$(BIN)/ruff check flashjax configs launch tests
-	$(BIN)/ruff format --check flashjax configs launch tests
+	$(BIN)/ruff check flashjax configs launch tests docs
+	$(BIN)/ruff format --check flashjax configs launch tests docs
 
 types: .venv/test
 	$(BIN)/mypy

@@ -1,3 +1,3 @@
 """Training: builders of pure steps, their states and optimisers. Public: what `__all__` lists."""
 
-__all__ = ("arms", "average", "guide", "match", "merge", "optim", "rollout", "state", "teach")
+__all__ = ("arms", "average", "guide", "match", "merge", "optim", "state", "teach")

@@ -70,6 +70,13 @@ def test_every_public_symbol_says_shapes_and_errors(module):
     assert not list(faults(path.read_text()))
 
 
+def test_the_page_has_every_public_module():
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert set(re.findall(r"^::: (flashjax\.[a-z]+\.[a-z0-9_]+)$", page, re.MULTILINE)) == set(
+        modules()
+    )
+
+
 def test_what_says_too_little_is_found():
     code = "def f(x: Array):\n    '''Moves it.'''\n    raise InputError\ndef g(): pass\n"
     assert list(faults(code)) == [
