@@ -174,7 +174,7 @@ def gradients_of(
 
 
 def plain(found: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, float | None]]:
-    """Values with half of their intervals, as JSON: null where noise hides one, or there is none."""
+    """Values with half of their intervals, as JSON: null where there is none."""
     number = lambda value: float(value) if np.isfinite(value) else None
     return {k: {"value": number(v), "half": number(half)} for k, (v, half) in found.items()}
 
