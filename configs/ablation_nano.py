@@ -85,7 +85,7 @@ def arm(**changes: Any) -> dict[str, Any]:
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-    """Two arms and a split, as small as they can be."""
+    """An arm and a split, as small as they can be."""
     config.data.update(train=32, validation=24)
     for stage in ("guide", "match", "split"):
         config[stage].job.update(steps=2, batch_size=2, log_steps=1, checkpoint_steps=1)
@@ -96,6 +96,6 @@ def smoke(config: ConfigDict) -> ConfigDict:
     del grid.arms, grid.splits
     grid.update(steps=(2,), seeds=(0,), trajectory=(0.1,), pull=(0.02,), tuned=4, shown=2)
     grid.update(teacher_substeps=2, first=())
-    grid.arms = {name: arms[name] for name in ("renoise", "share_any")}
+    grid.arms = {"renoise": arms["renoise"]}
     grid.splits = {name: splits[name] for name in ("pair",)}
     return config

@@ -157,7 +157,7 @@ def gradients_of(
 
 
 def plain(found: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, float | None]]:
-    """Values with half of their intervals, as JSON: what is lost in noise is null."""
+    """Values with half of their intervals, as JSON: null where there is none."""
     number = lambda value: float(value) if np.isfinite(value) else None
     return {k: {"value": number(v), "half": number(half)} for k, (v, half) in found.items()}
 
@@ -179,6 +179,6 @@ def table(told: Mapping[str, Any]) -> str:
 
 def _told(found: Mapping[str, float | None]) -> str:
     if found["value"] is None:
-        return "lost in noise"
+        return "-"
     half = "" if found["half"] is None else f" +- {found['half']:.2g}"
     return f"{found['value']:.3g}{half}"

@@ -82,7 +82,10 @@ def _apart(gram: np.ndarray, rows: np.ndarray) -> float:
 def _with_errors(
     figures: Callable[[np.ndarray], dict[str, float]], inputs: int
 ) -> dict[str, tuple[float, float]]:
-    """Figures of all inputs, each with half the width of its central 95 % of bootstrap values."""
+    """Figures of all inputs, each with half the width of its central 95 % of bootstrap values.
+
+    NaN stands for an interval that fewer than three inputs do not have.
+    """
     random = np.random.default_rng(0)
     with np.errstate(divide="ignore", invalid="ignore"):  # without noise there is no ratio to it
         found = [figures(random.integers(inputs, size=inputs)) for _ in range(RESAMPLES)]
@@ -92,7 +95,7 @@ def _with_errors(
     def half(name: str) -> float:
         values = np.array([values[name] for values in found])
         sound = values[np.isfinite(values)]
-        if not len(sound):
+        if inputs < 3 or not len(sound):  # of two there is one pair, whatever is drawn
             return float("nan")
         low, high = np.quantile(sound, (tail, 1 - tail))
         return float(high - low) / 2

@@ -37,3 +37,10 @@ def test_the_cosine_of_means_is_not_drowned_by_noise(known):
 def test_one_draw_has_no_variance():
     with pytest.raises(ValueError, match="need two of each"):
         collect(lambda k, d: np.zeros(2), 3, 1)
+
+
+def test_two_inputs_have_values_but_no_interval():
+    random = np.random.default_rng(1)
+    drawn = collect(lambda k, d: 1.0 + 0.1 * random.normal(size=20), 2, 3)
+    for value, half in signal(drawn).values():
+        assert np.isfinite(value) and np.isnan(half)

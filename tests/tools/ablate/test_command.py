@@ -25,15 +25,15 @@ def run(shallow_teacher, tmp_path_factory):
 def test_every_cell_has_its_row_and_pictures(run):
     _, workdir = run
     told = json.loads((workdir / "ablation.json").read_text())
-    assert told["cells"] == {"all": 4, "done": 4, "broken": {}}
+    assert told["cells"] == {"all": 3, "done": 3, "broken": {}}
     rows = {(row["arm"], row["split"]): row for row in told["rows"]}
-    assert set(rows) == {("", ""), ("renoise", ""), ("share_any", ""), ("renoise", "pair")}
+    assert set(rows) == {("", ""), ("renoise", ""), ("renoise", "pair")}
     assert {"whole", "Fréchet", "precision", "sharpness", "pixel diversity"} <= set(
         rows["renoise", "pair"]["values"]
     )
     assert abs(sum(rows["renoise", "pair"]["weights"][0].values()) - 1) < 1e-6
     page = (workdir / "ablation.html").read_text()
-    assert page.count("<img") == 4 * 2 and "student/score_gap" in page
+    assert page.count("<img") == 3 * 2 and "student/score_gap" in page
 
 
 def test_what_is_done_is_not_done_again(run, capsys):
@@ -46,7 +46,7 @@ def test_what_is_done_is_not_done_again(run, capsys):
 
 def test_a_cell_is_a_workdir_that_can_be_probed(run, capsys):
     _, workdir = run
-    (cell,) = (workdir / "cells").glob("2-share_any-*")
+    (cell,) = (workdir / "cells").glob("2-renoise-*-s0")
     sizes = ["--arms", "shared,renoised", "--inputs", "2", "--draws", "2", "--batch", "2"]
     assert main(["probe", "--workdir", str(cell), *sizes, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
