@@ -17,11 +17,11 @@ from flashjax.train.metrics import MetricWriter
 PAGE = "live.html"
 REFRESH_SECONDS = 20.0
 POINTS = 400  # of a curve that are drawn
-GIB, TERA = 2**30, 1e12
+GIB, GIGA = 2**30, 1e9
 FIGURES = {  # metric: how it is called, its format, its unit
     "time/step_seconds": ("a step", "{:.3g} s", 1.0),
     "speed/samples_per_second": ("samples a second", "{:.3g}", 1.0),
-    "speed/flops_per_device": ("a device", "{:.3g} TFLOP/s", TERA),
+    "speed/flops_per_device": ("a device", "{:.3g} GFLOP/s", GIGA),
     "speed/mfu": ("of the peak", "{:.1f} %", 0.01),
     "time/goodput": ("goodput", "{:.1f} %", 0.01),
     "memory/device_bytes": ("the fullest device", "{:.3g} GiB", GIB),
@@ -73,7 +73,7 @@ class LivePage(MetricWriter):
                 name=self._name,
                 step=last["step"],
                 stop=self._stop,
-                left=last.get("time/step_seconds", 0.0) * (self._stop - last["step"]),
+                remaining=last.get("time/step_seconds", 0.0) * (self._stop - last["step"]),
                 ended=ended,
                 refresh=round(REFRESH_SECONDS),
                 written=time.strftime("%H:%M:%S"),

@@ -64,7 +64,7 @@ def in_words(scalars: Mapping[str, Any]) -> str:
     """
     units = {
         "speed/samples_per_second": ("{:.3g} samples/s", 1.0),
-        "speed/flops_per_device": ("{:.3g} TFLOP/s a device", 1e12),
+        "speed/flops_per_device": ("{:.3g} GFLOP/s a device", 1e9),
         "speed/mfu": ("MFU {:.0f} %", 0.01),
         "memory/device_bytes": ("device {:.3g} GiB", GIB),
         "memory/host_bytes": ("host {:.3g} GiB", GIB),

@@ -7,6 +7,7 @@ import pytest
 
 from flashjax.evaluate import live
 from flashjax.evaluate.live import LivePage, account, thinned
+from flashjax.evaluate.report import LEFT
 
 HOSTILE = "<script>alert('&')</script>\"'>"
 
@@ -33,7 +34,7 @@ def test_it_has_figures_curves_and_samples_and_needs_nothing_beside_it(path):
     assert "Step 10 of 100, 3\xa0min" in found and found.count("<path") == 1
     (source,) = re.findall(r'src="([^"]*)"', found)
     assert source.startswith("data:image/png;base64,") and "student, step 8" in found
-    assert 'http-equiv="refresh"' in found
+    assert 'http-equiv="refresh"' in found and f'x1="{LEFT}"' in found
     assert not re.search(r"<script|<link|url\(|@import|https?:", found)
 
 
