@@ -101,9 +101,9 @@ def told(record: Record) -> list[tuple[str, str]]:
 
 def account(record: Record) -> dict[str, float]:
     """Seconds by category (train/goodput.py)."""
-    ends = ("time/", "_seconds")
+    ends = ("goodput/", "_seconds")
     return {
         name.removeprefix(ends[0]).removesuffix(ends[1]): value
         for name, value in record.items()
-        if name.startswith(ends[0]) and name.endswith(ends[1]) and name != "time/step_seconds"
+        if name.startswith(ends[0]) and name.endswith(ends[1])
     }
