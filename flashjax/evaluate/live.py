@@ -13,19 +13,18 @@ import numpy as np
 
 from flashjax.evaluate.report import Record, environment, panels, write_page
 from flashjax.train.metrics import MetricWriter
+from flashjax.train.progress import FIGURES
 
 PAGE = "live.html"
 REFRESH_SECONDS = 20.0
 POINTS = 400  # of a curve that are drawn
-GIB, TERA = 2**30, 1e12
-FIGURES = {  # metric: how it is called, its format, its unit
-    "time/step_seconds": ("a step", "{:.3g} s", 1.0),
-    "speed/samples_per_second": ("samples a second", "{:.3g}", 1.0),
-    "speed/flops_per_device": ("a device", "{:.3g} TFLOP/s", TERA),
-    "speed/mfu": ("of the peak", "{:.1f} %", 0.01),
-    "time/goodput": ("goodput", "{:.1f} %", 0.01),
-    "memory/device_bytes": ("the fullest device", "{:.3g} GiB", GIB),
-    "memory/host_bytes": ("the host", "{:.3g} GiB", GIB),
+NAMES = {  # metric: how it is called
+    "speed/samples_per_second": "samples a second",
+    "speed/flops_per_device": "a device",
+    "speed/mfu": "of the peak",
+    "time/goodput": "goodput",
+    "memory/device_bytes": "the fullest device",
+    "memory/host_bytes": "the host",
 }
 
 
@@ -73,7 +72,7 @@ class LivePage(MetricWriter):
                 name=self._name,
                 step=last["step"],
                 stop=self._stop,
-                left=last.get("time/step_seconds", 0.0) * (self._stop - last["step"]),
+                remaining=last.get("time/step_seconds", 0.0) * (self._stop - last["step"]),
                 ended=ended,
                 refresh=round(REFRESH_SECONDS),
                 written=time.strftime("%H:%M:%S"),
@@ -93,15 +92,18 @@ def thinned(records: Sequence[Record]) -> list[Record]:
 
 def told(record: Record) -> list[tuple[str, str]]:
     """The figures of the machine in words: what, how much."""
-    known = {name: form for name, form in FIGURES.items() if name in record}
-    return [(what, form.format(record[name] / unit)) for name, (what, form, unit) in known.items()]
+    pace = record.get("time/step_seconds")
+    step = [("a step", f"{pace:.3g} s")] if pace is not None else []
+    return step + [
+        (what, FIGURES[name](record[name])) for name, what in NAMES.items() if name in record
+    ]
 
 
 def account(record: Record) -> dict[str, float]:
     """Seconds by category (train/goodput.py)."""
-    ends = ("time/", "_seconds")
+    ends = ("goodput/", "_seconds")
     return {
         name.removeprefix(ends[0]).removesuffix(ends[1]): value
         for name, value in record.items()
-        if name.startswith(ends[0]) and name.endswith(ends[1]) and name != "time/step_seconds"
+        if name.startswith(ends[0]) and name.endswith(ends[1])
     }

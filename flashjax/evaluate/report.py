@@ -181,7 +181,7 @@ class Panel:
 
 WIDTH, HEIGHT = 320, 150
 LEFT, RIGHT, TOP, BOTTOM = 42, 4, 8, 20  # margins of the plot within the viewBox
-ASIDE = ("time/", "speed/", "memory/")  # metrics of the machine, not of the method
+ASIDE = ("time/", "speed/", "memory/", "goodput/")  # metrics of the machine, not of the method
 LOG_SPREAD = 100  # metrics that span a larger ratio are drawn on a logarithmic axis
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flashjax.data.prompts import read_prompts
-from flashjax.evaluate.grids import labelled
+from flashjax.evaluate.grids import grid
+from flashjax.evaluate.report import reduced
 from flashjax.evaluate.sample import Sampler, draw_noise
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.stages.drawing import Studio, fetched, make_studio
@@ -42,8 +43,8 @@ def sampled(config: ConfigDict, workdir: Path, setting: Setting) -> Draw:
 
     def draw(weights: Params) -> Mapping[str, np.ndarray]:
         pictures = fetched(student(studio.place(weights), tokens, noise))
-        rows = np.stack([reference, pictures])[:, :SHOWN]
-        return {"samples": labelled(rows, rows=("teacher", "student"), columns=prompts[:SHOWN])}
+        rows = [np.stack(reduced(shown[:SHOWN])) for shown in (reference, pictures)]
+        return {"teacher above student": grid(np.stack(rows))}
 
     return draw
 

@@ -78,7 +78,7 @@ def _sign(path: Path) -> dict[str, Any]:
 
 def _is_figure(name: str) -> bool:
     """Whether a metric is said: losses, rates, speed, memory, goodput."""
-    return not name.startswith("time/") or name == "time/goodput"
+    return not name.startswith(("time/", "goodput/")) or name == "time/goodput"
 
 
 def _is_silent(sign: dict[str, Any]) -> bool:

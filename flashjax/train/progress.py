@@ -7,7 +7,7 @@ import contextlib
 import datetime
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +17,28 @@ from flashjax.train.loop import State
 from flashjax.train.metrics import MetricWriter
 from flashjax.types import Metrics
 
-GIB = 2**30
+
+def _operations(rate: float) -> str:
+    """Operations a second, in the unit that fits."""
+    return f"{rate / 1e12:.3g} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.3g} GFLOP/s"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 2**30:.3g} GiB"
+
+
+FIGURES: dict[str, Callable[[float], str]] = {  # of a machine, and how each is said
+    "speed/samples_per_second": "{:.3g}".format,
+    "speed/flops_per_device": _operations,
+    "speed/mfu": _share,
+    "memory/device_bytes": _bytes,
+    "memory/host_bytes": _bytes,
+    "time/goodput": _share,
+}
 
 log = logging.getLogger(__name__)
 
@@ -62,18 +83,16 @@ def in_words(scalars: Mapping[str, Any]) -> str:
     """Losses, learning rates, speed and memory, each after two blanks; what is not there is not
     said.
     """
-    units = {
-        "speed/samples_per_second": ("{:.3g} samples/s", 1.0),
-        "speed/flops_per_device": ("{:.3g} TFLOP/s a device", 1e12),
-        "speed/mfu": ("MFU {:.0f} %", 0.01),
-        "memory/device_bytes": ("device {:.3g} GiB", GIB),
-        "memory/host_bytes": ("host {:.3g} GiB", GIB),
-        "time/goodput": ("goodput {:.0f} %", 0.01),
-    }
     losses = [f"{name} {x:.4g}" for name, x in scalars.items() if name.endswith("loss")]
     rates = [f"{name} {x:.2g}" for name, x in scalars.items() if name.endswith("learning_rate")]
-    named = {name: unit for name, unit in units.items() if name in scalars}
-    more = [form.format(scalars[name] / unit) for name, (form, unit) in named.items()]
+    units = {"speed/flops_per_device": " a device", "speed/samples_per_second": " samples/s"}
+    names = {"speed/mfu": "MFU ", "time/goodput": "goodput "}
+    names |= {"memory/device_bytes": "device ", "memory/host_bytes": "host "}
+    more = [
+        f"{names.get(name, '')}{form(scalars[name])}{units.get(name, '')}"
+        for name, form in FIGURES.items()
+        if name in scalars
+    ]
     return "".join(f"  {part}" for part in losses + rates + more)
 
 

@@ -44,8 +44,8 @@ class Speedometer:
     """Figures of the steps since it was last read.
 
     "speed/samples_per_second", "speed/flops_per_device" (a second), "speed/mfu" (a share),
-    "memory/host_bytes" and "memory/device_bytes" (the most so far), "time/<category>_seconds" (so
-    far), "time/goodput" (the share of steps), "<network>/learning_rate".
+    "memory/host_bytes" and "memory/device_bytes" (the most so far),
+    "goodput/<category>_seconds" (so far), "time/goodput" (the share of steps), "<network>/learning_rate".
     """
 
     def __init__(self, work: Work, goodput: Goodput) -> None:
@@ -58,7 +58,7 @@ class Speedometer:
         now, before = self.goodput.seconds(), self._before
         self._before = now
         seconds = sum(now[name] - before[name] for name in ("step", "input"))
-        account = {f"time/{name}_seconds": value for name, value in now.items()}
+        account = {f"goodput/{name}_seconds": value for name, value in now.items()}
         total = sum(now.values())
         share = {"time/goodput": now["step"] / total} if total else {}
         rate = steps / seconds if seconds > 0 else 0.0

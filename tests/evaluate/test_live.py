@@ -7,14 +7,15 @@ import pytest
 
 from flashjax.evaluate import live
 from flashjax.evaluate.live import LivePage, account, thinned
+from flashjax.evaluate.report import LEFT
 
 HOSTILE = "<script>alert('&')</script>\"'>"
 
 SCALARS = {
     "student/loss": 0.5,
     "time/step_seconds": 2.0,
-    "time/compile_seconds": 65.0,
-    "speed/mfu": 0.415,
+    "goodput/compile_seconds": 65.0,
+    "speed/mfu": 0.42,
     "memory/host_bytes": 2.5 * 2**30,
 }
 
@@ -29,11 +30,11 @@ def test_it_has_figures_curves_and_samples_and_needs_nothing_beside_it(path):
     page.write_images(8, {"student": np.zeros((4, 8, 3), np.uint8)})
     page.write_scalars(10, SCALARS)
     found = path.read_text("utf-8")
-    assert all(f">{text}<" in found for text in ("41.5 %", "2.5 GiB", "2 s", "student/loss"))
+    assert all(f">{text}<" in found for text in ("42 %", "2.5 GiB", "2 s", "student/loss"))
     assert "Step 10 of 100, 3\xa0min" in found and found.count("<path") == 1
     (source,) = re.findall(r'src="([^"]*)"', found)
     assert source.startswith("data:image/png;base64,") and "student, step 8" in found
-    assert 'http-equiv="refresh"' in found
+    assert 'http-equiv="refresh"' in found and f'x1="{LEFT}"' in found
     assert not re.search(r"<script|<link|url\(|@import|https?:", found)
 
 
@@ -63,5 +64,5 @@ def test_a_long_curve_is_thinned_and_ends_where_it_ends(monkeypatch):
     assert thinned(records[:4]) == records[:4]
 
 
-def test_the_account_has_every_category_but_the_pace():
+def test_the_account_has_the_categories_and_not_the_pace():
     assert account(SCALARS) == {"compile": 65.0}

@@ -96,9 +96,9 @@ def test_a_job_leaves_curves_of_its_speed_and_a_page_with_its_last_pictures(road
     workdir, _ = road
     last = curves(workdir / "guide")[-1]
     assert last["speed/mfu"] > 0 and last["speed/samples_per_second"] > 0
-    assert last["student/learning_rate"] > 0 and last["time/compile_seconds"] > 0
+    assert last["student/learning_rate"] > 0 and last["goodput/compile_seconds"] > 0
     page = (workdir / "guide" / "live.html").read_text("utf-8")
-    assert "samples, step 2" in page and "data:image/png;base64," in page
+    assert "teacher above student, step 2" in page and "data:image/png;base64," in page
     assert "The job has ended." in page
 
 

@@ -33,9 +33,11 @@ def test_the_line_has_losses_rate_speed_and_memory():
         "student/grad_norm": 3.0,
         "student/learning_rate": 2e-4,
         "speed/samples_per_second": 120.0,
+        "speed/flops_per_device": 3.1e10,
         "speed/mfu": 0.41,
         "memory/host_bytes": 3 * 2**30,
     }
     assert in_words(scalars) == (
-        "  student/loss 0.5  student/learning_rate 0.0002  120 samples/s  MFU 41 %  host 3 GiB"
+        "  student/loss 0.5  student/learning_rate 0.0002  120 samples/s  31 GFLOP/s a device"
+        "  MFU 41 %  host 3 GiB"
     )

@@ -62,7 +62,7 @@ def test_utilisation_is_of_steps_and_their_input(clock, monkeypatch):
         found = meter(5, 5, {})
     assert found["speed/samples_per_second"] == 4.0  # 5 steps of 8 in 10 s
     assert found["speed/flops_per_device"] == 1e12 and found["speed/mfu"] == 1.0
-    assert found["time/checkpoint_seconds"] == 100 and found["memory/host_bytes"] > 2**20
+    assert found["goodput/checkpoint_seconds"] == 100 and found["memory/host_bytes"] > 2**20
     assert found["time/goodput"] == pytest.approx(9 / 120)
 
 
