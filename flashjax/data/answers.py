@@ -1,6 +1,7 @@
 """What a service of buckets answers, as one line where it refuses."""
 
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ from flashjax.types import InputError, one_line
 
 _LIBRARIES = set("botocore aiobotocore s3fs gcsfs google aiohttp azure adlfs fsspec".split())
 _UNREACHED = (PermissionError, ConnectionError, TimeoutError, socket.gaierror)
+_CODES = (None, errno.EINVAL, errno.EIO)  # of OSError, where a library translates its service's own
 
 
 @contextlib.contextmanager
@@ -19,7 +21,8 @@ def answering(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         library = type(error).__module__.partition(".")[0]
-        if library not in _LIBRARIES and not isinstance(error, _UNREACHED):
+        translated = isinstance(error, OSError) and error.errno in _CODES
+        if library not in _LIBRARIES and not isinstance(error, _UNREACHED) and not translated:
             raise
         told = one_line(str(error).strip() or type(error).__name__, 200)
         raise InputError(

@@ -25,7 +25,7 @@ from flashjax.parallel.liveness import peak_bytes
 from flashjax.types import Cond, Tokens
 
 SHARE = 0.8  # of what is free: compilers keep some arrays longer than they must
-SCORES = 2 * 4  # bytes of an attention's scores and of their softmax, in float32
+SCORES = 3 * 4  # bytes of scores, their exponentials and their softmax, in float32
 
 
 def fitting(most: int, rows: int, of_one: int) -> int:

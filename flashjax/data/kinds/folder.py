@@ -15,7 +15,7 @@ from flashjax.data.samples import Samples
 from flashjax.types import InputError
 
 MANIFESTS = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-TRAIN = "train"
+TRAIN, TEXT = "train", ".txt"
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,12 @@ def open_table(address: Address, wording: Wording) -> Listed:
 def _open_pictures(
     folder: Address, files: Mapping[str, int], pictures: Sequence[str], wording: Wording
 ) -> Listed:
-    captions = {name: f"{posixpath.splitext(name)[0]}.txt" for name in pictures}
+    texts = {posixpath.splitext(name)[0]: name for name in files if _suffix(name) == TEXT}
+    captions = {name: texts.get(posixpath.splitext(name)[0], "") for name in pictures}
     _say_unused(folder, files, {*pictures, *captions.values()})
     entries = []
     for name, text in captions.items():
-        words = " ".join(folder.within(text).read_text().split()) if text in files else ""
+        words = " ".join(folder.within(text).read_text().split()) if text else ""
         file = folder.within(name)
         entries.append(Entry(name, (words,) if words else (), file.open, str(files[name])))
     return captioned(str(folder), entries, wording)

@@ -178,6 +178,12 @@ def test_captions_that_are_missing_are_counted_or_replaced(folder):
     assert captions_of(open_source(folder, ""))[0] == ""
 
 
+def test_a_caption_may_be_called_in_capitals_as_its_picture_is(folder):
+    (folder / "a.png").rename(folder / "a.PNG")
+    (folder / "a.txt").rename(folder / "a.TXT")
+    check(open_source(folder))
+
+
 def test_a_broken_picture_and_one_that_is_gone_are_unreadable(folder):
     rows = [{"file_name": name, "text": "x"} for name in ("a.png", "gone.png")]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
