@@ -45,7 +45,8 @@ class Speedometer:
 
     "speed/samples_per_second", "speed/flops_per_device" (a second), "speed/mfu" (a share),
     "memory/host_bytes" and "memory/device_bytes" (the most so far),
-    "goodput/<category>_seconds" (so far), "time/goodput" (the share of steps), "<network>/learning_rate".
+    "goodput/<category>_seconds" (so far), "time/goodput" (the share of steps),
+    "<network>/learning_rate".
     """
 
     def __init__(self, work: Work, goodput: Goodput) -> None:
