@@ -13,15 +13,18 @@ _CODES = (None, errno.EINVAL, errno.EIO)  # of OSError, where a library translat
 
 
 @contextlib.contextmanager
-def answering(where: str) -> Iterator[None]:
-    """What a service or its library refuses, as one line."""
+def answering(where: str, *, writing: bool = False) -> Iterator[None]:
+    """What a service or its library refuses, as one line; where nobody can write, too."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError, InputError):
+    except (FileExistsError, InputError):
         raise
     except Exception as error:
         library = type(error).__module__.partition(".")[0]
-        translated = isinstance(error, OSError) and error.errno in _CODES
+        absent = isinstance(error, FileNotFoundError)  # nothing to read is for callers to say
+        if absent and not writing:
+            raise
+        translated = absent or (isinstance(error, OSError) and error.errno in _CODES)
         if library not in _LIBRARIES and not isinstance(error, _UNREACHED) and not translated:
             raise
         told = one_line(str(error).strip() or type(error).__name__, 200)

@@ -59,3 +59,17 @@ def test_every_way_to_a_service_says_so(verb, monkeypatch):
     found = store if verb in ("stamps", "read") else Address.of("memory://refused/x")
     with pytest.raises(InputError, match=r"memory://refused/x cannot be reached \(Access Denied\)"):
         list(getattr(found, verb)(*(["a"] if verb == "read" else [])))
+
+
+def test_a_bucket_that_is_not_there_holds_nothing_and_takes_nothing(monkeypatch, tmp_path):
+    store = Store.of("memory://refused/x")
+
+    def absent(*arguments, **named):
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    for name in ("find", "pipe_file", "put_file"):
+        monkeypatch.setattr(type(store._files), name, absent)
+    assert store.stamps() == {}
+    for write in (lambda: store.put("a", b"a"), lambda: store.send(tmp_path, "a")):
+        with pytest.raises(InputError, match=r"cannot be reached .The specified bucket does not"):
+            write()

@@ -31,7 +31,10 @@ class Store(Address):
             self._files.invalidate_cache()
             if self.is_file():
                 return {"": _stamp(self._files.info(self._path))}
-            found = self._files.find(self._path, detail=True).items()
+            try:
+                found = self._files.find(self._path, detail=True).items()
+            except FileNotFoundError:  # the bucket itself
+                return {}
         start = len(self._path.rstrip("/")) + 1
         return dict(sorted((path[start:], _stamp(info)) for path, info in found))
 
@@ -44,7 +47,7 @@ class Store(Address):
 
     def put(self, name: str, content: bytes, *, new: bool = False) -> bool:
         """Writes a small object, whole or not at all; where it must be `new`, whether it was."""
-        with answering(self.text):
+        with answering(self.text, writing=True):
             self._make_room(name)
             try:
                 self._files.pipe_file(
@@ -58,7 +61,7 @@ class Store(Address):
 
     def send(self, file: Path, name: str) -> None:
         """Uploads a file."""
-        with answering(f"{self.text}/{name}"):
+        with answering(f"{self.text}/{name}", writing=True):
             self._make_room(name)
             self._files.put_file(str(file), self._at(name))
 
