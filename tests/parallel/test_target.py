@@ -17,7 +17,7 @@ def test_a_target_is_a_chip_and_how_its_chips_are_arranged():
 
 @pytest.mark.parametrize("text", ["v6e", "v6e:8by8", "v9:4x4", "cpu:", "v6e:8x8:2"])
 def test_a_wrong_target_is_answered_with_the_table(text):
-    with pytest.raises(InputError, match=r"v6e:8x8.*chips are v5e, v5p, v6e"):
+    with pytest.raises(InputError, match=r"v6e:8x8.*chips are v4, v5e, v5p, v6e, tpu7x"):
         parse_target(text)
 
 
