@@ -10,6 +10,8 @@ import importlib
 import logging
 import os
 import re
+import select
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +34,7 @@ from flashjax.types import InputError, nearest, one_line
 
 TEXTS = ("--prompt", "--negative_prompt", "--title")  # flags whose values are no paths
 DEFECT, WRONG_INPUT, INTERRUPTED = 1, 2, signals.INTERRUPTED
+UNREAD = 128 + signal.SIGPIPE  # what a shell says of a program whose reader went away
 DIVERGED = "what is saved is finite; with a lower learning rate the same command goes on from it"
 LONGEST = 2000  # characters of a message: names in a file may be of any length
 MENDABLE = {  # what a disk refuses, and what a user does about it
@@ -75,7 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def answer(arguments: Sequence[str]) -> int:
     """Runs the verb; what ends it in a way that a user can mend is said in one line."""
     try:
-        return run(arguments)
+        code = run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        return UNREAD
     except InputError as error:
         settle()
         for line in error.args:
@@ -90,6 +99,16 @@ def answer(arguments: Sequence[str]) -> int:
             raise
         what = f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
         return _say(arguments, f"{what}: {MENDABLE[error.errno]}", WRONG_INPUT)
+
+
+def _unread() -> bool:
+    """Whether whoever read what is printed has gone; the rest goes nowhere then."""
+    looked = select.poll()
+    looked.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in looked.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def check(config: ConfigDict, workdir: Path, stages: Sequence[str], *, estimate: bool) -> None:

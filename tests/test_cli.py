@@ -240,3 +240,11 @@ def test_a_completion_script_knows_verbs_and_flags():
         said, _ = heard("completion", shell)
         text = "\n".join(said)
         assert "--guidance_scale" in text and "verify" in text
+
+
+def test_a_reader_that_goes_away_is_no_failure():
+    """As `flashjax configs | head -1`."""
+    words = [sys.executable, "-m", "flashjax", "configs"]
+    job = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job.stdout.close()
+    assert (job.wait(), job.stderr.read()) == (128 + 13, "")
