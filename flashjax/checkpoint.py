@@ -6,6 +6,7 @@ array and compare it with what is read, on whatever mesh.
 """
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import json
@@ -15,7 +16,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,12 +24,17 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
+from orbax.checkpoint.checkpoint_managers import (
+    PolicyCheckpointInfo,
+    PreservationContext,
+    PreservationPolicy,
+)
 
 from flashjax import trees
 from flashjax.checksums import check_sums, checksums
 from flashjax.types import InputError, Params
 
-CHECKSUMS = "checksums"
+CHECKSUMS, JUDGED = "checksums", "judged.json"
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
 WAITS = (1.0, 4.0, 16.0)  # seconds before a disk is asked again
 Result = TypeVar("Result")
@@ -57,21 +63,52 @@ def patiently(read: Callable[..., Result]) -> Callable[..., Result]:
     return reading
 
 
+@dataclasses.dataclass
+class Kept(PreservationPolicy):
+    """Which steps stay: the `newest`, those of every `milestone` steps, and the `best` judged."""
+
+    newest: int
+    milestone: int = 0
+    best: int = 0
+    merits: dict[int, float] = dataclasses.field(default_factory=dict)  # by step: more is better
+
+    def stay(self, steps: Collection[int]) -> set[int]:
+        """Those of some steps that stay; of equal merit the later."""
+        judged = sorted((self.merits[step], step) for step in steps if step in self.merits)
+        milestones = {step for step in steps if self.milestone and step % self.milestone == 0}
+        best = {step for _, step in judged[len(judged) - min(self.best, len(judged)) :]}
+        return {*sorted(steps)[-self.newest :], *milestones, *best}
+
+    def should_preserve(
+        self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: PreservationContext
+    ) -> Sequence[bool]:
+        """Orbax' question, of each of its checkpoints."""
+        stay = self.stay([found.step for found in checkpoints])
+        return [found.step in stay for found in checkpoints]
+
+
 class Checkpoints:
     """The last `keep` checkpoints of a folder, and for good those of every `milestone` steps.
 
-    Unfinished saves are invisible and swept away, but where they are only read: they may be those
-    of a job that is at work.
+    The `best` of those that were judged stay, too. Unfinished saves are invisible and swept away,
+    but where they are only read: they may be those of a job that is at work.
     """
 
     def __init__(
-        self, folder: Path | str, *, keep: int = 2, milestone: int = 0, read_only: bool = False
+        self,
+        folder: Path | str,
+        *,
+        keep: int = 2,
+        milestone: int = 0,
+        best: int = 0,
+        read_only: bool = False,
     ) -> None:
         _quieten()
-        self._folder, self._milestone = Path(folder).absolute(), milestone
+        self._folder = Path(folder).absolute()
+        self._judged = self._folder.with_name(JUDGED)
+        self._kept = Kept(keep, milestone, best, _merits(self._judged) if best else {})
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            keep_period=milestone or None,
+            preservation_policy=self._kept,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
@@ -100,6 +137,17 @@ class Checkpoints:
                 self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             if wait:
                 self._manager.wait_until_finished()
+
+    def judge(self, step: int, merit: float) -> None:
+        """Notes how good a step is that is saved now: more is better. All processes say the same.
+
+        The notes lie beside the folder, for those who ask which checkpoint to take.
+        """
+        self._kept.merits[step] = merit
+        if jax.process_index() == 0:
+            draft = self._judged.with_suffix(".tmp")
+            draft.write_text(json.dumps({str(s): m for s, m in sorted(self._kept.merits.items())}))
+            draft.replace(self._judged)
 
     def latest_step(self) -> int | None:
         """The newest finished step, or None."""
@@ -130,18 +178,28 @@ class Checkpoints:
         return max((other for other in self._manager.all_steps() if other < step), default=None)
 
     def keep_newest(self) -> None:
-        """Of a job that is done: all but its newest checkpoint and its milestones go."""
+        """Of a job that is done: all but its newest checkpoint, its milestones and its best go."""
         with _writing(self._folder, {}):
             self._manager.wait_until_finished()
-            for step in sorted(self._manager.all_steps())[:-1]:
-                if not self._milestone or step % self._milestone:
-                    self._manager.delete(step)
+            steps = self._manager.all_steps()
+            for step in sorted({*steps} - dataclasses.replace(self._kept, newest=1).stay(steps)):
+                self._manager.delete(step)
 
     def close(self) -> None:
         """Finish what is being written."""
         with _writing(self._folder, {}):
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _merits(path: Path) -> dict[int, float]:
+    """What was noted of steps before. InputError for a file that is damaged."""
+    if not path.exists():
+        return {}
+    try:
+        return {int(step): float(merit) for step, merit in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{path} is damaged: remove it, or bring it back ({error})") from error
 
 
 def check_checkpoint(folder: Path) -> None:

@@ -207,6 +207,29 @@ def test_milestones_stay_for_good(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"4", "7"}
 
 
+def test_the_best_stay_for_good_and_are_known_after_a_restart(tmp_path):
+    folder, state = tmp_path / "checkpoints", {"w": jnp.ones(3)}
+    merits = {1: 0.2, 2: 0.9, 3: 0.1, 4: 0.5, 5: 0.3, 6: 0.4}
+    for start, stop in ((1, 4), (4, 7)):  # two starts of a job
+        checkpoints = Checkpoints(folder, keep=1, best=2)
+        for step in range(start, stop):
+            checkpoints.judge(step, merits[step])
+            checkpoints.save(step, state, {}, wait=True)
+        checkpoints.close()
+    assert _steps(folder) == [2, 4, 6]
+    checkpoints = Checkpoints(folder, keep=1, best=1)
+    checkpoints.keep_newest()
+    checkpoints.close()
+    assert _steps(folder) == [2, 6]
+    (tmp_path / "judged.json").write_text("[1, 2")
+    with pytest.raises(InputError, match=r"judged.json is damaged"):
+        Checkpoints(folder, best=1)
+
+
+def _steps(folder):
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+
+
 @pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO])
 def test_a_disk_that_fails_says_nothing_of_the_files(code, tmp_path, monkeypatch):
     save_params(tmp_path / "params", {"w": jnp.ones(3)})

@@ -34,10 +34,14 @@ class Figure:
         """What the figure is called where it stands alone."""
         return self.heading or self.name
 
+    @property
+    def merit(self) -> float:
+        """The value, or its negative where less is better."""
+        return self.value if self.better == "more" else -self.value
+
     def ahead_of(self, other: "Figure") -> float:
         """By how much this is better than `other`, in `unit`."""
-        gained = self.value - other.value
-        return gained if self.better == "more" else -gained
+        return self.merit - other.merit
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ log = logging.getLogger(__name__)
 class Unseen:
     """Captions with their real pictures, and as many other real pictures; uint8 "n H W 3" both.
 
-    Samples without pictures have None for both.
+    Samples without pictures have None for both. `more` are the captions that are not drawn.
     """
 
     captions: list[str]
     images: np.ndarray | None
     others: np.ndarray | None
+    more: list[str]
 
 
 def halves(samples: Samples, count: int, *, side: int) -> Unseen:
@@ -39,14 +40,14 @@ def halves(samples: Samples, count: int, *, side: int) -> Unseen:
     if not pictured:
         if len(captions) < count:
             raise InputError(f"{samples.name} has {len(captions)} captions, but {count} are drawn")
-        return Unseen(captions[:count], None, None)
+        return Unseen(captions[:count], None, None, captions[count:])
     if len(captions) < 2 * count:
         raise InputError(
             f"{samples.name} has {len(captions)} samples: {count} to draw and as many to compare "
             f"with are needed"
         )
     images = np.stack([sample.image for sample in pictured if sample.image is not None])
-    return Unseen(captions[:count], images[:count], images[count:])
+    return Unseen(captions[:count], images[:count], images[count:], captions[count:])
 
 
 def pictures_of(samples: Samples, size: Size) -> np.ndarray:

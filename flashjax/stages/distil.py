@@ -10,11 +10,12 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.data.pipeline import Together
+from flashjax.evaluate.judge import Figure
 from flashjax.stages.identity import leaves
 from flashjax.stages.setting import Setting, compute_of
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, Watched, run_job, show_parameters
-from flashjax.stages.watching import sampled
+from flashjax.stages.watching import judging, sampled
 from flashjax.train.speed import Rate, Work
 from flashjax.train.trackers import check_trackers
 from flashjax.types import Params
@@ -74,6 +75,10 @@ def distil(
             draw = sampled(config, workdir, opened)
             return lambda state: draw(trained.average(state))
 
+        def judge(count: int) -> Callable[[Any], Figure]:
+            say = judging(config, workdir, opened, count)
+            return lambda state: say(trained.average(state))
+
         batches = opened.batches(job.batch_size, seed=config.seed)
         state = run_job(
             name,
@@ -86,6 +91,7 @@ def distil(
             watched=Watched(
                 Work(job.batch_size * trained.draws, trained.flops, trained.rates),
                 pictures,
+                judge,
                 leaves(configs.to_dict(section)),
             ),
         )

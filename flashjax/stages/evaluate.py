@@ -165,7 +165,7 @@ def open_unseen(config: ConfigDict, workdir: Path) -> Unseen:
     samples = config.evaluate.samples
     held = open_samples(config, workdir / "data")["validation"]
     if config.evaluate.prompts and not len(held):  # prompts of their own, nothing to compare with
-        return Unseen([], None, None)
+        return Unseen([], None, None, [])
     side = read_cache(workdir / "prepare").made["side"]
     try:
         return halves(held, samples, side=side)

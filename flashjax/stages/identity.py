@@ -14,7 +14,7 @@ OPERATION = re.compile(
     r"(.*\.)?("
     r"(mesh|compute)(\..*)?"
     r"|job\.(log_steps|checkpoint_steps|stall_seconds|keep|milestone_steps|most_skipped"
-    r"|sample_steps|histogram_steps|trackers|profile)"
+    r"|sample_steps|judge_steps|judged|best|histogram_steps|trackers|profile)"
     r"|probe_steps"  # that look at a gradient
     r"|parts"  # of a batch that is differentiated one after the other
     r"|chunk|draw\.batch_size"  # pictures at a time

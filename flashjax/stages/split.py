@@ -55,8 +55,9 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     from a job with its own pace and its own failures.
     """
     names, first = chosen_branches(config)
-    if config.split.job.get("sample_steps", 0):
-        raise InputError("split.job.sample_steps: branches draw no pictures yet; set it to 0")
+    for key in ("sample_steps", "judge_steps"):
+        if config.split.job.get(key, 0):
+            raise InputError(f"split.job.{key}: branches draw no pictures yet; set it to 0")
 
     def method(setting: Setting) -> Method:
         return branched(config, workdir, setting, names, first)

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Chosen, Position
+from flashjax.evaluate.judge import Figure, told
 from flashjax.evaluate.live import PAGE, LivePage
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first
@@ -43,7 +44,7 @@ from flashjax.train.speed import Rate, Speedometer, Work
 from flashjax.train.state import Descent
 from flashjax.train.trace import span_of, traced
 from flashjax.train.trackers import check_known, open_trackers
-from flashjax.types import Count, Metrics, Params, Positive, Whole
+from flashjax.types import Count, InputError, Metrics, Params, Positive, Whole
 
 TRACE = "trace"  # the folder of what is profiled
 HOSTS, BATCHES = "hosts", "batches.json"
@@ -65,6 +66,9 @@ class JobConfig:
       milestone_steps: checkpoints of every so many steps stay for good; 0 is none.
       most_skipped: updates of a network that are skipped in a row before the job is stopped.
       sample_steps: between two grids of pictures, of guide and match; 0 is none.
+      judge_steps: between two looks of a judge at its pictures, of saved steps; 0 is none.
+      judged: captions that are drawn for the judge, none of those that are reported.
+      best: checkpoints that stay for what the judge says of them.
       histogram_steps: between two histograms of gradients; 0 is none.
       trackers: that are told the metrics, too: "wandb", "mlflow".
       profile: the first and the last step of a trace, "10:13"; "" is none.
@@ -79,6 +83,9 @@ class JobConfig:
     milestone_steps: Whole = 0
     most_skipped: Count = 10
     sample_steps: Whole = 0
+    judge_steps: Whole = 0
+    judged: Count = 64
+    best: Count = 1
     histogram_steps: Whole = 0
     trackers: tuple[str, ...] = ()
     profile: str = ""
@@ -86,10 +93,18 @@ class JobConfig:
     def __post_init__(self) -> None:
         span_of(self.profile)
         check_known(self.trackers)
+        if self.judge_steps % self.checkpoint_steps:
+            raise InputError(
+                f"judge_steps={self.judge_steps} is no multiple of checkpoint_steps="
+                f"{self.checkpoint_steps}: what is judged is to be saved"
+            )
 
 
 # Makes ready to draw; what it gives draws a state: images by name.
 Pictures: TypeAlias = Callable[[], Callable[[Any], Mapping[str, Any]]]
+
+# Makes ready to draw so many captions; what it gives says of a state how good its pictures are.
+Judged: TypeAlias = Callable[[int], Callable[[Any], Figure]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +114,13 @@ class Watched:
     Attributes:
       work: what a step is, for the figures of speed.
       pictures: makes ready to draw its states; None where nobody can.
+      judge: makes ready to judge them by so many pictures; None where nobody can.
       hparams: what it was asked for, by dotted key.
     """
 
     work: Work
     pictures: Pictures | None = None
+    judge: Judged | None = None
     hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -155,9 +172,10 @@ def run_job(
     goodput = Goodput()
     watched = watched or Watched(Work(samples=job.batch_size))
     speed = Speedometer(watched.work, goodput)
-    checkpoints = Checkpoints(folder / CHECKPOINTS, keep=job.keep, milestone=job.milestone_steps)
+    place, best = folder / CHECKPOINTS, job.best if job.judge_steps else 0
+    checkpoints = Checkpoints(place, keep=job.keep, milestone=job.milestone_steps, best=best)
     start = checkpoints.latest_step() or 0
-    watch = watching(name, folder, job, start, speed, watched)
+    watch = watching(name, folder, job, start, speed, watched, checkpoints)
     alive = heartbeat(
         folder / HOSTS, jax.process_index(), stall_seconds=job.stall_seconds, start=start
     )
@@ -196,7 +214,13 @@ def _restored(name: str, checkpoints: Checkpoints, abstract: Any, data: Position
 
 @contextlib.contextmanager
 def watching(
-    name: str, folder: Path, job: JobConfig, start: int, speed: Speedometer, watched: Watched
+    name: str,
+    folder: Path,
+    job: JobConfig,
+    start: int,
+    speed: Speedometer,
+    watched: Watched,
+    checkpoints: Checkpoints,
 ) -> Iterator[tuple[MetricsHook, list[Hook]]]:
     """The hook that writes a job's metrics, and those that show and look at its state."""
     bar = progress(name, start=start, stop=job.steps)
@@ -212,34 +236,49 @@ def watching(
                 most_skipped=job.most_skipped,
                 more=speed,
             )
-            yield logged, [shown, trace, *_looks(job, writer, speed.goodput, watched.pictures)]
+            looks = _looks(job, writer, speed.goodput, watched, checkpoints)
+            yield logged, [shown, trace, *looks]
         finally:
             writer.close()
 
 
 def _looks(
-    job: JobConfig, writer: MetricWriter, goodput: Goodput, pictures: Pictures | None
+    job: JobConfig,
+    writer: MetricWriter,
+    goodput: Goodput,
+    watched: Watched,
+    checkpoints: Checkpoints,
 ) -> list[Hook]:
-    """The hooks that look at a state now and then: pictures of it, histograms of its gradients."""
-    hooks: list[Hook] = []
-    if job.sample_steps and pictures is not None:
-        with goodput.during("evaluation"):
-            draw = pictures()
+    """The hooks that look at a state now and then: its pictures, their judge, its gradients."""
 
-        def show(step: int, state: Any, metrics: Metrics) -> None:
+    def now_and_then(steps: int, look: Callable[[int, Any], None]) -> Hook:
+        def hook(step: int, state: Any, metrics: Metrics) -> None:
             jax.block_until_ready(metrics)  # so that the step's seconds stay its own
             with goodput.during("evaluation"):
-                writer.write_images(step, draw(state))
+                look(step, state)
 
-        hooks.append(every(job.sample_steps, show, stop=job.steps))
+        return every(steps, hook, stop=job.steps)
+
+    hooks: list[Hook] = []
+    if job.sample_steps and watched.pictures is not None:
+        with goodput.during("evaluation"):
+            draw = watched.pictures()
+        show = lambda step, state: writer.write_images(step, draw(state))
+        hooks.append(now_and_then(job.sample_steps, show))
+    if job.judge_steps and watched.judge is not None:
+        with goodput.during("evaluation"):
+            judge = watched.judge(job.judged)
+
+        def note(step: int, state: Any) -> None:
+            figure = judge(state)
+            log.info("step %d: %s", step, told([figure]))
+            writer.write_scalars(step, {f"judge/{figure.title}": figure.value})
+            checkpoints.judge(step, figure.merit)
+
+        hooks.append(now_and_then(job.judge_steps, note))
     if job.histogram_steps:
-
-        def count(step: int, state: Any, metrics: Metrics) -> None:
-            jax.block_until_ready(metrics)
-            with goodput.during("evaluation"):
-                writer.write_histograms(step, gradient_samples(state))
-
-        hooks.append(every(job.histogram_steps, count, stop=job.steps))
+        count = lambda step, state: writer.write_histograms(step, gradient_samples(state))
+        hooks.append(now_and_then(job.histogram_steps, count))
     return hooks
 
 
@@ -286,8 +325,8 @@ def saying(name: str, checkpoints: Checkpoints, seen: Seen, folder: Path) -> Ite
         file = folder / HOSTS / BATCHES
         if is_first():
             write_json(file, seen.until(error.step))
-        told = f"{name}: {error}; {where}; the samples of the last steps are told in {file}"
-        raise Broken(error.step, told) from error
+        said = f"{name}: {error}; {where}; the samples of the last steps are told in {file}"
+        raise Broken(error.step, said) from error
 
 
 def first_step(name: str) -> Hook:

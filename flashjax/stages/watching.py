@@ -1,21 +1,26 @@
-"""Pictures of a student while it trains: fixed prompts from fixed noise, the teacher beside it."""
+"""A student while it trains: pictures of fixed prompts, the teacher beside it; and its judge."""
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from flashjax.data.prompts import read_prompts
+from flashjax.data.tokenizers import Tokenizer
 from flashjax.evaluate.grids import grid
+from flashjax.evaluate.judge import Compared, Figure
 from flashjax.evaluate.report import reduced
 from flashjax.evaluate.sample import Sampler, draw_noise
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
-from flashjax.stages.drawing import Studio, fetched, make_studio
-from flashjax.stages.model import open_model
-from flashjax.stages.registry import open_samples
+from flashjax.stages.drawing import Studio, fetched, filled, make_studio
+from flashjax.stages.evaluate import open_unseen
+from flashjax.stages.model import home_of, open_model
+from flashjax.stages.registry import open_judges, open_samples
 from flashjax.stages.setting import Setting
 from flashjax.types import InputError, Params
 
@@ -29,11 +34,7 @@ def sampled(config: ConfigDict, workdir: Path, setting: Setting) -> Draw:
     The networks that drawing needs and training does not are read now. InputError where no caption
     can be drawn.
     """
-    more = ("vae",) if setting.pipeline.text else ("vae", "text")
-    opened, tokenizer = open_model(workdir, setting.mesh, names=more)
-    text = setting.pipeline.text or opened.text
-    pipeline = dataclasses.replace(setting.pipeline, vae=opened.vae, text=text)
-    studio = make_studio(config, setting.mesh, pipeline, tokenizer([""]))
+    studio, tokenizer = open_studio(config, workdir, setting)
     count = -(-SHOWN // studio.rows) * studio.rows
     prompts = fixed_prompts(config, workdir, count)
     tokens, noise = tokenizer(prompts), draw_noise(config.evaluate.seed, count, studio.shape)
@@ -47,6 +48,51 @@ def sampled(config: ConfigDict, workdir: Path, setting: Setting) -> Draw:
         return {"teacher above student": grid(np.stack(rows))}
 
     return draw
+
+
+def judging(
+    config: ConfigDict, workdir: Path, setting: Setting, count: int
+) -> Callable[[Params], Figure]:
+    """`judge(weights)`: what promises are made of, of `count` captions that no report draws.
+
+    Every process judges the same pictures. InputError where nobody judges, or captions are too few.
+    """
+    unseen = open_unseen(config, workdir)
+    prompts = unseen.more[:count]
+    if len(prompts) < count:
+        raise InputError(
+            f"job.judged={count}: {len(prompts)} captions are held back beside the "
+            f"{config.evaluate.samples} that are reported: lower it, or raise data.validation"
+        )
+    compared = Compared(unseen.others, None, workdir / "data" / "features")
+    judges = open_judges(config.evaluate.judges[:1], home_of(config), compared, prompts)
+    if not judges:
+        raise InputError("job.judge_steps: evaluate.judges names nobody who can judge here")
+    studio, tokenizer = open_studio(config, workdir, setting)
+    tokens, noise = tokenizer(prompts), draw_noise(config.evaluate.seed, count, studio.shape)
+    sampler = student_grid(config, studio)
+    student = studio.program(sampler)
+    chunk = studio.chunk(config.evaluate.chunk, sampler, tokens)
+    rows = filled(count, chunk, studio.rows)
+
+    def judge(weights: Params) -> Figure:
+        placed = studio.place(weights)
+        drawn = [
+            fetched(student(placed, jax.tree.map(operator.itemgetter(row), tokens), noise[row]))
+            for row in rows
+        ]
+        return judges[0].judge(np.concatenate(drawn)[:count], prompts)[0]
+
+    return judge
+
+
+def open_studio(config: ConfigDict, workdir: Path, setting: Setting) -> tuple[Studio, Tokenizer]:
+    """Where a stage's own mesh draws; what training does not have of the model is read now."""
+    more = ("vae",) if setting.pipeline.text else ("vae", "text")
+    opened, tokenizer = open_model(workdir, setting.mesh, names=more)
+    text = setting.pipeline.text or opened.text
+    pipeline = dataclasses.replace(setting.pipeline, vae=opened.vae, text=text)
+    return make_studio(config, setting.mesh, pipeline, tokenizer([""])), tokenizer
 
 
 def student_grid(config: ConfigDict, studio: Studio) -> Sampler:

@@ -40,8 +40,8 @@ def of_stage(folder: Path) -> dict[str, Any]:
         return told
     signs = [_sign(path) for path in sorted((folder / "hosts").glob("heartbeat-*.json"))]
     step = min((sign["step"] for sign in signs), default=0)
-    records = curves(folder)
-    pace = [line["time/step_seconds"] for line in records if "time/step_seconds" in line]
+    records = [line for line in curves(folder) if "time/step_seconds" in line]
+    pace = [line["time/step_seconds"] for line in records]
     told |= {"step": step, "steps": job["steps"], "saved": max(steps_saved(folder), default=0)}
     told["figures"] = {k: v for line in records[-1:] for k, v in line.items() if _is_figure(k)}
     if pace:

@@ -16,7 +16,7 @@ def test_real_pictures_stand_under_their_own_captions_alone(prompts, tmp_path):
     place.mkdir(parents=True)
     write_json(place / ROW, {"name": "teacher"})
     np.save(place / SHOWN, np.ones((2, 4, 4, 3), np.uint8))
-    unseen = Unseen(CAPTIONS, np.zeros((2, 4, 4, 3), np.uint8), None)
+    unseen = Unseen(CAPTIONS, np.zeros((2, 4, 4, 3), np.uint8), None, [])
     found = gather(tmp_path, [place], unseen, [], prompts)
     names = [row["name"] for row in found["rows"]]
     assert names == (["real pictures", "teacher"] if prompts == CAPTIONS else ["teacher"])

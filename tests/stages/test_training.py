@@ -1,6 +1,7 @@
 """A training job: stopped by a signal, it saves everything and goes on as if nothing had been."""
 
 import dataclasses
+import functools
 import json
 import re
 import signal
@@ -15,9 +16,11 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Ahead, batches
-from flashjax.stages.training import JobConfig, curves, run_job
+from flashjax.evaluate.judge import Figure
+from flashjax.stages.training import JobConfig, Watched, curves, run_job
 from flashjax.train.average import AverageConfig
 from flashjax.train.loop import Interrupted
+from flashjax.train.speed import Work
 from flashjax.train.state import Descent, TrainState, descend, init_state
 from flashjax.types import InputError
 
@@ -150,3 +153,23 @@ def test_a_job_that_skips_too_often_ends_in_one_line_and_goes_on_from_its_last_s
     end = train(most_skipped=100)  # and it may be told to go on
     np.testing.assert_array_equal(end.learner.params["w"], state.learner.params["w"])
     assert (int(end.learner.tally.updates), int(end.learner.tally.skipped)) == (3, 37)
+
+
+def test_a_job_keeps_the_checkpoint_that_its_judge_likes_best(tmp_path):
+    job = dataclasses.replace(JOB, steps=8, checkpoint_steps=2, keep=1, judge_steps=2)
+    merits = {2: 5.0, 4: 1.0, 6: 7.0, 8: 2.0}  # of a figure of which less is better
+    judge = lambda count: (
+        lambda state: Figure("Distance", merits[int(state["step"])], better="less")
+    )
+    data = Ahead(batches(SAMPLES, batch_size=JOB.batch_size, seed=0), np.asarray)
+    asked = {"step": advance, "init": init, "abstract": jax.eval_shape(init), "data": data}
+    run_job("toy", tmp_path, job, **asked, watched=Watched(Work(1), judge=judge))
+    kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {4, 8}  # and the newest
+    told = {line["step"]: line["judge/Distance"] for line in curves(tmp_path) if len(line) == 2}
+    assert told == merits
+
+
+def test_what_is_judged_is_to_be_saved():
+    with pytest.raises(InputError, match=r"judge_steps=3 is no multiple of checkpoint_steps=2"):
+        dataclasses.replace(JOB, checkpoint_steps=2, judge_steps=3)
