@@ -1,7 +1,6 @@
 """A training job: stopped by a signal, it saves everything and goes on as if nothing had been."""
 
 import dataclasses
-import functools
 import json
 import re
 import signal
