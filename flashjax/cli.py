@@ -148,14 +148,15 @@ def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -
     """Runs a verb of a config in its workdir, once all is checked that can be."""
     part = {"first": options.first, "last": options.last} if verb == "run" else {}
     stages = stages_of(verb, **part)
-    config = configs.load(options.config, overrides)
+    sections = _module("tools.sections")
+    config = sections.load(options.config, overrides)
     on_road = verb == "run" or verb in ROAD
     if profile := getattr(options, "profile", ""):
         with config.unlocked():
             for name in JOBS[verb]:
                 config[name].job.profile = profile
     # The road is looked through as a whole, ranges too, and told all that is wrong at once.
-    _module("tools.sections").check(config, verb, ranges=not on_road)
+    sections.check(config, verb, ranges=not on_road)
     simulate_devices(config.simulate_devices)
     if initialise(os.environ) and not is_first():
         logging.getLogger().setLevel(logging.WARNING)  # the first one speaks for all

@@ -1,8 +1,8 @@
 """Configs: one Python file describes a run; overrides and sections are checked against types.
 
 A config file has `get_config() -> ml_collections.ConfigDict`. `--config.a.b=v` may only change keys
-that exist, to values of their type. `section` turns a part of it into a frozen dataclass: below the
-stages nobody sees a ConfigDict.
+that exist or have a default, to values of their type. `section` turns a part of it into a frozen
+dataclass: below the stages nobody sees a ConfigDict.
 """
 
 import ast
@@ -24,6 +24,7 @@ from flashjax.types import InputError, Range, nearest
 
 T = TypeVar("T")
 
+NO_DEFAULTS: Mapping[str, Any] = types.MappingProxyType({})
 LARGEST = 1e300  # of a finite number
 LISTED = 12  # keys that a message names
 RECIPES = Path(__file__).with_name("configs")
@@ -34,8 +35,12 @@ class OutOfRange(InputError):
     """Every value of a section has its type, but not all are in their ranges."""
 
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load(
+    path: Path | str, overrides: Sequence[str] = (), defaults: Mapping[str, Any] = NO_DEFAULTS
+) -> ConfigDict:
     """The config of a file with overrides "a.b=v" applied, locked. InputError for a wrong one.
+
+    `defaults` are the keys that a recipe may leave out, by path: an override may name them, too.
 
     What follows a colon is handed to its `get_config`: "recipe.py:512px,prompts". The name of a
     packaged recipe, "nano", is that one where no such file is.
@@ -45,7 +50,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise _absent(path)
     config = _execute(path, variants)
     for override in overrides:
-        _apply(config, override)
+        _apply(config, override, defaults)
     try:
         _check_seeds(config)
     except RecursionError as error:
@@ -158,29 +163,34 @@ def _check_seeds(config: ConfigDict, parent: str = "") -> None:
             raise InputError(f"{path}={value}: give a seed from 0 to {SEEDS - 1}")
 
 
-def _apply(config: ConfigDict, override: str) -> None:
-    """Set one key from "a.b=v"."""
+def _apply(config: ConfigDict, override: str, defaults: Mapping[str, Any]) -> None:
+    """Set one key from "a.b=v"; one of `defaults` that is absent is there from now on."""
     path, equals, text = override.partition("=")
     if not equals:
         raise InputError(f"override {override!r} has no value: write --config.{path}=VALUE")
     *parents, last = path.split(".")
     node, parent = config, ""
     for key in parents:
+        if path in defaults and isinstance(node, ConfigDict) and key not in node:
+            node[key] = ConfigDict()
         _check_key(node, parent, key)
         parent = _join(parent, key)
         node = node[key]
-    _check_key(node, parent, last)
+    if path in defaults and isinstance(node, ConfigDict) and last not in node:
+        node[last] = defaults[path]
+    beside = [key for left, _, key in (p.rpartition(".") for p in defaults) if left == parent]
+    _check_key(node, parent, last, beside)
     if isinstance(node[last], ConfigDict):
         raise InputError(f"{path} is a section: set one of its keys {', '.join(node[last])}")
     node[last] = _parse(text, path, node[last], node.get_type(last))
 
 
-def _check_key(node: Any, parent: str, key: str) -> None:
-    """InputError unless `node` is a section with `key`; it names the nearest key."""
+def _check_key(node: Any, parent: str, key: str, more: Sequence[str] = ()) -> None:
+    """InputError unless `node` is a section with `key`; it names the nearest key, or of `more`."""
     if not isinstance(node, ConfigDict):
         raise InputError(f"{parent} is a value, not a section: it has no key {key!r}")
     if key not in node:
-        raise unknown(parent, key, list(node))
+        raise unknown(parent, key, sorted({*node, *more}))
 
 
 def unknown(parent: str, key: str, known: Sequence[str]) -> InputError:

@@ -23,7 +23,6 @@ from pathlib import PurePosixPath
 
 from ml_collections import ConfigDict
 
-from flashjax import config as configs
 from flashjax.cli import main
 from flashjax.convert.mistaken import no_folder
 from flashjax.launch.launchers.job import ACCELERATORS, Launch, stages
@@ -33,7 +32,7 @@ from flashjax.launch.launchers.slurm import slurm
 from flashjax.launch.launchers.tpu import tpu_vm, xpk
 from flashjax.parallel.mesh import AXES, mesh_shape, without_branches
 from flashjax.parallel.target import Target, parse_target
-from flashjax.tools import preflight
+from flashjax.tools import preflight, sections
 from flashjax.tools.verbs import ROAD
 from flashjax.types import InputError
 
@@ -50,7 +49,7 @@ def checked(options: argparse.Namespace) -> list[Launch]:
     """One launch, or one per branch; InputError for a config or target that cannot be."""
     target = parse_target(options.target, slices=options.slices)
     check_options(options, target)
-    config = configs.load(options.config, options.set)
+    config = sections.load(options.config, options.set)
     names = ("name", "image", "cluster", "zone", "claim", "storage", "repository", "setup")
     launch = Launch(
         how=options.how,

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 def config_of(options: argparse.Namespace, overrides: Sequence[str], workdir: Path) -> ConfigDict:
     """The config of a file, or the one that the run keeps."""
     if options.config:
-        return configs.load(options.config, overrides)
+        return sections.load(options.config, overrides)
     if overrides:
         raise InputError(f"--config.{overrides[0]} changes a config: give --config FILE too")
     path = workdir / "config.json"

@@ -5,7 +5,8 @@ type or out of its range are one line each.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
@@ -241,6 +242,28 @@ NEEDS: dict[str, Sequence[str]] = {  # beside the seed and simulate_devices; of 
     "slim": tuple(SLIM),
 }
 EVERY: Sequence[str] = tuple(name for name in DISTIL if name not in OPTIONAL)
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of a recipe; overrides may name every key that `flashjax explain` knows."""
+    return configs.load(path, overrides, defaults())
+
+
+def defaults() -> dict[str, Any]:
+    """The keys that a recipe may leave out, by path, and what they are then."""
+    roads = (SLIM, TEACH, DISTIL)
+    return dict(pair for road in roads for name, kind in road.items() for pair in _left(name, kind))
+
+
+def _left(path: str, kind: Any) -> Iterator[tuple[str, Any]]:
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        return
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        inner = f"{path}.{field.name}"
+        if field.default is not dataclasses.MISSING and not dataclasses.is_dataclass(field.default):
+            yield inner, field.default
+        yield from _left(inner, hints[field.name])
 
 
 def check(config: ConfigDict, verb: str, *, ranges: bool = True) -> None:

@@ -155,3 +155,15 @@ def test_ranges_alone_are_told_apart_from_what_nothing_can_be_done_with():
     with pytest.raises(InputError) as caught:
         configs.section(changed(student__steps="4"), "student", sections.Student)
     assert not isinstance(caught.value, configs.OutOfRange)
+
+
+def test_an_override_may_name_a_key_that_the_recipe_leaves_out():
+    words = ["guide.job.keep=5", "compute.dtype=bfloat16", 'match.job.trackers=("wandb",)']
+    config = sections.load("nano", words)
+    assert "keep" not in sections.load("nano").guide.job
+    assert (config.guide.job.keep, config.compute.dtype) == (5, "bfloat16")
+    assert config.match.job.trackers == ("wandb",)
+    with pytest.raises(InputError, match=r"guide.job.keep.*five"):
+        sections.load("nano", ["guide.job.keep=five"])
+    with pytest.raises(InputError, match=r"no key guide.job.keeep; did you mean guide.job.keep"):
+        sections.load("nano", ["guide.job.keeep=5"])

@@ -16,7 +16,6 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from flashjax import config as configs
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import keep_programs
 from flashjax.parallel.mesh import simulate_devices
@@ -40,7 +39,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """
     if min(options.jobs - 1, options.most) < 0:
         raise InputError("give 1 or more --jobs, and 0 or more --most")
-    config = configs.load(options.config, overrides)
+    config = sections.load(options.config, overrides)
     grid, workdir = checked(config), Path(options.workdir).absolute()
     every = {cell.name: cell for cell in cells(grid)}
     if options.dry_run:

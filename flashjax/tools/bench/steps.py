@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flashjax import config as configs
 from flashjax import trees
 from flashjax.parallel.chips import Chip
 from flashjax.parallel.mesh import simulate_devices
@@ -43,7 +42,7 @@ def run(
     unknown = set(names) - set(RUNNABLE)
     if unknown:
         raise InputError(f"--programs {','.join(unknown)}: bench steps runs {', '.join(RUNNABLE)}")
-    config = configs.load(path, overrides)
+    config = sections.load(path, overrides)
     sections.check(config, "bench")
     simulate_devices(config.simulate_devices)
     device = jax.devices()[0]

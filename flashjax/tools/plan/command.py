@@ -33,7 +33,7 @@ CACHE = "~/.cache/flashjax/plan"
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Prints the plan of the config on the target."""
-    config = configs.load(options.config, overrides)
+    config = sections.load(options.config, overrides)
     sections.check(config, "plan")
     target = parse_target(options.target, slices=options.slices)
     if target.is_tpu:
