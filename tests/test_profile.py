@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from flashjax.cli import JOBS, main, parser
+from flashjax.cli import main
+from flashjax.tools.front import parser
+from flashjax.tools.verbs import JOBS
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "nano_tiny.py")
 
@@ -18,4 +20,4 @@ def test_a_span_that_is_none_is_refused_in_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("verb", ["run", "guide", "prepare"])
 def test_only_verbs_that_train_have_it(verb):
-    assert ("--profile" in parser(verb).format_help()) == (verb in JOBS)
+    assert ("--profile" in parser(verb, configured=True).format_help()) == (verb in JOBS)

@@ -84,7 +84,7 @@ def test_one_process_that_is_refused_ends_all_with_its_own_code(tmp_path):
     """The other one waits for it; at a usual end each would wait for the other for minutes."""
     config = Path(__file__).parents[2] / "configs" / "nano.py"
     words = ["-m", "flashjax", "import", "--config", config, "--workdir", tmp_path]
-    words += ["--config.simulate_devices=1"]
+    words += ["--config.simulate_devices=1", "--config.mesh.data=2"]
     running = begin([words, [*words, "--config.teacher.source=nowhere"]])
     try:
         said = [process.communicate(timeout=100)[1] for process in running]

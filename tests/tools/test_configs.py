@@ -31,8 +31,7 @@ def test_nothing_is_written_over(tmp_path, capsys, monkeypatch):
 
 def test_what_is_not_packaged_is_named_with_what_is(capsys):
     assert cli.main(["configs", "--copy", "nanno"]) == 2
-    assert (
-        "--copy nanno is no packaged recipe: choose of nano, nano_1step" in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "--copy nanno is no packaged recipe: choose of ablation_nano, nano, nano_1step" in said
     assert cli.main(["run", "--config", "configs/nanno.py", "--workdir", "w"]) == 2
     assert "did you mean the packaged nano?" in capsys.readouterr().err

@@ -80,7 +80,6 @@ def test_a_cell_changes_its_arm_and_its_terms_alone(config, grid):
         "level",
         "adversarial_weight",
         "trajectory_weight",
-        "trajectory_substeps",
         "fake_pull",
         "halved",
     }
