@@ -16,10 +16,10 @@ from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.costs import match_step_flops
 from flashjax.stages.distil import Method, distil
 from flashjax.stages.model import PARAMS, student_of, teacher_of
+from flashjax.stages.probing import make_probing, probed
 from flashjax.stages.registry import NO_PICTURES
 from flashjax.stages.setting import Setting, masters, open_setting, state_layout
 from flashjax.stages.training import descent_of, rate_of
-from flashjax.stages.watched import make_watch, watched
 from flashjax.train.average import AverageConfig
 from flashjax.train.match import MatchConfig, make_critic_step, make_student_step
 from flashjax.train.optim import restarted
@@ -83,7 +83,7 @@ def matched(config: ConfigDict, workdir: Path, setting: Setting) -> Method:
     return Method(
         abstract=abstract_on(abstract, shardings),
         begin=begin,
-        advance=watched(advance, make_watch(config, setting), every=every, steps=steps),
+        advance=probed(advance, make_probing(config, setting), every=every, steps=steps),
         average=lambda state: state.student.ema,
         draws=config.match.critic_updates + 1,
         flops=match_step_flops(config, "match", setting, branches=1),

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from flashjax.stages.match import alone_of, alternate
-from flashjax.stages.watched import watched
+from flashjax.stages.probing import probed
 from flashjax.types import InputError
 
 
@@ -65,7 +65,7 @@ def test_figures_are_logged_at_every_so_many_steps_and_take_turns(done):
     def watch(state, frozen, batch, index, key):
         return {"normaliser": batch}
 
-    outer = watched(
+    outer = probed(
         lambda state, frozen, batches, key: (Counted(state.step + len(batches)), {"a": 1}),
         watch,
         every=2,

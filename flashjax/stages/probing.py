@@ -14,18 +14,18 @@ from flashjax.train.state import Frozen, MatchState
 from flashjax.types import Batch, Metrics
 
 Advance = Callable[..., tuple[MatchState, Metrics]]
-Watch = Callable[[MatchState, Frozen, Batch, jax.Array, jax.Array], Metrics]
+Probing = Callable[[MatchState, Frozen, Batch, jax.Array, jax.Array], Metrics]
 
 
-def make_watch(config: ConfigDict, setting: Setting) -> Watch:
-    """Builds `watch(state, frozen, batch, index, key)`: figures of the run's arm at one step.
+def make_probing(config: ConfigDict, setting: Setting) -> Probing:
+    """Builds `look(state, frozen, batch, index, key)`: figures of the run's arm at one step.
 
     `draw_cosine` is that of two gradients at one input: how much what matching draws matters.
     """
     match = configs.section(config, "match.match", MatchConfig)
     probe = make_probe(setting.nets, match, setting.sigmas)
 
-    def watch(
+    def look(
         state: MatchState, frozen: Frozen, batch: Batch, index: jax.Array, key: jax.Array
     ) -> Metrics:
         input_key, first_key, second_key = jax.random.split(key, 3)
@@ -33,10 +33,10 @@ def make_watch(config: ConfigDict, setting: Setting) -> Watch:
         second, _ = probe(state, frozen, batch, index, input_key, second_key)
         return figures | {"draw_cosine": agreement(first, second)}
 
-    return jax.jit(watch)
+    return jax.jit(look)
 
 
-def watched(advance: Advance, watch: Watch, *, every: int, steps: int) -> Advance:
+def probed(advance: Advance, look: Probing, *, every: int, steps: int) -> Advance:
     """`advance`, and at every so many of its steps the figures of one of the student's `steps`.
 
     They take turns, as "probe/step0/…". With `every` 0 nothing is added.
@@ -55,7 +55,7 @@ def watched(advance: Advance, watch: Watch, *, every: int, steps: int) -> Advanc
         if done % every:
             return state, metrics
         index = (done // every - 1) % steps
-        found = watch(state, frozen, batches[-1], jnp.int32(index), jax.random.fold_in(key, done))
+        found = look(state, frozen, batches[-1], jnp.int32(index), jax.random.fold_in(key, done))
         return state, metrics | {f"probe/step{index}/{name}": v for name, v in found.items()}
 
     return outer
