@@ -15,12 +15,12 @@ SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 
 HERE = Path(__file__).parent
 DEMO = {  # `make demo`, seed 0: whole captions %, ms a picture
-    "teacher, 50 steps": (87.6, 118.7),
-    "teacher, 4 steps": (61.0, 10.9),
-    "teacher, 2 steps": (23.6, 6.3),
-    "student, 4 steps": (85.0, 6.0),
-    "student, 2 steps": (85.6, 3.6),
-    "student 6-bit, 4 steps": (84.4, 6.0),
+    "teacher, 50 steps": (87.0, 119.7),
+    "teacher, 4 steps": (61.0, 11.0),
+    "teacher, 2 steps": (24.5, 6.4),
+    "student, 4 steps": (84.5, 6.1),
+    "student, 2 steps": (86.0, 3.8),
+    "student 6-bit, 4 steps": (84.0, 6.0),
 }
 
 
