@@ -11,6 +11,7 @@ import errno
 import functools
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -143,7 +144,7 @@ class Checkpoints:
 
         The notes lie beside the folder, for those who ask which checkpoint to take.
         """
-        self._kept.merits[step] = merit
+        self._kept.merits[step] = merit if math.isfinite(merit) else -math.inf
         if jax.process_index() == 0:
             draft = self._judged.with_suffix(".tmp")
             draft.write_text(json.dumps({str(s): m for s, m in sorted(self._kept.merits.items())}))

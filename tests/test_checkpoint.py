@@ -209,7 +209,7 @@ def test_milestones_stay_for_good(tmp_path):
 
 def test_the_best_stay_for_good_and_are_known_after_a_restart(tmp_path):
     folder, state = tmp_path / "checkpoints", {"w": jnp.ones(3)}
-    merits = {1: 0.2, 2: 0.9, 3: 0.1, 4: 0.5, 5: 0.3, 6: 0.4}
+    merits = {1: float("nan"), 2: 0.9, 3: 0.1, 4: 0.5, 5: 0.3, 6: 0.4}
     for start, stop in ((1, 4), (4, 7)):  # two starts of a job
         checkpoints = Checkpoints(folder, keep=1, best=2)
         for step in range(start, stop):

@@ -166,3 +166,10 @@ def _checked(job: Job) -> Job:
     if not 0 <= job.process < job.processes:
         raise InputError(f"process {job.process} of {job.processes}: count processes from 0")
     return job
+
+
+def agreed(value: float) -> float:
+    """What the first process says of a number, float32: hosts may differ in its last bits."""
+    if jax.process_count() == 1:
+        return value
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flashjax.checkpoint import is_tree, kept_checksums
+from flashjax.checkpoint import JUDGED, is_tree, kept_checksums
 from flashjax.types import InputError, listed
 
 CHECKPOINTS = "checkpoints"
@@ -15,11 +15,12 @@ TRACES = (
     "stage.json",
     "metrics",
     "hosts",
+    JUDGED,
     "live.html",
     "trace",
 )  # how the names begin of what says how a stage went
 # What a job that is killed leaves of what it was writing: drafts of files, folders for drafts.
-DRAFT = re.compile(r".+\.\d+\.tmp|heartbeat-\d+\.tmp|metrics\.tmp")
+DRAFT = re.compile(r".+\.\d+\.tmp|heartbeat-\d+\.tmp|(metrics|judged)\.tmp")
 SCRATCH = re.compile(r"\.(?P<of>.+)\.[a-z0-9_]{8}")
 CHECKED_INSIDE = ".array_record"  # shards of a cache may be terabytes; each record has a hash
 

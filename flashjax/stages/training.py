@@ -21,7 +21,7 @@ from flashjax.data.pipeline import Chosen, Position
 from flashjax.evaluate.judge import Figure, told
 from flashjax.evaluate.live import PAGE, LivePage
 from flashjax.parallel import signals
-from flashjax.parallel.hosts import is_first
+from flashjax.parallel.hosts import agreed, is_first
 from flashjax.stages import mirror
 from flashjax.stages.contents import CHECKPOINTS
 from flashjax.stages.stage import write_json
@@ -273,7 +273,7 @@ def _looks(
             figure = judge(state)
             log.info("step %d: %s", step, told([figure]))
             writer.write_scalars(step, {f"judge/{figure.title}": figure.value})
-            checkpoints.judge(step, figure.merit)
+            checkpoints.judge(step, agreed(figure.merit))
 
         hooks.append(now_and_then(job.judge_steps, note))
     if job.histogram_steps:

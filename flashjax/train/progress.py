@@ -5,6 +5,7 @@ It is a writer of metrics, so that it shows what the curves get, and asks no dev
 
 import contextlib
 import datetime
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,30 +14,22 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flashjax.parallel.units import counted, sized
 from flashjax.train.loop import State
 from flashjax.train.metrics import MetricWriter
 from flashjax.types import Metrics
-
-
-def _operations(rate: float) -> str:
-    """Operations a second, in the unit that fits."""
-    return f"{rate / 1e12:.3g} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.3g} GFLOP/s"
 
 
 def _share(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def _bytes(value: float) -> str:
-    return f"{value / 2**30:.3g} GiB"
-
-
 FIGURES: dict[str, Callable[[float], str]] = {  # of a machine, and how each is said
     "speed/samples_per_second": "{:.3g}".format,
-    "speed/flops_per_device": _operations,
+    "speed/flops_per_device": functools.partial(counted, unit="FLOP/s"),
     "speed/mfu": _share,
-    "memory/device_bytes": _bytes,
-    "memory/host_bytes": _bytes,
+    "memory/device_bytes": sized,
+    "memory/host_bytes": sized,
     "time/goodput": _share,
 }
 

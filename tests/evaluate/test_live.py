@@ -30,7 +30,7 @@ def test_it_has_figures_curves_and_samples_and_needs_nothing_beside_it(path):
     page.write_images(8, {"student": np.zeros((4, 8, 3), np.uint8)})
     page.write_scalars(10, SCALARS)
     found = path.read_text("utf-8")
-    assert all(f">{text}<" in found for text in ("42 %", "2.5 GiB", "2 s", "student/loss"))
+    assert all(f">{text}<" in found for text in ("42 %", "2.50 GiB", "2 s", "student/loss"))
     assert "Step 10 of 100, 3\xa0min" in found and found.count("<path") == 1
     (source,) = re.findall(r'src="([^"]*)"', found)
     assert source.startswith("data:image/png;base64,") and "student, step 8" in found

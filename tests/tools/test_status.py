@@ -43,7 +43,7 @@ def test_a_line_says_how_far_a_stage_is(workdir, capsys):
     prepare, guide = capsys.readouterr().out.splitlines()
     assert prepare.split()[:2] == ["prepare", "done"]
     assert "step 3 of 10, saved 2  2 s/step  0:00:14 left" in guide
-    assert "student/loss 0.25  MFU 40 %  host 1 GiB  goodput 90 %" in guide
+    assert "student/loss 0.25  MFU 40 %  host 1.00 GiB  goodput 90 %" in guide
     assert "process 1 silent for 0:1" in guide and "process 0" not in guide
     assert "Interrupted: interrupted after step 4" in guide
 

@@ -38,6 +38,6 @@ def test_the_line_has_losses_rate_speed_and_memory():
         "memory/host_bytes": 3 * 2**30,
     }
     assert in_words(scalars) == (
-        "  student/loss 0.5  student/learning_rate 0.0002  120 samples/s  31 GFLOP/s a device"
-        "  MFU 41 %  host 3 GiB"
+        "  student/loss 0.5  student/learning_rate 0.0002  120 samples/s  31.0 GFLOP/s a device"
+        "  MFU 41 %  host 3.00 GiB"
     )

@@ -3,8 +3,8 @@
 A fault says which exit codes are right. A job that ended before its fault came ends with 0.
 """
 
-import contextlib
 import dataclasses
+import errno
 import os
 import random
 import shutil
@@ -134,8 +134,11 @@ FAULTS: dict[str, tuple[Fault, int]] = {  # and how often
 def _fill(file: int, disk: Path) -> None:
     """Until nothing is left; while it is counted, the job takes of it, too."""
     while free := shutil.disk_usage(disk).free:
-        with contextlib.suppress(OSError):
+        try:
             os.posix_fallocate(file, os.fstat(file).st_size, free)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
 
 
 def can_mount() -> bool:
