@@ -1,9 +1,9 @@
 """The arms of matching side by side on the demo's teacher, with 1, 4 and 2 steps and three seeds.
 
-flashjax ablate --config configs/ablation_nano.py --workdir runs/ablation
+flashjax ablate --config configs/ablation_nano.py --workdir runs/ablation --jobs 14
 
-A cell takes some two minutes of one core; the first table with all seeds is there after the first
-fifth of the cells. `--config configs/ablation_nano.py:smoke` is all of it in a minute.
+In minutes on a GPU of a machine of 16 cores; of two cores alone a cell takes a quarter of an hour.
+`:short` behind the file's name matches a third as long, `:smoke` is all of it in a minute.
 """
 
 from pathlib import Path
@@ -12,43 +12,53 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from flashjax.config import load
+from flashjax.types import InputError
+
+RATE = 1e-4  # of the student: at nano's 3e-5 a hundred steps change it less than its error
 
 
-def get_config(variant: str = "") -> ConfigDict:
+def get_config(variant: str = "full") -> ConfigDict:
     config = load(Path(__file__).with_name("nano.py")).unlock()
-    config.simulate_devices = 4  # one for each branch
+    config.simulate_devices = 1  # branches train in turn, on what the machine has
     config.data.update(train=4_000, validation=700)
     config.guide.job.update(steps=240, batch_size=16, log_steps=20, checkpoint_steps=60)
-    config.match.job.update(steps=60, batch_size=16, log_steps=5, checkpoint_steps=30)
-    config.split.job.update(steps=24, batch_size=16, log_steps=4, checkpoint_steps=12)
-    config.evaluate.update(samples=300, twice=100, chunk=50)
+    config.guide.job.sample_steps = 0
+    config.match.job.update(steps=200, batch_size=32, log_steps=10, checkpoint_steps=100)
+    for optimiser in ("student_optimiser", "fake_optimiser", "heads_optimiser"):
+        config.match[optimiser].warmup_steps = 20
+    config.match.student_optimiser.learning_rate = RATE
+    config.split.job.update(steps=60, batch_size=32, log_steps=5, checkpoint_steps=30)
+    config.split.student_optimiser.learning_rate = RATE / 2
+    config.evaluate.update(samples=500, twice=100, chunk=100)
     config.report.title = "Arms of distribution matching on nano"
     both = dict(lo=(0.0, 500.0), hi=(500.0, 1000.0))
     config.ablate = dict(
         steps=(1, 4, 2),  # in this order: one step needs matching most
         seeds=(0, 1, 2),
         arms=dict(
-            # What DMD2 does, what SD3.5-Flash does, and what lies between them and beside.
+            # What DMD2 does, what SD3.5-Flash does, what lies between them and beside;
             renoise=arm(),
+            share_all=arm(eta=0.0, level="any", last="share"),
             share_any=arm(eta=0.0, level="any"),
             share_next=arm(eta=0.0, level="next"),
-            share_all=arm(eta=0.0, level="any", last="share"),
-            renoise_grid=arm(level="grid"),
             line=arm(eta=0.0, level="line"),
-            dial_half=arm(eta=0.5, level="any"),
-            dial_most=arm(eta=0.9, level="any"),
+            dial=arm(eta=0.5, level="any"),
+            renoise_grid=arm(level="grid"),
             interval=arm(eta=0.0, level="interval", adversarial_weight=0.0),
-            # One thing each that is not the default: the losses,
+            # the control, as many steps of what `guide` does;
+            regress=arm(matching_weight=0.0, adversarial_weight=0.0, trajectory_weight=1.0),
+            # one thing each that is not the default: the losses,
             no_heads=arm(adversarial_weight=0.0),
             strong_heads=arm(adversarial_weight=0.3),
+            heads_alone=arm(matching_weight=0.0, adversarial_weight=0.3),
             hinge=arm(adversarial="hinge"),
-            heads_reach=arm(heads_reach=0.01),
             features=arm(feature_weight=1.0),
             drawn_guidance=arm(guidance_spread=2.0),
-            no_floor=arm(floor=0.001),
+            no_trajectory=arm(trajectory_weight=0.0),
             # and how fast, and in which order, student and critic learn.
-            rate_high=arm(student_optimiser=dict(learning_rate=2e-4)),
-            rate_low=arm(student_optimiser=dict(learning_rate=5e-6)),
+            no_pull=arm(fake_pull=0.0),
+            rate_high=arm(student_optimiser=dict(learning_rate=3 * RATE)),
+            rate_low=arm(student_optimiser=dict(learning_rate=RATE / 3)),
             critic_first=arm(warmup_steps=20),
             critic_often=arm(critic_updates=5),
         ),
@@ -71,9 +81,20 @@ def get_config(variant: str = "") -> ConfigDict:
             experts=dict(branches=both, weights=()),  # both are kept, and run in turn
         ),
         split_from="renoise",
-        first=("renoise", "share_any", "share_all", "no_heads", "strong_heads", "rate_high"),
+        first=(
+            "renoise",
+            "share_all",
+            "share_any",
+            "regress",
+            "no_heads",
+            "strong_heads",
+            "no_trajectory",
+        ),
+        later=("share_any", "share_next", "line", "dial"),
     )
-    return smoke(config) if variant == "smoke" else config
+    if variant not in VARIANTS:
+        raise InputError(f"variant {variant!r} is unknown: choose of {', '.join(VARIANTS)}")
+    return VARIANTS[variant](config)
 
 
 def arm(**changes: Any) -> dict[str, Any]:
@@ -82,6 +103,14 @@ def arm(**changes: Any) -> dict[str, Any]:
     match = {key: value for key, value in changes.items() if key not in steps}
     rest = {key: value for key, value in changes.items() if key in steps}
     return dict(match=dict(eta=1.0, level="uniform", last="renoise") | match, **rest)
+
+
+def short(config: ConfigDict) -> ConfigDict:
+    """Matching and branches for a third of the samples, and fewer captions."""
+    config.match.job.update(steps=120, batch_size=16, log_steps=5, checkpoint_steps=30)
+    config.split.job.update(steps=24, batch_size=16, log_steps=4, checkpoint_steps=12)
+    config.evaluate.update(samples=300, chunk=50)
+    return config
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
@@ -95,7 +124,10 @@ def smoke(config: ConfigDict) -> ConfigDict:
     arms, splits = grid.arms.to_dict(), grid.splits.to_dict()
     del grid.arms, grid.splits
     grid.update(steps=(2,), seeds=(0,), trajectory=(0.1,), pull=(0.02,), tuned=4, shown=2)
-    grid.update(teacher_substeps=2, first=())
+    grid.update(teacher_substeps=2, first=(), later=())
     grid.arms = {"renoise": arms["renoise"]}
     grid.splits = {name: splits[name] for name in ("pair",)}
     return config
+
+
+VARIANTS = {"full": lambda config: config, "short": short, "smoke": smoke}

@@ -1,5 +1,6 @@
 """What mkdocs asks while it builds: the config reference, decisions, equations as MathML."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 from latex2mathml.converter import convert
 
 KEYS, DECISIONS = "<!-- keys of a config -->", "<!-- decisions in force -->"
+ARMS = re.compile(r"<!-- arms with (\d+) steps -->")
+ABLATION = Path(__file__).parent / "figures" / "ablation.json"
 NOTES = Path(__file__).parents[1] / "BUILD_NOTES.md"
 _EQUATION = re.compile(r"^\$\$\n(.+?)\n\$\$$", re.MULTILINE | re.DOTALL)
 
@@ -25,6 +28,7 @@ def on_page_markdown(markdown: str, **known: object) -> str:
     if KEYS in markdown:
         markdown = markdown.replace(KEYS, "\n".join(tables()))
     markdown = markdown.replace(DECISIONS, decisions(NOTES.read_text()))
+    markdown = ARMS.sub(lambda found: "\n".join(arms(int(found[1]))), markdown)
     return _EQUATION.sub(lambda found: convert(found[1], display="block"), markdown)
 
 
@@ -54,3 +58,35 @@ def tables() -> Iterator[str]:
         name = key.path.partition(".")[2] or key.path
         cells = (f"`{name}`", key.kind, default, key.meaning)
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def arms(steps: int) -> Iterator[str]:
+    """The table of the arms of a student of so many steps, as `flashjax ablate` wrote it."""
+    told = json.loads(ABLATION.read_text())
+    figures = [f for f in told["teacher"]["figures"] if f["error"] or not f["heading"]]
+    names = [figure["name"] for figure in figures]
+    decimals = {figure["name"]: figure["decimals"] for figure in figures}
+    yield "| arm | seeds | " + " | ".join(names) + " |"
+    yield "|---" * (len(names) + 2) + "|"
+
+    def row(name: str, seeds: str, cells: dict[str, tuple[float, float | None]]) -> str:
+        texts = []
+        for figure in names:
+            mean, half = cells.get(figure, (None, None))
+            text = "" if mean is None else f"{mean:.{decimals[figure]}f}"
+            texts.append(text + ("" if half is None else f" ± {half:.{decimals[figure]}f}"))
+        return f"| {name} | {seeds} | " + " | ".join(texts) + " |"
+
+    for name, found in (("real pictures", told["real"]), ("teacher", told["teacher"])):
+        yield row(
+            name, "", {figure["name"]: (figure["value"], None) for figure in found["figures"]}
+        )
+    for found in told["rows"]:
+        if found["steps"] != steps:
+            continue
+        name = found["arm"] or "guided alone"
+        name += f", then {found['split']}" if found["split"] else ""
+        cells = {key: (value["mean"], value["half"]) for key, value in found["values"].items()}
+        number = max((value["seeds"] for value in found["values"].values()), default=0)
+        broken = f", {found['broken']} broke" if found["broken"] else ""
+        yield row(name, f"{number}{broken}" if found["arm"] else "", cells)

@@ -45,6 +45,7 @@ class MatchConfig:
     last: Literal["renoise", "share"] = "renoise"  # what the last step does
     guidance_spread: Weight = 0.0  # the scale of every sample is drawn so far around its own
     adversarial: Literal["softplus", "hinge"] = "softplus"  # loss of the heads
+    matching_weight: Weight = 1.0  # of the matching loss; 0: what `guide` learns, for longer
     feature_weight: Weight = 0.0  # of the distance to the mean features of real samples
     through: bool = False  # the last sample is matched, back through all steps but the first
     heads_reach: Weight = 0.0  # weight of the heads' gradient in the fake score
@@ -61,6 +62,9 @@ class MatchConfig:
             raise InputError(f"renoise={self.renoise}: give levels, 0 < low < high < 1")
         if not 0.0 <= self.eta <= 1.0:
             raise InputError(f"eta={self.eta}: give a share, from 0 to 1")
+        learnt = ("matching_weight", "adversarial_weight", "trajectory_weight", "feature_weight")
+        if not any(getattr(self, name) for name in learnt):
+            raise InputError(f"of {', '.join(learnt)} one must be above 0: no loss is left")
         if self.through and (self.halved or self.level == "interval"):
             raise InputError(
                 "through=True matches the last sample of the whole grid: set halved=0, and a level "

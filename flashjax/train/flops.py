@@ -32,7 +32,7 @@ def student_flops(
         "roll-out": (3 if config.through else 1) * before * forward,
         "student": 3 * forward,
         "teacher": 2 * forward + anchored * 2 * config.trajectory_substeps * forward,
-        "fake": (1 + judged) * forward,
+        "fake": (bool(config.matching_weight) + judged) * forward,
         "heads": adversarial * 2 * heads,
     }
 

@@ -89,7 +89,10 @@ def make_student_loss(
         own = taken(params, frozen, conds[0], step_key, noise)
         point = stop_gradient(matching_point(own.x0, own.noise, own.at, match_key, config))
         velocity, end = teach(frozen, own, point, conds, guidance)
-        loss, metrics = matching_term(nets, config, own.x0, point, velocity, state, conds[0])
+        loss, metrics = jnp.float32(0.0), Metrics()
+        if config.matching_weight:
+            term, metrics = matching_term(nets, config, own.x0, point, velocity, state, conds[0])
+            loss = config.matching_weight * term
         if batch.pictures and (config.adversarial_weight or config.feature_weight):
             judge = functools.partial(judged_term, nets, config, own.x0, batch, judge_key)
             term, more = judge(sigmas, state, conds[0])

@@ -15,10 +15,16 @@ from flashjax.checkpoint import Checkpoints
 from flashjax.models.text import draw_t5_drop, encode_pair
 from flashjax.train.arms import matching_point
 from flashjax.train.average import AverageConfig
-from flashjax.train.match import make_critic_step, make_student_step, redraw_heads
+from flashjax.train.match import (
+    make_critic_step,
+    make_student_loss,
+    make_student_step,
+    redraw_heads,
+)
 from flashjax.train.optim import OptimiserConfig, make_optimiser
 from flashjax.train.rollout import StudentStep
 from flashjax.train.state import Descent
+from flashjax.types import InputError
 
 GRID = (1.0, 0.9, 0.75, 0.5, 0.0)
 SIGMAS = jnp.array(GRID)
@@ -276,6 +282,25 @@ def test_a_loss_of_weight_0_is_not_computed(world):
         "student/matching_loss",
         "fake/loss",
     }
+
+
+def test_without_matching_the_student_learns_the_trajectory_alone(world):
+    """The control of an ablation: its gradient is that of the trajectory loss, and no other."""
+    config = world.config(matching_weight=0.0, adversarial_weight=0.0, trajectory_weight=0.5)
+    state, key = world.state(TX), jax.random.key(0)
+    loss = make_student_loss(world.nets, config, SIGMAS)
+    args = state, world.frozen, world.batch, key
+    value, metrics = loss(state.student.params, *args)
+    assert {name for name in metrics if name.endswith("loss")} == {"student/trajectory_loss"}
+    np.testing.assert_allclose(value, 0.5 * metrics["student/trajectory_loss"], rtol=1e-6)
+    both = world.config(adversarial_weight=0.0, trajectory_weight=0.5)
+    whole, more = make_student_loss(world.nets, both, SIGMAS)(state.student.params, *args)
+    np.testing.assert_allclose(whole - more["student/matching_loss"], value, rtol=1e-5)
+
+
+def test_a_student_without_any_loss_is_refused(world):
+    with pytest.raises(InputError, match="no loss is left"):
+        world.config(matching_weight=0.0, adversarial_weight=0.0, trajectory_weight=0.0)
 
 
 # --- the critic -----------------------------------------------------------------------------------

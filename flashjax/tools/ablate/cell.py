@@ -65,13 +65,23 @@ def run_cell(config: ConfigDict, grid: AblateConfig, cell: Cell, workdir: Path) 
             return
         link(place / "match", workdir / CELLS / cell.matched / "match")
         if (owner := trained_by(grid, cell)) == cell:
-            split.run(asked, place)
+            train_branches(asked, place)
         else:
-            link(place / "split", workdir / CELLS / owner.name / "split")
+            for name in grid.splits[cell.split].branches:
+                folder = split.folder_of(name)
+                link(place / folder, workdir / CELLS / owner.name / folder)
         judge_branches(asked, grid, cell, place)
     except FloatingPointError as error:
         log.warning("%s broke: %s", cell.name, error)
         write_json(place / BROKEN, {"error": str(error)})
+
+
+def train_branches(config: ConfigDict, place: Path) -> None:
+    """Trains the branches one after the other, as jobs of their own: one device is enough."""
+    for name in config.split.branches:
+        alone = ConfigDict(config.to_dict())
+        alone.split.only = name
+        split.run(alone, place)
 
 
 def state_of(cell: Cell, workdir: Path) -> str:
@@ -136,10 +146,13 @@ def judge_branches(config: ConfigDict, grid: AblateConfig, cell: Cell, place: Pa
     """What branches come to: merged, by weights that other captions chose, or kept apart."""
     arm = grid.splits[cell.split]
     names = list(arm.branches)
+    stages = {name: split.folder_of(name) for name in names}
 
     def body(folder: Path) -> dict[str, Any]:
         desk = Desk(config, place, folder, shown=grid.shown)
-        branches = [student_of(place, f"split/{name}", desk.mesh) for name in names]
+        branches = [
+            student_of(place, f"{stage}/{name}", desk.mesh) for name, stage in stages.items()
+        ]
         if not arm.weights:
             bounds, order = experts(config, arm.branches, desk.pipeline.shift)
             sampler = desk.sampler(config, experts=bounds)
@@ -156,7 +169,8 @@ def judge_branches(config: ConfigDict, grid: AblateConfig, cell: Cell, place: Pa
         return {"student": judged, "weights": best, "swept": swept}
 
     asked = asked_of(config) | {"tuned": grid.tuned, "weights": list(arm.weights)}
-    run_stage(JUDGED, asked, place, body, inputs={"split": place / "split"}, seed=config.seed)
+    inputs = {stage: place / stage for stage in stages.values()}
+    run_stage(JUDGED, asked, place, body, inputs=inputs, seed=config.seed)
 
 
 def first_figure(row: dict[str, Any]) -> float:

@@ -5,7 +5,10 @@ cell that is done is skipped, one that was killed goes on; the table is written 
 """
 
 import argparse
+import itertools
 import logging
+import os
+import queue
 import shlex
 import subprocess
 import sys
@@ -39,6 +42,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """
     if min(options.jobs - 1, options.most) < 0:
         raise InputError("give 1 or more --jobs, and 0 or more --most")
+    devices = options.devices.split(",") if options.devices else []
+    if not all(name.isdecimal() for name in devices):
+        raise InputError(f"--devices {options.devices}: give numbers, as 0,1,2,3")
     config = sections.load(options.config, overrides)
     grid, workdir = checked(config), Path(options.workdir).absolute()
     every = {cell.name: cell for cell in cells(grid)}
@@ -47,6 +53,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         return
     if options.only and options.only not in every:
         raise InputError(f"--only {options.only}: --dry_run lists the cells")
+    os.environ |= alone_on(devices[0]) if devices else {}
     simulate_devices(config.simulate_devices)
     keep_programs(workdir / COMPILED)
     command = shlex.join(["flashjax", "ablate", "--config", options.config, "--workdir", "…"])
@@ -58,7 +65,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         if options.jobs == 1:
             done = here(config, grid, workdir, left)
         else:
-            done = beside(options, overrides, grid, workdir, left)
+            done = beside(options, overrides, grid, workdir, left, devices)
         for number, (cell, problem) in enumerate(done, start=1):
             failed += [problem] if problem else []
             log.info("ablate: %s, %d of %d", cell.name, number, len(left))
@@ -107,9 +114,13 @@ def beside(
     grid: AblateConfig,
     workdir: Path,
     left: Sequence[Cell],
+    devices: Sequence[str],
 ) -> Iterator[tuple[Cell, str]]:
     """Cells in processes of their own, so many at a time; those that others build on come first."""
     running: list[subprocess.Popen[bytes]] = []
+    free: queue.SimpleQueue[str] = queue.SimpleQueue()  # of every job the device that it takes
+    for name in itertools.islice(itertools.cycle(devices or [""]), options.jobs):
+        free.put(name)
 
     def stop(code: int) -> None:
         for process in running:
@@ -122,15 +133,26 @@ def beside(
     def work(cell: Cell) -> tuple[Cell, str]:
         path = workdir / CELLS / cell.name / LOG
         path.parent.mkdir(parents=True, exist_ok=True)
+        device = free.get()
+        given = os.environ | (alone_on(device) if device else {})
         with path.open("ab") as told:
-            process = subprocess.Popen([*words, "--only", cell.name], stdout=told, stderr=told)
+            only = [*words, "--only", cell.name]
+            process = subprocess.Popen(only, stdout=told, stderr=told, env=given)
             running.append(process)
             code = process.wait()
+        free.put(device)
         return cell, f"{cell.name} ended with code {code}: {path} says why" if code else ""
 
     with ThreadPoolExecutor(options.jobs) as pool:
         for wave in waves(grid, left):
             yield from _finished(pool, work, wave)
+
+
+def alone_on(device: str) -> dict[str, str]:
+    """The environment of a process that sees one of a machine's GPUs, or TPU chips, alone."""
+    one = "1,1,1"
+    chip = {"TPU_VISIBLE_CHIPS": device, "TPU_CHIPS_PER_PROCESS_BOUNDS": one}
+    return {"CUDA_VISIBLE_DEVICES": device, "TPU_PROCESS_BOUNDS": one} | chip
 
 
 def _finished(

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ class SplitArm:
 class AblateConfig:
     """The grid: every arm with every anchor and pull, by steps and seed; then branches.
 
-    The first anchor and pull are run first, over all seeds.
+    The first anchor and pull are run first: the arms of `first` over all seeds, branches, the rest.
     """
 
     steps: tuple[Count, ...]  # of a student, each is guided once
@@ -39,6 +39,7 @@ class AblateConfig:
     splits: dict[str, SplitArm]  # by name
     split_from: str  # the arm whose students are split
     first: tuple[str, ...] = ()  # arms that are run before the others
+    later: tuple[str, ...] = ()  # arms of the levels after a step's: one step has none of them
     teacher_substeps: Count = 16  # of the teacher over all steps of the student, for its guidance
     tuned: Count = 100  # held-out captions that the weights of branches are chosen on
     shown: Whole = 8  # pictures of each row in the page
@@ -75,7 +76,8 @@ def read_grid(config: ConfigDict) -> AblateConfig:
     if "ablate" not in config:
         raise InputError("the config has no section `ablate`: begin with configs/ablation_nano.py")
     grid = configs.section(config, "ablate", AblateConfig)
-    named = {"split_from": [grid.split_from] if grid.splits else [], "first": grid.first}
+    named = {"first": grid.first, "later": grid.later}
+    named["split_from"] = (grid.split_from,) if grid.splits else ()
     for key, names in named.items():
         for name in names:
             if name not in grid.arms:
@@ -94,18 +96,27 @@ def read_grid(config: ConfigDict) -> AblateConfig:
 def cells(grid: AblateConfig) -> list[Cell]:
     """All cells, the most telling first: a partial table is a smaller experiment, no worse one.
 
-    Guided students; then every arm, a seed at a time, with the first anchor and pull; then
-    branches; then the other anchors and pulls.
+    Guided students; then the first arms, a seed at a time, with the first anchor and pull; then
+    branches; the other arms; then the other anchors and pulls.
     """
     guided = [Cell(steps) for steps in grid.steps]
-    first, *others = itertools.product(grid.trajectory, grid.pull)
-    return [*guided, *_arms(grid, first), *_splits(grid, first), *_rest(grid, others)]
+    terms, *others = itertools.product(grid.trajectory, grid.pull)
+    split_from = [grid.split_from] if grid.splits else []  # splits go on from it
+    first = list(dict.fromkeys([*grid.first, *split_from]))
+    rest = [name for name in grid.arms if name not in first]
+    return [
+        *guided,
+        *_arms(grid, first, terms),
+        *_splits(grid, terms),
+        *_arms(grid, rest, terms),
+        *(cell for found in others for cell in _arms(grid, [*first, *rest], found)),
+    ]
 
 
-def _arms(grid: AblateConfig, terms: tuple[float, float]) -> Iterator[Cell]:
-    arms = dict.fromkeys((*grid.first, *grid.arms))
-    for seed, steps, arm in itertools.product(grid.seeds, grid.steps, arms):
-        yield Cell(steps, arm, *terms, seed)
+def _arms(grid: AblateConfig, names: Sequence[str], terms: tuple[float, float]) -> Iterator[Cell]:
+    for seed, steps, arm in itertools.product(grid.seeds, grid.steps, names):
+        if steps > 1 or arm not in grid.later:
+            yield Cell(steps, arm, *terms, seed)
 
 
 def _splits(grid: AblateConfig, terms: tuple[float, float]) -> Iterator[Cell]:
@@ -113,11 +124,6 @@ def _splits(grid: AblateConfig, terms: tuple[float, float]) -> Iterator[Cell]:
         ranges = grid.splits[name].branches.values()
         if all(steps_in_range(steps, *found) for found in ranges):
             yield Cell(steps, grid.split_from, *terms, seed, name)
-
-
-def _rest(grid: AblateConfig, others: list[tuple[float, float]]) -> Iterator[Cell]:
-    for terms in others:
-        yield from _arms(grid, terms)
 
 
 def trained_by(grid: AblateConfig, cell: Cell) -> Cell:

@@ -72,6 +72,12 @@ def ablate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--config", required=True, metavar="FILE", help="with a section `ablate`")
     verb.add_argument("--workdir", required=True, metavar="DIR", help="where results go")
     verb.add_argument("--jobs", type=int, default=1, metavar="N", help="processes beside this one")
+    verb.add_argument(
+        "--devices",
+        default="",
+        metavar="N,N,…",
+        help="GPUs or TPU chips that cells take turns on, one each; needed where there are several",
+    )
     verb.add_argument("--most", type=int, default=0, metavar="N", help="cells; 0 is all of them")
     verb.add_argument("--only", default="", metavar="CELL", help="the one cell of this name")
     verb.add_argument("--table", action="store_true", help="of what is done; nothing is trained")

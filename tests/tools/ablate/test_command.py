@@ -1,5 +1,6 @@
 """A whole grid in its smallest size: trained, judged, told; run again it does nothing; probed."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from flashjax import config
 from flashjax.cli import main
+from flashjax.tools.ablate.command import beside
+from flashjax.tools.ablate.grid import cells, read_grid
 
 FILE = Path(__file__).parents[3] / "configs" / "ablation_nano.py"
 
@@ -72,3 +76,30 @@ def test_no_cell_of_this_name_is_said(run, capsys):
     arguments, _ = run
     assert main([*arguments, "--only", "nobody"]) == 2
     assert "--only nobody: --dry_run lists the cells" in capsys.readouterr().err
+
+
+def test_cells_take_turns_on_the_devices_that_are_given(tmp_path, monkeypatch):
+    """Three jobs on two GPUs: each process sees one of them, and passes it on when it ends."""
+    seen = []
+
+    class Process:
+        def __init__(self, words, *, env, **_):
+            seen.append((words[-1], env["CUDA_VISIBLE_DEVICES"], env["TPU_VISIBLE_CHIPS"]))
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    grid = read_grid(config.load(FILE))
+    left = cells(grid)[:3] + cells(grid)[3:7]
+    options = argparse.Namespace(config=str(FILE), workdir=str(tmp_path), jobs=3)
+    done = list(beside(options, [], grid, tmp_path, left, ["4", "6"]))
+    assert [cell for cell, problem in done if not problem] and len(seen) == len(done) == 7
+    assert {name for name, _, _ in seen} == {cell.name for cell in left}
+    assert {gpu for _, gpu, _ in seen} == {"4", "6"} and all(gpu == tpu for _, gpu, tpu in seen)
+
+
+def test_devices_that_are_no_numbers_are_refused(tmp_path, capsys):
+    words = ["ablate", "--config", str(FILE), "--workdir", str(tmp_path), "--devices", "0,gpu1"]
+    assert main(words) == 2
+    assert "--devices 0,gpu1: give numbers" in capsys.readouterr().err

@@ -27,7 +27,8 @@ def test_the_grid_has_every_arm_anchor_pull_steps_and_seed_once(grid):
     assert len({cell.name for cell in every}) == len(every)
     arms = [cell for cell in every if cell.arm and not cell.split]
     assert len(grid.arms) >= 10 and len(grid.seeds) >= 3
-    assert len(arms) == len(grid.arms) * 4 * 3 * len(grid.seeds)
+    assert len(arms) == (len(grid.arms) * 3 - len(grid.later)) * 4 * len(grid.seeds)
+    assert not any(cell.steps == 1 and cell.arm in grid.later for cell in arms)
     assert {(cell.trajectory, cell.pull) for cell in arms} == {
         (0.1, 0.02),
         (0.1, 0.0),
@@ -41,9 +42,10 @@ def test_what_others_go_on_from_comes_first_and_seeds_take_turns(grid):
     order = {cell.name: place for place, cell in enumerate(every)}
     for cell in every:
         assert all(order[name] < order[cell.name] for name in needs(grid, cell))
-    first = len(grid.steps) + len(grid.arms) * len(grid.steps)
-    assert {cell.seed for cell in every[:first]} == {0} and every[first].seed == 1
-    assert [cell.arm for cell in every[3 : 3 + len(grid.first)]] == list(grid.first)
+    first = [cell for cell in every if cell.arm in grid.first and not cell.split]
+    number = 3 * len(grid.first) - 1  # `share_any` is none of one step
+    assert every[3 : 3 + 3 * number] == first[: 3 * number] and every[3 + 3 * number].split
+    assert [cell.seed for cell in first[: 3 * number]] == [0] * number + [1] * number + [2] * number
 
 
 def test_of_a_wave_no_cell_waits_for_another(grid):
