@@ -24,6 +24,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
             parts=options.parts,
             rounds=options.rounds,
             checkpointing=options.checkpointing,
+            chip=options.chip,
             out=options.json,
         )
     elif options.what == "startup":

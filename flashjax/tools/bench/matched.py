@@ -85,14 +85,15 @@ class Case:
 
 
 def case_of(text: str) -> Case:
-    """The size that `NAME/PIXELS/BATCH` or `WIDTH/DEPTH/IMAGE+TEXT/BATCH` says.
+    """The size that `NAME/PIXELS[+TEXT]/BATCH` or `WIDTH/DEPTH/IMAGE+TEXT/BATCH` says.
 
     Half of the blocks of the second form are dual. InputError for what is neither.
     """
-    named = re.fullmatch(r"(\w+)/(\d+)/(\d+)", text)
+    named = re.fullmatch(r"(\w+)/(\d+)(?:\+(\d+))?/(\d+)", text)
     if named and named[1] in MMDIT:
-        sizes, side, batch = MMDIT[named[1]], int(named[2]) // 8, int(named[3])
-        tokens = 2 * NANO_LENGTH if named[1] == "nano" else SD3_TEXT.clip_l.length + 256
+        sizes, side, batch = MMDIT[named[1]], int(named[2]) // 8, int(named[4])
+        usual = 2 * NANO_LENGTH if named[1] == "nano" else SD3_TEXT.clip_l.length + 256
+        tokens = int(named[3] or usual)
         if int(named[2]) % 16 == 0 and 0 < side <= 2 * sizes.position_size and batch:
             return Case(text, sizes, side, tokens, batch)
     free = re.fullmatch(r"(\d+)/(\d+)/(\d+)\+(\d+)/(\d+)", text)
@@ -250,9 +251,7 @@ class Ours:
 
         def alone(part: str) -> Callable[[], Any]:
             run, x = pure[part], self.batch.latents
-            return lambda: jax.block_until_ready(
-                run(held[0].student.params, x, self.batch.tokens)
-            )
+            return lambda: jax.block_until_ready(run(held[0].student.params, x, self.batch.tokens))
 
         def stepped(part: str) -> Callable[[], Any]:
             run, frozen = jax.jit(steps[part], donate_argnums=0), self.frozen(part, teacher)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flashjax.convert.transformer import transformer_to
-from flashjax.parallel.peak import device_peak
+from flashjax.parallel.peak import device_peak, find_chip
 from flashjax.stages.setting import Compute, compute_of
 from flashjax.tools import sections
 from flashjax.tools.bench import matched
@@ -39,6 +39,7 @@ def run(
     parts: str,
     rounds: int,
     checkpointing: bool,
+    chip: str | None,
     out: str | None,
 ) -> None:
     """Prints seconds, share of the peak and ratios of every part; writes them to `out`, too."""
@@ -52,7 +53,8 @@ def run(
         raise InputError(f"--rounds {rounds}: give 1 or more")
     if out and not Path(out).absolute().parent.is_dir():
         raise InputError(f"--json {out}: there is no folder {Path(out).parent}")
-    result = compared(case, compute, *chosen, rounds, checkpointing=checkpointing)
+    peak = find_chip(chip, "").flops if chip else device_peak()
+    result = compared(case, compute, *chosen, rounds, peak=peak, checkpointing=checkpointing)
     if out:
         Path(out).write_text(json.dumps(result, indent=1) + "\n")
 
@@ -73,6 +75,7 @@ def compared(
     parts: tuple[str, ...],
     rounds: int,
     *,
+    peak: float | None,
     checkpointing: bool = False,
 ) -> dict[str, Any]:
     """All figures of one case; the table is printed."""
@@ -97,7 +100,7 @@ def compared(
             call()
         print(f"  {side}: ready after {time.perf_counter() - started:.0f} s", flush=True)
     seconds = timed(calls, parts, rounds)
-    result = figures(case, seconds) | {"device": kind, "errors": errors}
+    result = figures(case, seconds) | {"device": kind, "peak": peak, "errors": errors}
     result |= {"dtype": compute.dtype, "rounds": rounds, "remat": compute.remat}
     print(table(result), flush=True)
     return result
@@ -169,7 +172,9 @@ def timed(
     calls: dict[str, matched.Calls], parts: tuple[str, ...], rounds: int
 ) -> dict[str, dict[str, list[float]]]:
     """Seconds of each call by part and side, the sides taking turns."""
-    found: dict[str, dict[str, list[float]]] = {part: {side: [] for side in calls} for part in parts}
+    found: dict[str, dict[str, list[float]]] = {
+        part: {side: [] for side in calls} for part in parts
+    }
     for _ in range(rounds):
         for part in parts:
             for side, own in calls.items():
@@ -180,7 +185,7 @@ def timed(
 
 
 def figures(case: Case, seconds: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """Medians by part and side, the whole iteration, FLOP and the device's peak."""
+    """Medians by part and side, the whole iteration, and FLOP."""
     medians = {
         part: {side: statistics.median(each) for side, each in by_side.items()}
         for part, by_side in seconds.items()
@@ -195,7 +200,6 @@ def figures(case: Case, seconds: dict[str, dict[str, list[float]]]) -> dict[str,
         "seconds": medians,
         "least": {p: {s: min(each) for s, each in by.items()} for p, by in seconds.items()},
         "flops": flops,
-        "peak": device_peak(),
     }
 
 
