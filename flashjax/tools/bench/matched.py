@@ -23,7 +23,7 @@ from flashjax.models.layers import attend
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, features_of, velocity_of
 from flashjax.models.variants import MMDIT, NANO_LENGTH, SD3_TEXT
 from flashjax.stages.setting import DTYPES, Compute
-from flashjax.tools.bench.steps import SPREAD, scattered
+from flashjax.tools.bench.steps import scattered
 from flashjax.train.arms import MatchConfig, draw_levels, matching_point
 from flashjax.train.flops import critic_flops, student_flops
 from flashjax.train.match import (

@@ -209,7 +209,7 @@ def table(result: dict[str, Any]) -> str:
     lines = ["  " + " ".join([f"{'part':10}", *(f"{side:>26}" for side in sides)])]
     for part, by_side in result["seconds"].items():
         cells = []
-        for side, seconds in by_side.items():
+        for seconds in by_side.values():
             share = result["flops"][part] / seconds / (result["peak"] or float("nan"))
             ratio = seconds / by_side["ours"] if "ours" in by_side else float("nan")
             cells.append(f"{seconds:9.4f} s {100 * share:4.0f} % {ratio:5.2f} x")
