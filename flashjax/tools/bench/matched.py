@@ -5,6 +5,7 @@ can be asked for. Letters: b batch, h w c latents, m text tokens, p pooled.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from flashjax.models.layers import attend
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, features_of, velocity_of
 from flashjax.models.variants import MMDIT, NANO_LENGTH, SD3_TEXT
 from flashjax.stages.setting import DTYPES, Compute
-from flashjax.tools.bench.steps import scattered
+from flashjax.tools.bench.steps import SPREAD, scattered
 from flashjax.train.arms import MatchConfig, draw_levels, matching_point
 from flashjax.train.flops import critic_flops, student_flops
 from flashjax.train.match import (
@@ -123,15 +124,18 @@ def sigmas_of() -> Array:
 
 def random_params(sizes: MMDiTConfig, seed: int) -> Params:
     """Weights in fp32 that look random: no projection is 0, as those of a new model are."""
-    flat, structure = jax.tree.flatten(abstract_transformer(sizes))
-    paths = trees.flatten(abstract_transformer(sizes))
+    return jax.tree.unflatten(jax.tree.structure(abstract_transformer(sizes)), _maker(sizes)(seed))
 
-    def fill(path: str, leaf: Any) -> Array:
-        numbers = jnp.roll(scattered(leaf.shape), seed) * (2.0 if "modulation" in path else 1.0)
+
+@functools.cache
+def _maker(sizes: MMDiTConfig) -> Callable[[int], list[Array]]:
+    leaves = trees.flatten(abstract_transformer(sizes))
+
+    def fill(path: str, leaf: Any, seed: Array) -> Array:
+        numbers = SPREAD * jnp.sin(scattered(leaf.shape) * (100.0 / SPREAD) + seed)
         return numbers + (1.0 if path.endswith("/scale") else 0.0)
 
-    make = jax.jit(lambda: [fill(*pair) for pair in zip(paths, flat, strict=True)])
-    return jax.tree.unflatten(structure, make())
+    return jax.jit(lambda seed: [fill(*named, seed) for named in leaves.items()])
 
 
 def random_batch(case: Case) -> tuple[Batch, Cond]:
