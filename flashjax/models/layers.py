@@ -120,7 +120,8 @@ def multiply(x: Array, kernel: Array, sums: jnp.dtype) -> Array:
 
 
 def _multiplied(x: Array, kernel: Array, sums: jnp.dtype) -> tuple[Array, tuple[Array, Array]]:
-    return multiply(x, kernel, sums), (x, kernel)
+    # Not by its own name: what re-computation may keep is asked of products, not of calls.
+    return jnp.matmul(x, kernel, preferred_element_type=sums), (x, kernel)
 
 
 def _multiply_back(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from flashjax.tools.bench import convert, quantize, startup, steps
+from flashjax.tools.bench import convert, quantize, startup, steps, versus
 from flashjax.types import InputError
 
 
@@ -15,6 +15,18 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         chosen = tuple(name for name in options.programs.split(",") if name)
         told = {"chip": options.chip, "profile": options.profile}
         steps.run(options.config, overrides, chosen, **told)
+    elif options.what == "torch":
+        versus.run(
+            options.size,
+            config=options.config,
+            overrides=overrides,
+            sides=options.sides,
+            parts=options.parts,
+            rounds=options.rounds,
+            checkpointing=options.checkpointing,
+            chip=options.chip,
+            out=options.json,
+        )
     elif options.what == "startup":
         if not (options.config and options.workdir):
             raise InputError("bench startup starts a run: give --config FILE and --workdir DIR")
