@@ -20,7 +20,7 @@ RATE = 1e-4  # of the student: at nano's 3e-5 a hundred steps change it less tha
 def get_config(variant: str = "full") -> ConfigDict:
     config = load(Path(__file__).with_name("nano.py")).unlock()
     config.simulate_devices = 1  # branches train in turn, on what the machine has
-    config.data.update(train=4_000, validation=700)
+    config.data.update(train=4_000, validation=1_000)
     config.guide.job.update(steps=240, batch_size=16, log_steps=20, checkpoint_steps=60)
     config.guide.job.sample_steps = 0
     config.match.job.update(steps=200, batch_size=32, log_steps=10, checkpoint_steps=100)

@@ -154,19 +154,21 @@ def check_data(config: ConfigDict) -> None:
 def check_held_out(config: ConfigDict) -> None:
     """InputError where fewer samples are held out than are drawn and compared with.
 
-    A task makes as many as it is asked for.
+    A task holds out as many as it is asked for.
     """
     data, count = configs.section(config, "data", DataConfig), config.evaluate.samples
-    if set(data.sources).intersection(NAMES):
-        return
-    held = [_open_source(source, data, Path())["validation"] for source in data.sources]
+    made = [source for source in data.sources if source in NAMES]
+    others = [source for source in data.sources if source not in NAMES]
+    held = [_open_source(source, data, Path())["validation"] for source in others]
     pictured = [part for part in held if data.draw.steps or _has_pictures(part)]
-    found, needed = sum(map(len, pictured or held)), (2 if pictured else 1) * count
+    among_pictures = bool(made or pictured)
+    found = len(made) * data.validation + sum(map(len, pictured if among_pictures else held))
+    needed, compared = (2 * count, " and to compare with") if among_pictures else (count, "")
     if found < needed and (found or not config.evaluate.prompts):
         raise InputError(
             f"evaluate.samples={count}: {found} samples are held out, and {needed} are needed, to "
-            f"draw{' and to compare with' if pictured else ''}: lower it, or raise data.validation "
-            f"(never more than a fifth of the samples is held out)"
+            f"draw{compared}: lower it, or raise data.validation"
+            f"{' (never more than a fifth of the samples is held out)' if others else ''}"
         )
 
 

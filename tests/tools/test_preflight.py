@@ -161,6 +161,13 @@ def test_a_run_that_could_not_be_measured_at_its_end_is_told_so_at_its_begin(
     assert found(tmp_path, f"data.source={source}", "evaluate.judges=()", few, *headless) == []
 
 
+def test_scenes_are_too_few_as_pictures_of_a_folder_are(tmp_path):
+    line = "evaluate.samples=800: 1500 samples are held out, and 1600 are needed, to draw and to "
+    line += "compare with: lower it, or raise data.validation"
+    assert found(tmp_path, "evaluate.samples=800") == [line]
+    assert found(tmp_path, "evaluate.samples=750") == []
+
+
 @pytest.mark.parametrize("verb", ["import", "guide", "run"])
 def test_heads_without_pictures_are_refused_before_the_first_stage(tmp_path, verb, capsys):
     """`match` would find it out, after all of `guide`."""

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import keep_programs
 from flashjax.parallel.mesh import simulate_devices
+from flashjax.stages.registry import check_held_out
 from flashjax.stages.stage import write_json
 from flashjax.tools import sections
 from flashjax.tools.ablate import page
@@ -79,8 +80,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def checked(config: ConfigDict) -> AblateConfig:
-    """The grid of a config. InputError for arms that are none, before anything is trained."""
+    """The grid of a config. InputError for arms that are none, or for too few captions to judge."""
     sections.check(config, "ablate")
+    check_held_out(config)
     grid = read_grid(config)
     for name in grid.arms:
         cell = next(cell for cell in cells(grid) if cell.arm == name)

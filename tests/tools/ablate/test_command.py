@@ -103,3 +103,10 @@ def test_devices_that_are_no_numbers_are_refused(tmp_path, capsys):
     words = ["ablate", "--config", str(FILE), "--workdir", str(tmp_path), "--devices", "0,gpu1"]
     assert main(words) == 2
     assert "--devices 0,gpu1: give numbers" in capsys.readouterr().err
+
+
+def test_too_few_captions_are_refused_before_anything_is_prepared(tmp_path, capsys):
+    words = ["ablate", "--config", str(FILE), "--workdir", str(tmp_path / "run")]
+    assert main([*words, "--config.evaluate.samples=501"]) == 2
+    assert "1000 samples are held out, and 1002 are needed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
