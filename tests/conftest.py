@@ -44,6 +44,24 @@ from flashjax.models.vae import VAE, VAEConfig
 from flashjax.tasks.digit_scenes.captions import vocabulary
 from flashjax.types import Cond, Params
 
+_LONGEST = (
+    "stages/test_road.py",
+    "stages/test_recipes_road.py",
+    "tools/ablate/test_command.py",
+    "stages/test_processes.py",
+    "parallel/test_layout.py",
+    "tools/test_sample.py",
+    "tools/quantize/test_command.py",
+    "parallel/test_branched_steps.py",
+    "docs/test_public.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes are begun first: then all workers end together."""
+    place = {Path(__file__).parent / name: n for n, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
 
 def pytest_collection_finish() -> None:
     """A million objects of what is imported stay: looking through them takes half a second."""
