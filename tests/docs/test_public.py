@@ -3,7 +3,6 @@
 import ast
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,7 +20,6 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("convert", "data", "evaluate", "flow", "losses", "models", "quantize", "train")
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 ALWAYS = {"flashjax", "flashjax.types", "flashjax.cli.main"}
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 ERRORS = re.compile(r"raise (InputError|FloatingPointError)")
 SHAPES = re.compile(r'"[a-zA-Z0-9+ .…]+"|Letters|scalar')
 
@@ -106,12 +104,12 @@ def test_examples_import_public_things_alone(path):
         assert name in public or module in public, f"{name} is not public"
 
 
-def run(name, *arguments):
+def run(undivided, name, *arguments):
     """What an example prints last, in a process of its own, on one device."""
     path = str(ROOT / "docs" / "examples" / f"{name}.py")
     told = subprocess.run(
         [sys.executable, path, *map(str, arguments)],
-        env=os.environ | {"XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)},
+        env=undivided | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
@@ -133,15 +131,15 @@ def test_a_recipe_with_an_own_loss_is_taken_and_a_lost_one_is_refused(monkeypatc
     assert "own_loss:nothing: module 'own_loss' has no attribute" in str(error)
 
 
-def test_an_own_data_set_is_cached_and_an_own_judge_measures(tmp_path):
-    report = Path(run("own_data", tmp_path))
+def test_an_own_data_set_is_cached_and_an_own_judge_measures(undivided, tmp_path):
+    report = Path(run(undivided, "own_data", tmp_path))
     assert report == tmp_path / "compared" / "report.html" and "ground" in report.read_text()
     record = json.loads((tmp_path / "run" / "prepare" / "stage.json").read_text())
     assert record["results"]["train"] == 48 and record["section"]["source"] == "own_data:discs"
 
 
-def test_an_own_teacher_is_imported_guided_and_drawn_with(tmp_path):
-    with Image.open(run("own_teacher", tmp_path)) as picture:
+def test_an_own_teacher_is_imported_guided_and_drawn_with(undivided, tmp_path):
+    with Image.open(run(undivided, "own_teacher", tmp_path)) as picture:
         assert np.asarray(picture).std() > 1
     teacher = flashjax.load(tmp_path / "teacher").pipeline.transformer_config
     assert (teacher.depth, teacher.width) == (2, 128)

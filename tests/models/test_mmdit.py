@@ -78,14 +78,6 @@ def test_skipping_does_not_touch_the_parameters(params):
 DEEP = dataclasses.replace(TINY, depth=6, heads=4)
 
 
-@pytest.fixture
-def quick():
-    """Compilation is most of the time of programs this small."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def pair(random_params):
     """A teacher and a fake score two hundredths away from it; deep, so that roundings add up."""
@@ -122,7 +114,7 @@ def test_an_fp32_residual_nearly_halves_what_bf16_does_to_the_difference_of_two_
     assert error(carried) < 0.65 * error(plain)
 
 
-def test_gradients_through_an_fp32_residual_are_those_of_fp32(params, quick):
+def test_gradients_through_an_fp32_residual_are_those_of_fp32(params):
     """To the precision of bf16; every weight has one, in its own dtype."""
     x = jax.random.normal(jax.random.key(2), (2, 4, 4, 16))
     cond = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), COND)

@@ -57,11 +57,6 @@ CRITIC = Descent(STUDENT.tx)
 TOKENS = jnp.zeros((2, 1, 4, SMALL.width))
 IDS = jnp.zeros((1, 3), jnp.int32)
 COND = Cond(jnp.zeros((1, 6, 16)), jnp.zeros((1, 12)))
-QUICK = {  # compilation is nearly all of the time
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
 
 
 def draw(shapes, seed):

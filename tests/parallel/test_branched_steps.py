@@ -51,7 +51,6 @@ def branched(toy, fsdp):
         jax.jit(
             over_branches(on_span(step), mesh),
             out_shardings=(shardings, None),
-            compiler_options=toy.QUICK,
         )
         .lower(state, SPANS, *shared)
         .compile()

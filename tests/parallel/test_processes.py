@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -15,17 +14,16 @@ import pytest
 JOB = Path(__file__).with_name("job.py")
 
 
-def begin(commands):
+def begin(environment, commands):
     """Processes that are one job, each with its own words after `python`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     running = []
     for number, words in enumerate(commands):
-        environment = {
-            **os.environ,
+        whose = {
+            **environment,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "",
             "PYTHONPATH": ":".join(path for path in sys.path if path),
             "FLASHJAX_COORDINATOR": f"127.0.0.1:{port}",
             "FLASHJAX_PROCESSES": str(len(commands)),
@@ -33,13 +31,13 @@ def begin(commands):
         }
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         command = [sys.executable, *map(str, words)]
-        running.append(subprocess.Popen(command, env=environment, **pipes))
+        running.append(subprocess.Popen(command, env=whose, **pipes))
     return running
 
 
-def start(processes, folder, first, last):
+def start(environment, processes, folder, first, last):
     """Runs the job in so many processes, with four devices together; the losses of each."""
-    running = begin([[JOB, folder, first, last]] * processes)
+    running = begin(environment, [[JOB, folder, first, last]] * processes)
     try:
         said = [process.communicate(timeout=300) for process in running]
     finally:
@@ -59,10 +57,12 @@ def job():
     return module
 
 
-def test_four_processes_save_what_two_restore_and_both_give_the_losses_of_one(job, tmp_path):
+def test_four_processes_save_what_two_restore_and_both_give_the_losses_of_one(
+    job, undivided, tmp_path
+):
     want = job.run(tmp_path / "one", 0, 4, jax.devices()[:4])
-    four = start(4, tmp_path / "many", 0, 2)
-    two = start(2, tmp_path / "many", 2, 4)
+    four = start(undivided, 4, tmp_path / "many", 0, 2)
+    two = start(undivided, 2, tmp_path / "many", 2, 4)
     assert len(set(want)) == 4  # every step has its own loss, or this shows nothing
     for losses in four:
         np.testing.assert_allclose(losses, want[:2], rtol=1e-5)
@@ -70,9 +70,9 @@ def test_four_processes_save_what_two_restore_and_both_give_the_losses_of_one(jo
         np.testing.assert_allclose(losses, want[2:], rtol=1e-5)
 
 
-def test_branches_stacked_over_two_processes_are_separate_jobs(job):
+def test_branches_stacked_over_two_processes_are_separate_jobs(job, undivided):
     """Each process has the devices of one branch, and each job those of its own branch alone."""
-    stacked = start(2, "branches", 0, 3)
+    stacked = start(undivided, 2, "branches", 0, 3)
     assert [list(losses) for losses in stacked] == [["0"], ["1"]]
     for number, losses in enumerate(stacked):
         alone = job.run_branches(1, 3, first=number, devices=jax.devices()[:2])
@@ -80,12 +80,12 @@ def test_branches_stacked_over_two_processes_are_separate_jobs(job):
     assert stacked[0]["0"] != stacked[1]["1"]  # they draw their own random numbers
 
 
-def test_one_process_that_is_refused_ends_all_with_its_own_code(tmp_path):
+def test_one_process_that_is_refused_ends_all_with_its_own_code(undivided, tmp_path):
     """The other one waits for it; at a usual end each would wait for the other for minutes."""
     config = Path(__file__).parents[2] / "configs" / "nano.py"
     words = ["-m", "flashjax", "import", "--config", config, "--workdir", tmp_path]
     words += ["--config.simulate_devices=1", "--config.mesh.data=2"]
-    running = begin([words, [*words, "--config.teacher.source=nowhere"]])
+    running = begin(undivided, [words, [*words, "--config.teacher.source=nowhere"]])
     try:
         said = [process.communicate(timeout=100)[1] for process in running]
     finally:

@@ -58,8 +58,9 @@ def test_a_process_that_is_busy_outside_python_ends_at_once_with_one_line(number
 
 def test_what_is_saved_is_said():
     process = start(
-        f"{LISTEN}import time\nwith signals.saving(lambda: 'half of it is saved'):{BUSY}"
+        f"{LISTEN}\nwith signals.saving(lambda: 'half of it is saved'): print(flush=True); {BUSY}"
     )
+    process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     code, _, (line,) = end_of(process)
     assert code == 75 and "SIGTERM: half of it is saved; " in line

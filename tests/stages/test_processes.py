@@ -19,14 +19,12 @@ STAGES = tuple(
 
 
 @pytest.fixture
-def environment(monkeypatch):
-    """Where `flashjax` is this package, and compilation, nearly all of the time, is quick."""
+def environment(undivided, monkeypatch):
+    """Where `flashjax` is this package."""
     here = ROOT / "flashjax"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here.parent), *filter(None, sys.path)]))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    quick += " --xla_cpu_use_fusion_emitters=false"
-    monkeypatch.setenv("XLA_FLAGS", quick)
+    monkeypatch.setenv("XLA_FLAGS", undivided["XLA_FLAGS"])
 
 
 def small(teacher: Path, devices: int) -> list[str]:

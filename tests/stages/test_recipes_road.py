@@ -99,7 +99,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def roads(shallow_teacher: Path, data: Path, tmp_path_factory: pytest.TempPathFactory):
+def roads(undivided, shallow_teacher: Path, data: Path, tmp_path_factory: pytest.TempPathFactory):
     """Runs each road once; `(config, workdir)` by recipe."""
     home, found, arguments = tmp_path_factory.mktemp("roads"), {}, {}
     for recipe in recipes():
@@ -109,11 +109,9 @@ def roads(shallow_teacher: Path, data: Path, tmp_path_factory: pytest.TempPathFa
         found[recipe] = config, workdir
         flags = ["run", "--config", str(FOLDER / recipe), "--workdir", str(workdir)]
         arguments.setdefault(workdir, flags + [f"--config.{override}" for override in overrides])
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    quick += " --xla_cpu_use_fusion_emitters=false"
     done = subprocess.run(
         [sys.executable, "-c", RUNNER],
-        env=os.environ | {"XLA_FLAGS": quick},
+        env=undivided,
         input=json.dumps(list(arguments.values())),
         capture_output=True,
         text=True,

@@ -1,9 +1,9 @@
 """The whole road at its smallest: stages run, are skipped when done, and refuse what differs."""
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -54,13 +54,12 @@ def small(teacher: Path) -> list[str]:
     return [f"--config.{key}={value}" for key, value in sizes.items()]
 
 
-def flashjax(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own; compilation is nearly all of its time."""
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    quick += " --xla_cpu_use_fusion_emitters=false"
-    return subprocess.run(
+@pytest.fixture(scope="module")
+def flashjax(undivided) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line in a process of its own."""
+    return lambda *arguments: subprocess.run(
         [sys.executable, "-m", "flashjax", *arguments],
-        env=os.environ | {"XLA_FLAGS": quick},
+        env=undivided,
         capture_output=True,
         text=True,
         check=False,
@@ -68,7 +67,9 @@ def flashjax(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def road(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def road(
+    flashjax, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
     """A finished run and its arguments."""
     workdir = tmp_path_factory.mktemp("road")
     arguments = ["--config", str(CONFIG), "--workdir", str(workdir), *small(tiny_teacher)]
@@ -102,7 +103,7 @@ def test_a_job_leaves_curves_of_its_speed_and_a_page_with_its_last_pictures(road
     assert "The job has ended." in page
 
 
-def test_a_finished_road_is_skipped_and_ends_with_its_report_again(road):
+def test_a_finished_road_is_skipped_and_ends_with_its_report_again(flashjax, road):
     workdir, arguments = road
     before = (workdir / "match" / "stage.json").read_text()
     again = flashjax("run", *arguments)
@@ -111,7 +112,7 @@ def test_a_finished_road_is_skipped_and_ends_with_its_report_again(road):
     assert (workdir / "match" / "stage.json").read_text() == before
 
 
-def test_a_workdir_of_another_config_is_refused_in_one_line(road):
+def test_a_workdir_of_another_config_is_refused_in_one_line(flashjax, road):
     _, arguments = road
     refused = flashjax("match", *arguments, "--config.match.match.eta=1.0")
     assert refused.returncode == 2
@@ -184,7 +185,7 @@ def test_branches_start_from_the_matched_student_and_part(road):
     assert last["lo/student/matching_loss"] != last["hi/student/matching_loss"]
 
 
-def test_a_stages_folder_draws_what_its_exported_file_draws(road, tmp_path):
+def test_a_stages_folder_draws_what_its_exported_file_draws(flashjax, road, tmp_path):
     """The run has the tokenizers and the other networks: no base is asked for."""
     workdir, _ = road
     pictures = []

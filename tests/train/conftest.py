@@ -117,14 +117,6 @@ class World:
         return dataclasses.replace(default, **changes)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These programs are tiny: compiling them is most of their time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="session")
 def world():
     """The toy world."""
