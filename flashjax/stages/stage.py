@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from flashjax import config as configs
 from flashjax.data.jsons import read_json
 from flashjax.parallel import signals
-from flashjax.parallel.hosts import is_first, meet
+from flashjax.parallel.hosts import is_first, meet, watched
 from flashjax.stages import mirror
 from flashjax.stages.contents import (
     CHECKPOINTS,
@@ -33,7 +33,7 @@ from flashjax.stages.contents import (
     sweep,
 )
 from flashjax.stages.identity import Change, changes, forbidden, told
-from flashjax.stages.refused import LOCK, withdrawn_record
+from flashjax.stages.refused import LOCK, STAGE, withdrawn_record
 from flashjax.types import InputError, one_line
 
 # Does the work in the stage's folder, from its own checkpoints if there are any, and returns the
@@ -94,6 +94,7 @@ def run_stage(
     with (
         signals.saving(lambda: saved_of(folder)),
         at_work(folder, record) if first else nullcontext(),
+        nullcontext() if alone else watched(folder / STAGE, f"{name} begins"),
     ):
         results = body(folder) if first or not alone else {}
         record |= {"contents": contents(folder)} if first else {}
