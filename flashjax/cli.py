@@ -169,11 +169,19 @@ def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -
             return
         with _module("stages.refused").withdrawn_folders(workdir):
             _module("stages.run").check_before(config, workdir, verb)
-            if options.fork:
-                _module("stages.fork").fork(fetched(options.fork), config, workdir, verb)
             if options.compilation_cache != "off":
                 keep_programs(options.compilation_cache or workdir / "compiled")
-            _module(VERBS[verb].stage).run(config, workdir, **part)
+            with forked(options.fork, config, workdir, verb):
+                _module(VERBS[verb].stage).run(config, workdir, **part)
+
+
+def forked(
+    origin: str, config: ConfigDict, workdir: Path, verb: str
+) -> contextlib.AbstractContextManager[None]:
+    """The block in which a stage goes on from a checkpoint of another, where one is named."""
+    if not origin:
+        return contextlib.nullcontext()
+    return _module("stages.fork").forked(fetched(origin), config, workdir, verb)
 
 
 def stages_of(verb: str, first: str = "", last: str = "") -> list[str]:

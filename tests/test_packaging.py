@@ -1,5 +1,7 @@
 """What pip installs, outside the repository: recipes, launchers, weights, and it draws."""
 
+import ast
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -12,8 +14,10 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from flashjax import config as configs
+from flashjax.train.trackers import TRACKERS
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("flashjax", "configs", "launch", "pyproject.toml", "README.md", "LICENSE")
@@ -80,6 +84,46 @@ def test_pins_lie_in_the_ranges_and_extras_are_the_pins():
         asked = [Requirement(text) for text in extras[name] if not text.startswith("flashjax")]
         found = {r.name: next(iter(r.specifier)).version for r in asked}
         assert found == {n: v for n, v in pins(f"-{name}").items() if n not in tools}
+
+
+def imported():
+    """Packages that the code imports, by their names in Python, each with a file that does."""
+    asking = ("import_module", "find_spec", "package")  # of what may be absent
+    found = {}
+    for path in sorted((ROOT / "flashjax").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            elif isinstance(node, ast.Call):
+                called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                given = node.args if called in asking else []
+                names = [word.value for word in given if isinstance(word, ast.Constant)]
+            found |= {name.partition(".")[0]: path for name in names}
+    found |= dict.fromkeys(TRACKERS, ROOT / "flashjax" / "train" / "trackers.py")
+    ours = {"flashjax", *sys.stdlib_module_names}
+    return {name: path for name, path in found.items() if name not in ours}
+
+
+def test_every_package_that_is_imported_comes_with_the_package_or_with_an_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["optional-dependencies"] | {"": project["dependencies"]}
+    known = {canonicalize_name(Requirement(text).name) for part in asked.values() for text in part}
+    sold_as = importlib.metadata.packages_distributions() | {"mlflow": ["mlflow-skinny"]}
+    known.add("absl-py")  # Orbax's own logger, which is quietened
+    lost = {
+        name: str(path)
+        for name, path in imported().items()
+        if not known & {canonicalize_name(sold) for sold in sold_as.get(name, [name])}
+    }
+    assert not lost
+    extras = set(project["optional-dependencies"])
+    told = (ROOT / "docs" / "install.md").read_text()
+    lines = {"plan": "requirements-plan.txt", "deploy": "requirements-deploy.txt"}
+    lines |= {"test": "make test", "docs": "make docs", "completion": "`completion` extra"}
+    assert [name for name in extras if lines.get(name, f".[{name}]") not in told] == []
 
 
 def test_wheel_and_sdist_hold_recipes_launchers_and_weights(built):

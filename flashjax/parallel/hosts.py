@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
-from flashjax.parallel import peers, signals
+from flashjax.parallel import peers, signals, watch
 from flashjax.types import InputError
 
 PORT = 8476
@@ -142,9 +143,17 @@ def any_process(value: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.bool_(value)).any())
 
 
+def watched(folder: Path, at: str) -> AbstractContextManager[None]:
+    """A watch over this process within the block, if it is one of several (parallel/watch.py)."""
+    if jax.process_count() == 1:
+        return nullcontext()
+    return watch.watched(folder, jax.process_index(), at)
+
+
 def meet(name: str) -> None:
     """Waits for all processes: what one wrote before is there for the others after."""
     if jax.process_count() > 1:
+        watch.alive(f"waits until {name}")
         multihost_utils.sync_global_devices(name)
 
 

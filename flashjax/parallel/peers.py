@@ -3,7 +3,7 @@
 A star of connections around process 0, on which a process says with what code it ends, and else
 nothing. Of one that is killed its kernel closes the connection; a host that is lost no longer
 answers the kernels of the others. So this depends on no step, no file system and no busy
-interpreter. A process that hangs is alive: the heartbeat of training tells (train/heartbeat.py).
+interpreter. A process that hangs is alive: a watch tells (parallel/watch.py).
 """
 
 import logging

@@ -11,6 +11,7 @@ from flashjax.checkpoint import JUDGED, is_tree, kept_checksums
 from flashjax.types import InputError, listed
 
 CHECKPOINTS = "checkpoints"
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being saved
 TRACES = (
     "stage.json",
     "metrics",

@@ -23,6 +23,7 @@ from flashjax.evaluate.sample import Sampler, noise_key
 from flashjax.flow.schedule import sampler_sigmas
 from flashjax.parallel.hosts import meet
 from flashjax.parallel.mesh import make_mesh, without_branches
+from flashjax.parallel.watch import alive
 from flashjax.stages.drawing import fetched, filled, first_sees, make_studio
 from flashjax.stages.model import open_model
 from flashjax.stages.registry import DRAWN, undrawn
@@ -129,5 +130,8 @@ def _in_batches(
 ) -> np.ndarray:
     """All pictures; the last batch is filled up with others, which are dropped."""
     rows = filled(len(captions), batch, batch)
-    drawn = [draw([captions[i] for i in row], [numbers[i] for i in row]) for row in rows]
+    drawn = []
+    for row in rows:
+        alive(f"draws from number {numbers[row[0]]}")
+        drawn.append(draw([captions[i] for i in row], [numbers[i] for i in row]))
     return np.concatenate(drawn)[: len(captions)]

@@ -35,6 +35,7 @@ from flashjax.models.mmdit import MMDiT
 from flashjax.parallel.hosts import is_first
 from flashjax.parallel.layout import STATE
 from flashjax.parallel.sharding import constrain_on
+from flashjax.parallel.watch import alive
 from flashjax.stages.setting import (
     DTYPES,
     Compute,
@@ -194,11 +195,13 @@ def draw_all(
         return draw(jax.tree.map(lambda column: column[row], tokens), noise[row])
 
     if left:
+        alive(f"compiles for {place.name}")
         fetched(start(left[0]))
         ended = time.perf_counter()
         for number, drawn in zip(left, one_ahead(start, left), strict=True):
             pictures = fetched(drawn)
             seconds, ended = time.perf_counter() - ended, time.perf_counter()
+            alive(f"drew chunk {number + 1} of {len(rows)} of {place.name}")
             if is_first():
                 _save(paths[number], pictures, seconds)
     if not is_first():

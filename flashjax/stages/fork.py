@@ -2,12 +2,16 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from flashjax.parallel.hosts import is_first, meet
-from flashjax.stages.contents import CHECKPOINTS
+from flashjax.stages.contents import CHECKPOINTS, UNFINISHED
+from flashjax.stages.refused import LOCK, RECORD, withdrawn
 from flashjax.stages.stage import FORKED, came_to_nothing, read_stage, steps_saved, write_json
 from flashjax.types import InputError
 
@@ -16,11 +20,13 @@ VERBS = ("guide", "match", "split")
 log = logging.getLogger(__name__)
 
 
-def fork(origin: Path, config: ConfigDict, workdir: Path, verb: str) -> None:
-    """Copies a checkpoint to where the stage `verb` of `workdir` goes on from it.
+@contextmanager
+def forked(origin: Path, config: ConfigDict, workdir: Path, verb: str) -> Iterator[None]:
+    """Copies a checkpoint to where the stage `verb` of `workdir`, run in the block, goes on from.
 
     `origin` is a stage's folder, whose newest checkpoint is taken, or one of its checkpoints.
-    InputError where there is none, where the stage has begun, or would train no further.
+    InputError where there is none, where the stage has begun, or would train no further. Where the
+    stage is refused in the block, nothing of the copy stays.
     """
     if verb not in VERBS:
         raise InputError(f"--fork goes with {', '.join(VERBS)}, not with {verb}")
@@ -33,15 +39,35 @@ def fork(origin: Path, config: ConfigDict, workdir: Path, verb: str) -> None:
     folder = workdir / verb
     if read_stage(folder) is not None and not came_to_nothing(folder):
         raise InputError(f"{folder} has begun: give another --workdir, or leave --fork out")
+    begun = {"stage": verb, "status": FORKED, "seed": config.seed, "seconds": 0.0}
+    record = begun | {"section": {}, "inputs": {}, "versions": {}}
+    record[FORKED] = {"from": str(stage.resolve()), "step": step}
     meet("the place is free")
-    if is_first():
-        _copy(stage / CHECKPOINTS / str(step), folder / CHECKPOINTS / str(step))
-        begun = {"stage": verb, "status": FORKED, "seed": config.seed, "seconds": 0.0}
-        record = begun | {"section": {}, "inputs": {}, "versions": {}}
-        record[FORKED] = {"from": str(stage.resolve()), "step": step}
-        write_json(folder / "stage.json", record)
-    meet("the checkpoint is copied")
-    log.info("%s begins with step %d of %s", verb, step, stage)
+    with _copied(stage, step, folder, record) if is_first() else nullcontext():
+        meet("the checkpoint is copied")
+        log.info("%s begins with step %d of %s", verb, step, stage)
+        yield
+
+
+@contextmanager
+def _copied(stage: Path, step: int, folder: Path, record: dict[str, Any]) -> Iterator[None]:
+    """A stage's checkpoint and the record of its fork; taken away where the fork is refused."""
+    copy = folder / CHECKPOINTS / str(step)
+    new = [path for path in (folder / LOCK, copy.parent) if not path.exists()]
+
+    def has_begun() -> bool:
+        return read_stage(folder) != record
+
+    with withdrawn(folder / RECORD, unless=has_begun):
+        _copy(stage / CHECKPOINTS / str(step), copy)
+        write_json(folder / RECORD, record)
+        try:
+            yield
+        except InputError:
+            if not has_begun():
+                for path in (copy, *new):
+                    _remove(path)
+            raise
 
 
 def found(origin: Path) -> tuple[Path, int]:
@@ -57,8 +83,18 @@ def found(origin: Path) -> tuple[Path, int]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A folder whole or not at all."""
-    draft = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(source, draft)
-    draft.replace(target)
+    """A folder whole or not at all; what is left of a copy that was killed is swept like a save."""
+    draft = target.with_name(f"{target.name}{UNFINISHED}-fork")
+    _remove(draft)
+    try:
+        shutil.copytree(source, draft)
+        draft.replace(target)
+    finally:
+        _remove(draft)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from flashjax.data.config import DataConfig
 from flashjax.data.jsons import read_json
 from flashjax.data.samples import Sample, Samples, Unreadable
 from flashjax.parallel.hosts import is_first, meet
+from flashjax.parallel.watch import alive
 from flashjax.stages import draw
 from flashjax.stages.encoding import Encoder, open_encoder
 from flashjax.stages.registry import open_samples
@@ -94,6 +95,7 @@ def prepare(
     mine = shards[jax.process_index() :: jax.process_count()]
     for done, (name, file, chosen) in enumerate(mine):
         if not (folder / f"{file}.json").is_file():
+            alive(f"shard {file}, {done + 1} of {len(mine)}")
             make_shard(samples, folder, encoder, fields[name], data, name, file, chosen)
             log.info("prepare: %d of %d shards", done + 1, len(mine))
     meet("all shards are there")
@@ -109,6 +111,8 @@ def make_plan(samples: Samples, side: int, data: DataConfig) -> dict[str, Any]:
     buckets: dict[str, list[int]] = {}
     skipped: list[tuple[int, str]] = []
     for index in range(len(samples)):
+        if index % SHARD == 0:
+            alive(f"looks at sample {index} of {len(samples)}")
         try:
             size = samples.size(index)
         except Unreadable as error:

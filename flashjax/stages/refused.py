@@ -8,6 +8,7 @@ from pathlib import Path
 from flashjax.types import InputError
 
 RECORD, LOCK = "stage.json", ".lock"
+STAGE = "hosts/stage"  # where the processes of a stage note what they are at
 
 
 @contextlib.contextmanager
@@ -34,7 +35,9 @@ def withdrawn_record(folder: Path) -> Iterator[None]:
 
     def others() -> list[Path]:
         files = (path for path in folder.rglob("*") if path.is_file())
-        return [path for path in files if path.name not in (RECORD, LOCK)]
+        signs = folder / STAGE
+        left_out = (RECORD, LOCK)
+        return [p for p in files if p.name not in left_out and not p.is_relative_to(signs)]
 
     began, new = time.time(), not (folder / RECORD).exists() and not others()
 

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import reprlib
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -21,19 +20,20 @@ from typing import Any, TypeAlias
 from flashjax import config as configs
 from flashjax.data.jsons import read_json
 from flashjax.parallel import signals
-from flashjax.parallel.hosts import is_first, meet
+from flashjax.parallel.hosts import is_first, meet, watched
 from flashjax.stages import mirror
 from flashjax.stages.contents import (
     CHECKPOINTS,
     DRAFT,
     SCRATCH,
     TRACES,
+    UNFINISHED,
     check_contents,
     contents,
     sweep,
 )
 from flashjax.stages.identity import Change, changes, forbidden, told
-from flashjax.stages.refused import LOCK, withdrawn_record
+from flashjax.stages.refused import LOCK, STAGE, withdrawn_record
 from flashjax.types import InputError, one_line
 
 # Does the work in the stage's folder, from its own checkpoints if there are any, and returns the
@@ -90,10 +90,11 @@ def run_stage(
     first = is_first()
     meet(f"{name} is read")  # before it is written
     if first:
-        _make_room(folder, inputs, anew=before is not None and anew)
+        _make_room(folder, inputs)
     with (
         signals.saving(lambda: saved_of(folder)),
         at_work(folder, record) if first else nullcontext(),
+        nullcontext() if alone else watched(folder / STAGE, f"{name} begins"),
     ):
         results = body(folder) if first or not alone else {}
         record |= {"contents": contents(folder)} if first else {}
@@ -117,14 +118,11 @@ def _begun(
     return record | {"seconds": before["seconds"], "changes": _continued(folder, before, record)}
 
 
-def _make_room(folder: Path, inputs: Mapping[str, Path | str], *, anew: bool) -> None:
+def _make_room(folder: Path, inputs: Mapping[str, Path | str]) -> None:
     """The stage's folder, once its inputs are what their stages wrote."""
     for path in map(Path, inputs.values()):
         if noted := (read_stage(path) or {}).get("contents"):
             check_contents(path, noted)
-    if anew:
-        for metrics in folder.glob("metrics*"):  # or its curves would begin twice
-            shutil.rmtree(metrics)
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -229,7 +227,7 @@ def came_to_nothing(folder: Path) -> bool:
 def _is_trace(path: Path) -> bool:
     """Whether a file of a stage says how it went, and is nothing that came of it."""
     *folders, name = path.parts
-    unfinished = any(".orbax-checkpoint-tmp" in p or SCRATCH.fullmatch(p) for p in folders)
+    unfinished = any(UNFINISHED in p or SCRATCH.fullmatch(p) for p in folders)
     return unfinished or bool(DRAFT.fullmatch(name)) or path.parts[0].startswith((*TRACES, LOCK))
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import logging
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from flashjax.data.pipeline import Chosen, Position
 from flashjax.evaluate.judge import Figure, told
 from flashjax.evaluate.live import PAGE, LivePage
 from flashjax.parallel import signals
-from flashjax.parallel.hosts import agreed, is_first
+from flashjax.parallel.hosts import agreed, is_first, meet
 from flashjax.stages import mirror
 from flashjax.stages.contents import CHECKPOINTS
 from flashjax.stages.stage import write_json
@@ -100,11 +101,13 @@ class JobConfig:
             )
 
 
-# Makes ready to draw; what it gives draws a state: images by name.
-Pictures: TypeAlias = Callable[[], Callable[[Any], Mapping[str, Any]]]
+# Draws a state, images by name, and says of a state how good its pictures are.
+Draw: TypeAlias = Callable[[Any], Mapping[str, Any]]
+Judge: TypeAlias = Callable[[Any], Figure]
 
-# Makes ready to draw so many captions; what it gives says of a state how good its pictures are.
-Judged: TypeAlias = Callable[[int], Callable[[Any], Figure]]
+# Make ready to draw, and to judge so many captions.
+Pictures: TypeAlias = Callable[[], Draw]
+Judged: TypeAlias = Callable[[int], Judge]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +226,7 @@ def watching(
     checkpoints: Checkpoints,
 ) -> Iterator[tuple[MetricsHook, list[Hook]]]:
     """The hook that writes a job's metrics, and those that show and look at its state."""
+    pictures, judge = _made_ready(job, speed.goodput, watched)  # they may refuse
     bar = progress(name, start=start, stop=job.steps)
     with bar as shown, traced(folder / TRACE, span_of(job.profile), start=start) as trace:
         writer = _writer(name, folder, job, start, shown)
@@ -236,17 +240,28 @@ def watching(
                 most_skipped=job.most_skipped,
                 more=speed,
             )
-            looks = _looks(job, writer, speed.goodput, watched, checkpoints)
+            looks = _looks(job, writer, speed.goodput, pictures, judge, checkpoints)
             yield logged, [shown, trace, *looks]
         finally:
             writer.close()
+
+
+def _made_ready(
+    job: JobConfig, goodput: Goodput, watched: Watched
+) -> tuple[Draw | None, Judge | None]:
+    """What draws a state and what judges it, where the job is to be looked at."""
+    with goodput.during("evaluation"):
+        draw = watched.pictures() if job.sample_steps and watched.pictures else None
+        judge = watched.judge(job.judged) if job.judge_steps and watched.judge else None
+    return draw, judge
 
 
 def _looks(
     job: JobConfig,
     writer: MetricWriter,
     goodput: Goodput,
-    watched: Watched,
+    draw: Draw | None,
+    judge: Judge | None,
     checkpoints: Checkpoints,
 ) -> list[Hook]:
     """The hooks that look at a state now and then: its pictures, their judge, its gradients."""
@@ -260,14 +275,10 @@ def _looks(
         return every(steps, hook, stop=job.steps)
 
     hooks: list[Hook] = []
-    if job.sample_steps and watched.pictures is not None:
-        with goodput.during("evaluation"):
-            draw = watched.pictures()
+    if draw is not None:
         show = lambda step, state: writer.write_images(step, draw(state))
         hooks.append(now_and_then(job.sample_steps, show))
-    if job.judge_steps and watched.judge is not None:
-        with goodput.during("evaluation"):
-            judge = watched.judge(job.judged)
+    if judge is not None:
 
         def note(step: int, state: Any) -> None:
             figure = judge(state)
@@ -287,6 +298,10 @@ def _writer(
 ) -> MultiWriter:
     """Every process writes what its own devices say; the first one's folder is the job's."""
     own = folder / ("metrics" if is_first() else f"metrics-{jax.process_index()}")
+    if is_first() and not start:
+        for metrics in folder.glob("metrics*"):  # or the curves would begin twice
+            shutil.rmtree(metrics)
+    meet("nothing is left of another start")
     forget_after(own / CURVES, start)
     if is_first():
         title = f"{folder.parent.name}/{folder.name}"

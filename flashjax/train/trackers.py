@@ -78,7 +78,10 @@ def check_trackers(names: Sequence[str]) -> None:
     check_known(names)
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise InputError(f"job.trackers: {name} is not installed; pip install {name}, or ()")
+            raise InputError(
+                f"job.trackers: {name} is not installed; pip install {name} "
+                "(the extra flashjax[trackers] has the versions that were run), or ()"
+            )
 
 
 def open_trackers(names: Sequence[str], title: str, folder: Path) -> list[MetricWriter]:

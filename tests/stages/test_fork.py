@@ -7,8 +7,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from flashjax.data.pipeline import Ahead, batches
-from flashjax.stages.fork import fork
-from flashjax.stages.stage import read_stage, run_stage
+from flashjax.stages.fork import forked
+from flashjax.stages.refused import withdrawn_folders
+from flashjax.stages.stage import read_stage, run_stage, steps_saved, write_json
 from flashjax.stages.training import JobConfig, run_job
 from flashjax.types import InputError
 
@@ -45,8 +46,8 @@ def test_a_fork_goes_on_from_the_old_state_with_its_own_config(tmp_path):
     assert _guide(_config(4), old) == {"w": 4.0}
     before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
     longer = _config(7, rate=10.0)
-    fork(old / "guide", longer, new, "guide")
-    assert _guide(longer, new) == {"w": 34.0}
+    with forked(old / "guide", longer, new, "guide"):
+        assert _guide(longer, new) == {"w": 34.0}
     assert _guide(longer, new) == {"w": 34.0}
     record = read_stage(new / "guide")
     assert record["forked"] == {"from": str(old / "guide"), "step": 4} and record["changes"] == []
@@ -55,12 +56,72 @@ def test_a_fork_goes_on_from_the_old_state_with_its_own_config(tmp_path):
 
 def test_what_cannot_be_forked_is_said(tmp_path):
     _guide(_config(4), tmp_path)
-    with pytest.raises(InputError, match="step 4 is no earlier than the end"):
-        fork(tmp_path / "guide", _config(4), tmp_path / "new", "guide")
-    with pytest.raises(InputError, match="has begun"):
-        fork(tmp_path / "guide", _config(5), tmp_path, "guide")
-    with pytest.raises(InputError, match="has no checkpoints"):
-        fork(tmp_path / "match", _config(5), tmp_path / "new", "guide")
-    with pytest.raises(InputError, match="--fork goes with guide, match, split, not with export"):
-        fork(tmp_path / "guide", _config(5), tmp_path / "new", "export")
+    for origin, steps, workdir, verb, said in (
+        ("guide", 4, "new", "guide", "step 4 is no earlier than the end"),
+        ("guide", 5, ".", "guide", "has begun"),
+        ("match", 5, "new", "guide", "has no checkpoints"),
+        ("guide", 5, "new", "export", "--fork goes with guide, match, split, not with export"),
+    ):
+        place = tmp_path / workdir
+        with (
+            pytest.raises(InputError, match=said),
+            forked(tmp_path / origin, _config(steps), place, verb),
+        ):
+            pytest.fail("it was forked")
     assert not (tmp_path / "new").exists()
+
+
+def _files(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("before", ["nothing", "an interrupted start"])
+def test_a_stage_that_is_refused_leaves_nothing_of_its_fork(tmp_path, before):
+    _guide(_config(4), tmp_path / "old")
+    workdir = tmp_path / "new"
+    if before != "nothing":
+        (workdir / "guide" / "metrics").mkdir(parents=True)
+        (workdir / "guide" / "metrics" / "metrics.jsonl").write_text("{}")
+        record = read_stage(tmp_path / "old" / "guide") | {"status": "running"}
+        write_json(workdir / "guide" / "stage.json", record)
+    were = _files(tmp_path)
+
+    def refuse(folder):
+        assert (folder / "checkpoints" / "4" / "state").is_dir()
+        raise InputError("the data is of another model")
+
+    for inputs in ({"prepare": workdir / "prepare"}, {}):  # before its work, and in it
+        with (
+            pytest.raises(InputError, match=r"prepare is missing|of another model"),
+            withdrawn_folders(workdir),
+            forked(tmp_path / "old" / "guide", _config(7), workdir, "guide"),
+        ):
+            run_stage("guide", _config(7).guide, workdir, refuse, inputs=inputs, seed=0)
+        assert _files(tmp_path) == were
+
+
+def test_a_fork_that_has_come_further_stays(tmp_path):
+    _guide(_config(4), tmp_path / "old")
+
+    def further(folder):
+        (folder / "checkpoints" / "6").mkdir()
+        (folder / "checkpoints" / "6" / "state").write_text("saved")
+        raise InputError("the data ends here")
+
+    with (
+        pytest.raises(InputError, match="ends here"),
+        forked(tmp_path / "old" / "guide", _config(7), tmp_path, "guide"),
+    ):
+        run_stage("guide", _config(7).guide, tmp_path, further, inputs={}, seed=0)
+    assert steps_saved(tmp_path / "guide") == [4, 6]
+    assert read_stage(tmp_path / "guide")["status"] == "running"
+
+
+def test_a_copy_that_was_killed_is_copied_anew(tmp_path):
+    _guide(_config(4), tmp_path / "old")
+    draft = tmp_path / "new" / "guide" / "checkpoints" / "4.orbax-checkpoint-tmp-fork"
+    draft.mkdir(parents=True)
+    (draft / "half").write_text("of it")
+    with forked(tmp_path / "old" / "guide", _config(7), tmp_path / "new", "guide"):
+        assert _guide(_config(7), tmp_path / "new") == {"w": 7.0}
+    assert not draft.exists()

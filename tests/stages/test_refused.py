@@ -1,5 +1,6 @@
 """What is refused leaves a workdir byte for byte as it was; what has come of a stage stays."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -38,16 +39,30 @@ def test_a_stage_that_never_ran_leaves_nothing(tmp_path):
 
 def test_a_stage_that_was_there_keeps_its_record(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        stage(tmp_path, lambda folder: (folder / "metrics").mkdir() or interrupt(folder), x=1)
+        stage(tmp_path, interrupted, x=1)
     before = tree(tmp_path)
     for section in ({"x": 1}, {"x": 2}):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match="cannot be"):
             stage(tmp_path, refuse, **section)
-        assert {**tree(tmp_path), "guide/metrics": None} == {**before, "guide/metrics": None}
+        assert tree(tmp_path) == before
 
 
-def interrupt(folder: Path):
+def interrupted(folder: Path):
+    """Before the first checkpoint: what it has measured is no reason to keep it."""
+    (folder / "metrics").mkdir()
+    (folder / "metrics" / "metrics.jsonl").write_text("{}")
     raise KeyboardInterrupt
+
+
+def test_a_stage_whose_folder_another_job_holds_keeps_its_metrics(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, interrupted, x=1)
+    before = tree(tmp_path)
+    with (tmp_path / "guide" / ".lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another job is at work"):
+            stage(tmp_path, refuse, x=2)
+    assert tree(tmp_path) == before
 
 
 def test_what_a_stage_has_written_stays_with_its_record(tmp_path):

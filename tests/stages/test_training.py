@@ -88,6 +88,27 @@ def test_a_step_that_is_trained_again_is_recorded_once(tmp_path, tell_myself):
     assert 99.0 not in [record["toy/loss"] for record in curves(tmp_path)]
 
 
+def test_a_job_that_begins_anew_has_the_curves_of_its_own_start_alone(tmp_path):
+    """They go when nothing can refuse it any more; not before."""
+    for name in ("metrics/events.out.tfevents.1", "metrics/metrics.jsonl", "metrics-3/events"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"step": 1, "toy/loss": 99.0}\n')
+    before = {path: path.read_bytes() for path in tmp_path.rglob("metrics*/*")}
+
+    def refuse(count):
+        raise InputError("evaluate.judges names nobody who can judge here")
+
+    job = dataclasses.replace(JOB, judge_steps=100)
+    data = Ahead(batches(SAMPLES, batch_size=JOB.batch_size, seed=0), np.asarray)
+    given = dict(step=advance, init=init, abstract=jax.eval_shape(init), data=data)
+    with pytest.raises(InputError, match="names nobody"):
+        run_job("toy", tmp_path, job, **given, watched=Watched(Work(2), judge=refuse))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("metrics*/*")} == before
+    run(tmp_path)
+    assert not any(path.exists() for path in before if path.name != "metrics.jsonl")
+    assert 99.0 not in [record.get("toy/loss") for record in curves(tmp_path)]
+
+
 def test_a_finished_job_keeps_its_newest_checkpoint(tmp_path):
     job = dataclasses.replace(JOB, checkpoint_steps=2, keep=3, milestone_steps=4)
     data = Ahead(batches(SAMPLES, batch_size=JOB.batch_size, seed=0), np.asarray)

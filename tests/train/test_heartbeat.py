@@ -8,14 +8,14 @@ import time
 
 import pytest
 
-from flashjax.train import heartbeat as heartbeats
+from flashjax.parallel import watch
 from flashjax.train.heartbeat import heartbeat
 
 
 @pytest.fixture(autouse=True)
 def nobody_leaves(monkeypatch):
     """A process that hangs ends; here it would be that of the tests, were it ever so slow."""
-    monkeypatch.setattr(heartbeats, "LEAVE_SECONDS", 3600.0)
+    monkeypatch.setattr(watch, "LEAVE_SECONDS", 3600.0)
 
 
 def stacks_after(folder, *, seconds, until, step=7):
@@ -31,22 +31,24 @@ def stacks_after(folder, *, seconds, until, step=7):
 
 def test_a_process_that_falls_silent_says_where_it_is(tmp_path):
     text = stacks_after(tmp_path, seconds=0.05, until=lambda text: "stacks_after" in text)
-    assert "process 3: step 7 has ended; stacks follow if none ends for 0.05 s" in text
+    assert "process 3: step 7; stacks follow if that is all for 0.05 s" in text
     assert "test_heartbeat.py" in text  # the line that waits
     assert json.loads((tmp_path / "heartbeat-3.json").read_text())["step"] == 7
 
 
 def test_a_first_step_that_never_ends_is_a_hang_too(tmp_path):
     text = stacks_after(tmp_path, seconds=0.05, until=lambda text: "stacks_after" in text, step=0)
-    assert "process 3: step 0 has ended" in text and "stacks_after" in text
+    assert "process 3: step 0;" in text and "stacks_after" in text
 
 
 def test_the_log_says_how_far_every_process_came(tmp_path, caplog):
     for process, step in ((0, 7), (1, 6), (10, 7)):
-        (tmp_path / f"heartbeat-{process}.json").write_text(json.dumps({"step": step}))
+        (tmp_path / f"heartbeat-{process}.json").write_text(
+            json.dumps({"at": f"step {step}", "step": step})
+        )
     stacks_after(tmp_path, seconds=0.05, until=lambda _: caplog.records)
     record = caplog.records[-1]  # on a busy machine the start was a silence, too
-    assert record.levelname == "ERROR" and "no step ends after step 7" in record.message
+    assert record.levelname == "ERROR" and "nothing is heard after step 7" in record.message
     assert "step 6: process 1; step 7: process 0, 3, 10" in record.message
     assert f"{tmp_path}/stacks-*.txt" in record.message
 
@@ -59,10 +61,10 @@ def test_a_process_that_goes_on_says_nothing_of_its_threads(tmp_path):
 HANG = """
 import time
 from pathlib import Path
-from flashjax.parallel import signals
+from flashjax.parallel import signals, watch
 from flashjax.train import heartbeat
 signals.listen("flashjax toy")
-heartbeat.LEAVE_SECONDS = 0.1
+watch.LEAVE_SECONDS = 0.1
 with heartbeat.heartbeat(Path("hosts"), 0, stall_seconds=0.1) as hook:
     hook(7, None, {})
     time.sleep(600)

@@ -19,6 +19,7 @@ from flashjax import trees
 from flashjax.convert.writing import replacing
 from flashjax.data.jsons import read_array
 from flashjax.parallel.mesh import make_mesh
+from flashjax.parallel.watch import alive
 from flashjax.types import InputError, Params
 
 CHUNK = 32  # pictures at a time on each device
@@ -53,6 +54,7 @@ class Extractor:
         parts: list[Array | np.ndarray] = []
         with ThreadPoolExecutor() as pool:
             for start in range(0, count, chunk):
+                alive(f"features of {self.name} from row {start} of {count}")
                 chosen = rows[np.arange(start, start + chunk) % count]
                 batch = np.stack(list(pool.map(self._prepare, chosen)))
                 parts.append(self._forward(self._params, jax.device_put(batch, spread)))

@@ -16,7 +16,7 @@ from flashjax.quantize.codecs.palettes import INDICES, LUT
 from flashjax.quantize.containers.packing import SCALE, WEIGHT
 from flashjax.quantize.graphs.coreml_ops import CoreMLOps, mil_name
 from flashjax.quantize.graphs.graph import velocity
-from flashjax.quantize.graphs.packages import package
+from flashjax.quantize.graphs.packages import package, quiet, without_bars
 
 INPUTS = (
     "latent_image_embeddings",
@@ -68,14 +68,16 @@ def write_coreml(
         out = velocity(ops, config, latents, text, pooled, timestep)
         return ops.build.cast(x=out, dtype="fp32", name=OUTPUT)
 
-    model = ct.convert(
-        program,
-        convert_to="mlprogram",
-        minimum_deployment_target=ct.target.iOS16,
-        compute_precision=ct.precision.FLOAT32,  # as built: float16 wherever it is safe
-        pass_pipeline=ct.PassPipeline.EMPTY,  # others would merge equal weights
-        skip_model_load=True,
-    )
+    passes = package("coremltools.converters.mil.mil.passes.pass_pipeline")
+    with quiet(), without_bars(passes):
+        model = ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=ct.target.iOS16,
+            compute_precision=ct.precision.FLOAT32,  # as built: float16 wherever it is safe
+            pass_pipeline=ct.PassPipeline.EMPTY,  # others would merge equal weights
+            skip_model_load=True,
+        )
     model.short_description = "MMDiT-X: velocity of latents, quantized by flashjax"
     model.save(str(path))
 

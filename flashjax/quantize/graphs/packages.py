@@ -5,6 +5,7 @@ import importlib
 import logging
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from flashjax.types import InputError
 
@@ -21,6 +22,16 @@ def package(name: str) -> ModuleType:
             f"this format needs the package {name}: pip install {name} "
             "(requirements-deploy.txt has the versions that were run)"
         ) from error
+
+
+@contextlib.contextmanager
+def without_bars(module: Any) -> Iterator[None]:
+    """Hides the bars that a module draws with its tqdm, of steps that take no time."""
+    bars, module.tqdm = module.tqdm, lambda items, **_: items
+    try:
+        yield
+    finally:
+        module.tqdm = bars
 
 
 @contextlib.contextmanager

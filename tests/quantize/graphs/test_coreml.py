@@ -201,3 +201,11 @@ def test_projections_are_convolutions_of_1x1_and_activations_float16(written) ->
     }
     assert wide == {"const", "cast", "reshape", "mul", "cos", "sin", "concat"}  # of timesteps
     assert max(len(var.shape) for op in ops for var in op.outputs if op.op_type != "const") == 4
+
+
+def test_writing_a_package_says_nothing(model, tmp_path, capfd) -> None:
+    """Apple's converter draws a bar for each round of passes, and warns of what is absent."""
+    pytest.importorskip("coremltools")
+    for name in NAMES:
+        write_format(name, model, tmp_path)
+    assert capfd.readouterr() == ("", "")
