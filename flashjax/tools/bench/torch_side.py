@@ -61,7 +61,7 @@ class Theirs:
                 model.load_state_dict(state)
         if self.checkpointing:
             model.enable_gradient_checkpointing()
-        return model.to(dtype or torch.float32)
+        return model if dtype is None else model.to(dtype)
 
     def tensor(self, array: Any) -> Any:
         """An array of ours, latents "b h w c" as "b c h w"."""
@@ -125,7 +125,7 @@ class Theirs:
         """The loss and its gradients, under diffusers' names."""
         loss.backward()
         found = {name: w.grad.float().cpu().numpy() for name, w in model.named_parameters()}
-        return float(loss), found
+        return float(loss.detach()), found
 
     def calls(
         self, parts: tuple[str, ...], draws: dict[str, Draws], given: Any, mode: str
@@ -133,7 +133,7 @@ class Theirs:
         """The parts, `mode` "eager", "compiled" (whole networks) or "blocks" (each block)."""
         torch = self.torch
         (cond, uncond), sigmas = given
-        stored = torch.float32 if self.dtype.itemsize == 4 else self.dtype
+        stored = self.dtype if self.dtype.itemsize == 2 else None
         student, fake = self.network(None), self.network(None)
         teacher = self.network(None, dtype=stored)
         for network in (student, fake, teacher):
