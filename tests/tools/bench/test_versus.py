@@ -12,7 +12,7 @@ from flashjax.types import InputError
 
 @pytest.mark.parametrize("part", ["student", "critic"])
 def test_loss_and_gradients_are_those_of_torch_on_diffusers_network(part) -> None:
-    assert versus.difference(case_of("64/3/4+3/2"), part) < versus.TOLERANCE
+    assert versus.difference(case_of("64/2/4+3/2"), part) < versus.TOLERANCE
 
 
 def test_another_maths_is_not_compared(monkeypatch) -> None:
@@ -74,6 +74,6 @@ def test_an_iteration_is_a_student_step_and_five_of_the_critic() -> None:
     flops = found["flops"]
     assert flops["iteration"] == flops["student"] + 5 * flops["critic"]
     # Roll-out of 1, student forward and backward, teacher twice, fake score; roll-out of 4, fake.
-    assert flops["student"] == flops["critic"] == 7 * flops["forward"]
+    assert flops["student"] == flops["critic"] == 7 * case.flops()["forward"]
     lines = versus.table(found | {"peak": 1e12}).splitlines()
     assert "2.00 x" in lines[-1] and lines[-1].split()[0] == "iteration"
