@@ -12,6 +12,7 @@ nowhere else. Letters: b batch, c channels, h w latents.
 import importlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from flashjax.convert.configs import mmdit_config_to_diffusers
@@ -56,7 +57,7 @@ class Theirs:
                 for name, weight in model.named_parameters():
                     weight.fill_(1.0) if ".norm_" in name else weight.normal_(std=0.02)
             else:
-                given = transformer_to(params, sizes, "diffusers")
+                given = transformer_to(jax.device_get(params), sizes, "diffusers")
                 state = {k: torch.from_numpy(np.array(given[k])) for k in given}
                 model.load_state_dict(state)
         if self.checkpointing:
