@@ -70,7 +70,7 @@ class Theirs:
         host = np.ascontiguousarray(host.transpose(0, 3, 1, 2)) if host.ndim == 4 else host
         return self.torch.from_numpy(host).to(self.device)
 
-    def velocity(self, model: Any, x: Any, sigma: Any, cond: tuple[Any, Any]) -> Any:
+    def velocity(self, model: Any, x: Any, sigma: Any, cond: Any) -> Any:
         """The velocity in fp32, computed in this side's dtype."""
         with self.torch.autocast(self.device, self.dtype, enabled=self.dtype.itemsize == 2):
             found = model(
@@ -143,7 +143,7 @@ class Theirs:
             model.parameters(), RATE, BETAS, EPSILON, weight_decay=0.0, fused=True
         )
         optimisers = {"student": make(student), "critic": make(fake)}
-        latents = draws["student"].noise
+        latents: Any = draws["student"].noise
         level = latents.new_full((len(latents),), 0.5)
 
         def forward() -> Any:
