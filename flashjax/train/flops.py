@@ -54,11 +54,11 @@ def recomputed(
 ) -> float:
     """What re-computation in the backward pass adds: a forward pass per network that has one.
 
-    `fake_remat` "" is that of the student.
+    `fake_remat` "" is that of the student. With "products" kept only what costs none is re-run.
     """
     kept = {"student": remat, "fake": fake_remat or remat}
     return sum(
         forward
         for name, policy in kept.items()
-        if policy != "none" and flops.get(name, 0) >= 3 * forward
+        if policy not in ("none", "products") and flops.get(name, 0) >= 3 * forward
     )

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from flashjax.models.attention import attend_on
 from flashjax.models.mmdit import REMAT, MMDiT, MMDiTConfig, velocity_of
 from flashjax.parallel.layout import MMDIT
 from flashjax.parallel.mesh import make_mesh
@@ -37,7 +39,7 @@ def exponentials(remat, params):
     return str(jax.make_jaxpr(jax.grad(loss_of(remat)))(params)).count(" exp ")
 
 
-@pytest.mark.parametrize("remat", ["block", "attention"])
+@pytest.mark.parametrize("remat", ["block", "attention", "products"])
 def test_the_gradient_is_the_same_whatever_is_kept(remat, params):
     want, got = (jax.jit(jax.grad(loss_of(name)))(params) for name in ("none", remat))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), want, got)
@@ -50,7 +52,40 @@ def test_what_is_not_kept_is_computed_again(params):
 def test_an_unknown_choice_is_named():
     with pytest.raises(InputError, match=r"remat='all': choose of none, block"):
         dataclasses.replace(CONFIG, remat="all")
-    assert set(REMAT) == {"none", "block", "attention", "offload"}
+    assert set(REMAT) == {"none", "block", "attention", "products", "offload"}
+
+
+@pytest.mark.parametrize("residual", [None, jnp.float32])
+def test_with_products_kept_no_projection_is_multiplied_again(residual, params):
+    """Nor one whose sums are of another dtype; what XLA's softmax attention does, is."""
+
+    def projections(remat):
+        config = dataclasses.replace(CONFIG, remat=remat, dtype=jnp.bfloat16, residual=residual)
+        velocity = velocity_of(MMDiT(config))
+        loss = lambda params: jnp.sum(velocity(params, X, jnp.ones(4), COND))
+        traced = jax.make_jaxpr(jax.grad(loss))(params)
+        dots = [e for e in equations(traced.jaxpr) if e.primitive.name == "dot_general"]
+        return sum(not e.params["dimension_numbers"][1][0] for e in dots)
+
+    assert projections("products") == projections("none") < projections("attention")
+
+
+@pytest.mark.parametrize("remat", ["attention", "products"])
+def test_a_kept_cudnn_attention_is_not_run_again(remat, params, monkeypatch):
+    """Its backward pass reads the statistics of the softmax, not only what was attended."""
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    attend = attend_on(make_mesh({}), MMDIT, "cudnn")
+
+    def passes(remat):
+        config = dataclasses.replace(CONFIG, remat=remat, dtype=jnp.bfloat16)
+        velocity = velocity_of(MMDiT(config, attend=attend))
+        loss = lambda params: jnp.sum(velocity(params, X, jnp.ones(4), COND))
+        traced = jax.make_jaxpr(jax.grad(loss))(params)
+        names = [equation.primitive.name for equation in equations(traced.jaxpr)]
+        return names.count("dot_product_attention_fwd_wrapper")
+
+    assert passes(remat) == passes("none") < passes("block")
 
 
 def test_weights_are_cast_before_they_are_gathered(params):

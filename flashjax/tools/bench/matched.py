@@ -124,20 +124,17 @@ def sigmas_of() -> Array:
 
 def random_params(sizes: MMDiTConfig, seed: int) -> Params:
     """Weights in fp32 that look random: no projection is 0, as those of a new model are."""
-    return jax.tree.unflatten(jax.tree.structure(abstract_transformer(sizes)), _maker(sizes)(seed))
+    abstract = abstract_transformer(sizes)
 
-
-@functools.cache
-def _maker(sizes: MMDiTConfig) -> Callable[[int], list[Array]]:
-    leaves = trees.flatten(abstract_transformer(sizes))
-
-    def fill(path: str, leaf: Any, seed: Array) -> Array:
+    def fill(path: str, leaf: Any) -> Array:
         numbers = SPREAD * jnp.sin(scattered(leaf.shape) * (100.0 / SPREAD) + seed)
         return numbers + (1.0 if path.endswith("/scale") else 0.0)
 
-    return jax.jit(lambda seed: [fill(*named, seed) for named in leaves.items()])
+    filled = [fill(*named) for named in trees.flatten(abstract).items()]
+    return jax.tree.unflatten(jax.tree.structure(abstract), filled)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def random_batch(case: Case) -> tuple[Batch, Cond]:
     """A batch with encoded captions, and the conditioning of the empty one."""
     keys = jax.random.split(jax.random.key(1), 5)
@@ -154,6 +151,22 @@ def random_batch(case: Case) -> tuple[Batch, Cond]:
     return Batch(latents, cond), empty
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def begin(sizes: MMDiTConfig, stored: jnp.dtype) -> tuple[MatchState, Params]:
+    """The state before the first step, and the teacher as it is stored: one program makes all."""
+    descent = make_descent()
+    student, fake = (descent.start(random_params(sizes, n)) for n in (1, 2))
+    heads = descent.start(no_heads(jax.random.key(0)))
+    teacher = trees.cast(random_params(sizes, 3), stored)
+    return MatchState(jnp.zeros((), jnp.int32), student, fake, heads), teacher
+
+
+def no_heads(key: Array) -> Params:
+    """What stands for the heads, which nobody asks: their weight is 0."""
+    del key
+    return {"none": jnp.zeros((1, 1))}
+
+
 class Draws(NamedTuple):
     """What a step draws: its noise "b h w c", the levels "b", and the point's own fresh part.
 
@@ -167,6 +180,7 @@ class Draws(NamedTuple):
     fresh: Array
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def student_draws(key: Array, shape: tuple[int, ...]) -> Draws:
     """What the student's loss draws with this key: its point is linear in both ends of the line."""
     _, noise_key, match_key, *_ = jax.random.split(key, 5)
@@ -177,6 +191,7 @@ def student_draws(key: Array, shape: tuple[int, ...]) -> Draws:
     return Draws(jax.random.normal(noise_key, shape), level, (both - fresh)[:, 0, 0, 0], fresh)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def critic_draws(key: Array, shape: tuple[int, ...]) -> Draws:
     """What the critic's loss draws with this key."""
     _, noise_key, loss_key, *_ = jax.random.split(key, 5)
@@ -203,8 +218,8 @@ class Ours:
         self.nets = Networks(
             velocity=velocity_of(model),
             features=features_of(model, (0,)),
-            heads=lambda params, tokens, height: tokens,  # never asked: their weight is 0
-            init_heads=lambda key: {"none": jnp.zeros((1, 1))},
+            heads=lambda params, tokens, height: tokens,
+            init_heads=no_heads,
             text=SD3_TEXT,  # never asked: captions come encoded, and none is dropped
         )
         self.batch, self.empty = random_batch(self.case)
@@ -215,12 +230,8 @@ class Ours:
         return Frozen(teacher=teacher, student=None, text={}, empty=self.empty, span=span)
 
     def start(self) -> tuple[MatchState, Params]:
-        """The state before the first step, and the teacher as it is stored."""
-        descent = make_descent()
-        student, fake = (descent.start(random_params(self.case.sizes, n)) for n in (1, 2))
-        heads = descent.start(self.nets.init_heads(jax.random.key(0)))
-        teacher = trees.cast(random_params(self.case.sizes, 3), DTYPES[self.compute.teacher_dtype])
-        return MatchState(jnp.zeros((), jnp.int32), student, fake, heads), teacher
+        """The state before the first step, and the teacher."""
+        return begin(self.case.sizes, DTYPES[self.compute.teacher_dtype])
 
     def gradients(self, part: str, key: Array) -> tuple[Array, Params]:
         """The loss of a part's first step and its gradient, of the student or the fake score."""

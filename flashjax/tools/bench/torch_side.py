@@ -12,6 +12,7 @@ nowhere else. Letters: b batch, c channels, h w latents.
 import importlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from flashjax.convert.configs import mmdit_config_to_diffusers
@@ -56,12 +57,12 @@ class Theirs:
                 for name, weight in model.named_parameters():
                     weight.fill_(1.0) if ".norm_" in name else weight.normal_(std=0.02)
             else:
-                given = transformer_to(params, sizes, "diffusers")
+                given = transformer_to(jax.device_get(params), sizes, "diffusers")
                 state = {k: torch.from_numpy(np.array(given[k])) for k in given}
                 model.load_state_dict(state)
         if self.checkpointing:
             model.enable_gradient_checkpointing()
-        return model.to(dtype or torch.float32)
+        return model if dtype is None else model.to(dtype)
 
     def tensor(self, array: Any) -> Any:
         """An array of ours, latents "b h w c" as "b c h w"."""
@@ -69,7 +70,7 @@ class Theirs:
         host = np.ascontiguousarray(host.transpose(0, 3, 1, 2)) if host.ndim == 4 else host
         return self.torch.from_numpy(host).to(self.device)
 
-    def velocity(self, model: Any, x: Any, sigma: Any, cond: tuple[Any, Any]) -> Any:
+    def velocity(self, model: Any, x: Any, sigma: Any, cond: Any) -> Any:
         """The velocity in fp32, computed in this side's dtype."""
         with self.torch.autocast(self.device, self.dtype, enabled=self.dtype.itemsize == 2):
             found = model(
@@ -125,7 +126,7 @@ class Theirs:
         """The loss and its gradients, under diffusers' names."""
         loss.backward()
         found = {name: w.grad.float().cpu().numpy() for name, w in model.named_parameters()}
-        return float(loss), found
+        return float(loss.detach()), found
 
     def calls(
         self, parts: tuple[str, ...], draws: dict[str, Draws], given: Any, mode: str
@@ -133,7 +134,7 @@ class Theirs:
         """The parts, `mode` "eager", "compiled" (whole networks) or "blocks" (each block)."""
         torch = self.torch
         (cond, uncond), sigmas = given
-        stored = torch.float32 if self.dtype.itemsize == 4 else self.dtype
+        stored = self.dtype if self.dtype.itemsize == 2 else None
         student, fake = self.network(None), self.network(None)
         teacher = self.network(None, dtype=stored)
         for network in (student, fake, teacher):
@@ -142,7 +143,7 @@ class Theirs:
             model.parameters(), RATE, BETAS, EPSILON, weight_decay=0.0, fused=True
         )
         optimisers = {"student": make(student), "critic": make(fake)}
-        latents = draws["student"].noise
+        latents: Any = draws["student"].noise
         level = latents.new_full((len(latents),), 0.5)
 
         def forward() -> Any:

@@ -160,7 +160,7 @@ def difference(case: Case, part: str) -> float:
     else:
         said = theirs.critic_loss(student, fake, draws[part], sigmas, cond)
         their_loss, found = theirs.gradients(said, fake)
-    own = transformer_to(tree, case.sizes, "diffusers")
+    own = transformer_to(jax.device_get(tree), case.sizes, "diffusers")
     least = SMALL * np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in found.values()))
     errors = [
         np.linalg.norm(own[name] - x) / max(np.linalg.norm(x), least) for name, x in found.items()
