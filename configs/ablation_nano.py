@@ -55,12 +55,14 @@ def get_config(variant: str = "full") -> ConfigDict:
             features=arm(feature_weight=1.0),
             drawn_guidance=arm(guidance_spread=2.0),
             no_trajectory=arm(trajectory_weight=0.0),
-            # and how fast, and in which order, student and critic learn.
+            # how fast, and in which order, student and critic learn;
             no_pull=arm(fake_pull=0.0),
             rate_high=arm(student_optimiser=dict(learning_rate=3 * RATE)),
             rate_low=arm(student_optimiser=dict(learning_rate=RATE / 3)),
             critic_first=arm(warmup_steps=20),
             critic_often=arm(critic_updates=5),
+            # and, for the record, a fake score that learns no score.
+            fake_on_lines=arm(eta=0.0, level="any", last="share", fake_eta=0.0),
         ),
         trajectory=(0.1, 0.0),
         pull=(0.02, 0.0),

@@ -45,6 +45,7 @@ class MatchConfig:
     last: Literal["renoise", "share"] = "renoise"  # what the last step does
     guidance_spread: Weight = 0.0  # the scale of every sample is drawn so far around its own
     adversarial: Literal["softplus", "hinge"] = "softplus"  # loss of the heads
+    fake_eta: Share = 1.0  # noise the fake score learns on: 1 fresh, 0 the student's own, biased
     matching_weight: Weight = 1.0  # of the matching loss; 0: what `guide` learns, for longer
     feature_weight: Weight = 0.0  # of the distance to the mean features of real samples
     through: bool = False  # the last sample is matched, back through all steps but the first
@@ -71,6 +72,8 @@ class MatchConfig:
                 'other than "interval"'
             )
         interval = self.level == "interval"
+        if interval and self.fake_eta != 1.0:
+            raise InputError('level="interval" diffuses with fresh noise: leave fake_eta at 1')
         judged = self.adversarial_weight or self.feature_weight
         if interval and (judged or self.eta or self.last == "share"):
             raise InputError(

@@ -186,13 +186,14 @@ def make_critic_loss(
     """Builds `loss(learned, student, frozen, batch, key) -> (loss, metrics)` of the critic.
 
     `learned` are the parameters {"fake", "heads"}. The fake score learns the student's samples by
-    flow matching with fresh noise. The heads read its features, of real samples with the same noise
-    and levels; their gradient stops there, so that it stays an estimator of the score, or goes on
-    with the weight `config.heads_reach`.
+    flow matching with fresh noise, or with a share of the student's own (`config.fake_eta`): then
+    it learns the student's lines, which are no score. The heads read its features, of real samples
+    with the same noise and levels; their gradient stops there, so that it stays an estimator of the
+    score, or goes on with the weight `config.heads_reach`.
     """
 
-    def drawn(student, frozen, cond, step_key, noise) -> tuple[Array, Array]:
-        """The student's samples, and their level: 0, or where its step ends on an interval."""
+    def drawn(student, frozen, cond, step_key, noise) -> tuple[Array, Array, Array]:
+        """The student's samples, its own noise, and their level: 0, or an interval's lower end."""
         at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
         if config.through:  # the last sample is the one that is matched
             at = StudentStep(sigmas, jnp.int32(len(sigmas) - 2), at.first)
@@ -200,11 +201,14 @@ def make_critic_loss(
         sigma = jnp.full(x.shape[:1], at.sigmas[at.index])
         velocity = nets.velocity(student, x, sigma, cond)
         end = at.sigmas[at.index + 1] if config.level == "interval" else 0.0
-        return x + path.along(end - sigma, x) * velocity, jnp.full_like(sigma, end)
+        sample = x + path.along(end - sigma, x) * velocity
+        return sample, path.to_noise(velocity, x, sigma), jnp.full_like(sigma, end)
 
-    def judged(learned, sample, low, batch, cond, key) -> tuple[Array, Metrics]:
+    def judged(learned, sample, own, low, batch, cond, key) -> tuple[Array, Metrics]:
         sigma_key, noise_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, sample.shape)
+        if config.fake_eta < 1.0:  # 1 is the fresh noise to the last bit
+            noise = path.matching_noise(own, noise, config.fake_eta)
         if config.level == "interval":
             sigma, weight = draw_interval(sigma_key, low, config)
             x = path.diffuse(sample, low, sigma, noise)
@@ -232,8 +236,8 @@ def make_critic_loss(
         drop = draw_t5_drop(drop_key, len(batch.latents), config.drop_t5)
         cond, _ = encode_pair(nets.text, frozen.text, batch.tokens, frozen.empty, drop=drop)
         noise = jax.random.normal(noise_key, batch.latents.shape)
-        sample, low = drawn(student, frozen, cond, step_key, noise)
-        return judged(learned, sample, low, batch, cond, loss_key)
+        sample, own, low = drawn(student, frozen, cond, step_key, noise)
+        return judged(learned, sample, own, low, batch, cond, loss_key)
 
     return loss_fn
 

@@ -1,5 +1,7 @@
 """Arms that change what is differentiated: through the later steps, and mean features."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from jax.lax import stop_gradient as stop
 
 from flashjax.losses.feature_matching import feature_loss
+from flashjax.losses.trajectory import trajectory_loss
 from flashjax.models.text import draw_t5_drop, encode_pair
 from flashjax.train.arms import matching_point
 from flashjax.train.match import make_critic_loss, make_student_loss
@@ -164,3 +167,35 @@ def test_a_student_of_one_step_has_no_later_ones(world):
 def test_through_goes_with_the_whole_grid_alone(world, arm):
     with pytest.raises(InputError, match="through=True matches the last sample"):
         world.config(through=True, **arm)
+
+
+def test_a_fake_score_on_the_students_own_noise_learns_its_lines(world):
+    """From pure noise in one step the student's noise is that noise, and its line the target."""
+    frozen, seen = world.spanning(0, 1), []
+
+    def spy(params, x, sigma, cond):
+        seen.append((x, sigma, cond))
+        return world.nets.features(params, x, sigma, cond)
+
+    nets = dataclasses.replace(world.nets, features=spy)
+    learned = {"fake": world.init(3), "heads": world.nets.init_heads(jax.random.key(4))}
+    key, student = jax.random.key(0), world.init(1)
+    losses = {}
+    for eta in (0.0, 1.0):
+        config = world.config(fake_eta=eta, adversarial_weight=0.0)
+        loss = make_critic_loss(nets, config, jnp.array([1.0, 0.0]))
+        losses[eta], _ = loss(learned, student, frozen, world.batch, key)
+    (x, sigma, cond), (other, same_sigma, _) = seen
+    noise = jax.random.normal(jax.random.split(key, 5)[1], x.shape)
+    velocity = world.nets.velocity(student, noise, jnp.ones(len(x)), cond)
+    level = sigma[:, None, None, None]
+    np.testing.assert_allclose(x, noise - (1 - level) * velocity, atol=1e-5)
+    np.testing.assert_array_equal(sigma, same_sigma)
+    fake = world.nets.velocity(learned["fake"], x, sigma, cond)
+    np.testing.assert_allclose(losses[0.0], jnp.mean(trajectory_loss(fake, velocity)), rtol=1e-5)
+    assert np.any(x != other) and losses[0.0] != losses[1.0]
+
+
+def test_an_interval_has_fresh_noise_alone(world):
+    with pytest.raises(InputError, match="leave fake_eta at 1"):
+        world.config(level="interval", adversarial_weight=0.0, fake_eta=0.5)
