@@ -213,5 +213,5 @@ def test_the_student_s_loss_moves_along_ones_own_gradient(world, monkeypatch, tm
     config = world.config(gradient="someones_zeros:zero", **alone)
     loss = make_student_loss(world.nets, config, jnp.array(GRID))
     state = world.state(optax.sgd(1.0))
-    found, _ = loss(world.init(1), state, world.frozen, world.batch, jax.random.key(0))
+    found, _ = jax.jit(loss)(world.init(1), state, world.frozen, world.batch, jax.random.key(0))
     assert float(found) == 0.0

@@ -106,7 +106,8 @@ def test_between_both_ends_the_point_leaves_the_line_by_fresh_noise(world, line,
 
 def reference_conds(world, frozen, key):
     drop = draw_t5_drop(key, 3, 0.5)
-    return encode_pair(world.nets.text, frozen.text, world.batch.tokens, frozen.empty, drop=drop)
+    encode = jax.jit(encode_pair, static_argnums=0)
+    return encode(world.nets.text, frozen.text, world.batch.tokens, frozen.empty, drop=drop)
 
 
 def reference_input(world, frozen, student, cond, key, index, first):

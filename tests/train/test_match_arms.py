@@ -28,7 +28,7 @@ def wide(sigma):
 
 def conds_of(world, key):
     drop = draw_t5_drop(key, 3, 0.0)
-    return encode_pair(
+    return jax.jit(encode_pair, static_argnums=0)(
         world.nets.text, world.frozen.text, world.batch.tokens, world.frozen.empty, drop=drop
     )
 
