@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
+from flashjax.models import layers
 from flashjax.models.attention import attend_on, cudnn_attend
 from flashjax.parallel.layout import MMDIT
 from flashjax.parallel.mesh import make_mesh
@@ -18,6 +19,24 @@ SHAPE = (4, 150, 2, 16)  # 150 tokens do not fill two tiles
 def qkv():
     random = np.random.default_rng(0)
     return tuple(jnp.float32(random.normal(size=SHAPE)) for _ in range(3))
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2e-2)])
+def test_attention_and_its_gradients_are_those_of_jax(qkv, dtype, atol):
+    def outputs(attend):
+        def loss(q, k, v):
+            out = attend(q, k, v)
+            return jnp.sum(jnp.sin(out.astype(jnp.float32))), out
+
+        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(*(x.astype(dtype) for x in qkv))
+
+    pairs = zip(
+        *(jax.tree.leaves(outputs(f)) for f in (jax.nn.dot_product_attention, layers.attend)),
+        strict=True,
+    )
+    for want, got in pairs:
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got.astype(np.float32), want.astype(np.float32), atol=atol)
 
 
 def test_the_tpu_kernel_gives_the_same_numbers_and_gradients_on_a_mesh(qkv):
