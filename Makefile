@@ -9,7 +9,7 @@ TORCH_CPU := --extra-index-url https://download.pytorch.org/whl/cpu --retries 2
 # Large pages for large arrays: without them half of a CPU's time goes into page faults (BUILD_NOTES.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-full rehearse test lint types docs clean
+.PHONY: demo demo-full rehearse test pythons lint types docs clean
 
 demo: .venv/run
 	$(BIN)/flashjax run --config configs/nano.py --workdir runs/nano
@@ -22,6 +22,9 @@ rehearse: .venv/test
 
 test: .venv/test lint types
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+pythons:
+	.ci/pythons
 
 lint: .venv/test
 	$(BIN)/ruff check flashjax configs launch tests docs
