@@ -7,7 +7,6 @@ part of the mesh in its order, so that the last axes stay within a host where th
 """
 
 import dataclasses
-import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,6 @@ from flashjax.types import InputError
 
 AXES = ("branch", "data", "fsdp", "context", "tensor")
 CROSSING = ("branch", "data")
-log = logging.getLogger(__name__)
-
 PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 
@@ -143,7 +140,6 @@ def simulate_devices(number: int) -> None:
     except RuntimeError as error:
         raise RuntimeError("simulate_devices must run before JAX touches a device") from error
     jax.config.update("jax_platforms", "cpu")
-    log.info("simulate_devices=%d: the CPU alone, split; 1 takes what there is", number)
     # XLA aborts where a device is 40 s late at a collective, as one of a busy machine may be.
     flags = os.environ.get("XLA_FLAGS", "")
     if PATIENCE.partition("=")[0] not in flags:

@@ -24,6 +24,7 @@ from flashjax.parallel import signals
 
 STALL_SECONDS = 3600.0  # outside training: what says nothing meanwhile is taken for a hang
 LEAVE_SECONDS = 15.0  # after its own stacks, for the others to write theirs
+LOCKED_SECONDS = 5.0  # after which a process whose interpreter is locked writes stacks without it
 
 _of_stage: list["Watch"] = []  # the watch of the stage at work, unless it rests
 
@@ -78,8 +79,9 @@ class Watch:
                     folder.rmdir()
 
     def _count(self, seconds: float, at: str) -> None:
-        # The stacks come from a thread that asks no interpreter, the line in the log does.
-        faulthandler.dump_traceback_later(seconds, file=self._stacks)
+        # A thread that asks no interpreter may fall over threads that run meanwhile: it writes
+        # stacks only where the alarm, which asks, has not been let in.
+        faulthandler.dump_traceback_later(seconds + LOCKED_SECONDS, file=self._stacks)
         self._alarm.cancel()
         self._moved.set()
         self._moved = threading.Event()
@@ -93,6 +95,8 @@ class Watch:
         with self._turn:
             if moved.is_set():
                 return
+            faulthandler.cancel_dump_traceback_later()
+            faulthandler.dump_traceback(file=self._stacks)  # who waits may be ended by the other
             if late > 0:
                 self._count(late, at)
                 return

@@ -355,7 +355,8 @@ def first_step(name: str) -> Hook:
             jax.block_until_ready(metrics)
             now = time.monotonic()
             times = (now - signals.STARTED, now - begun)
-            log.info("%s: first step %.1f s after the command, itself %.1f s", name, *times)
+            said = "%s: first step %.1f s after the command, itself %.1f s, on %d x %s"
+            log.info(said, name, *times, jax.device_count(), jax.devices()[0].device_kind)
 
     return hook
 

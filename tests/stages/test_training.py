@@ -65,7 +65,8 @@ def test_the_wait_for_the_first_step_is_said_once_a_start(tmp_path, caplog):
     with caplog.at_level("INFO"):
         run(tmp_path)
     (line,) = [line for line in caplog.messages if "first step" in line]
-    assert re.fullmatch(r"toy: first step \d+\.\d s after the command, itself \d+\.\d s", line)
+    said = r"toy: first step \d+\.\d s after the command, itself \d+\.\d s, on 8 x cpu"
+    assert re.fullmatch(said, line)
 
 
 def test_the_metrics_of_a_job_are_kept_as_records(tmp_path):

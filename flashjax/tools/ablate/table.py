@@ -59,13 +59,13 @@ def value_of(found: Sequence[float]) -> Value:
 
 
 def rows_of(grid: AblateConfig, workdir: Path) -> list[Row]:
-    """The rows of all that is done so far: of every number of steps what is guided, then arms."""
+    """The rows of all that is done so far: of each number of steps what is guided, arms, splits."""
     groups: dict[Cell, list[Cell]] = {}
     for cell in cells(grid):
         groups.setdefault(dataclasses.replace(cell, seed=0), []).append(cell)
     order = {steps: place for place, steps in enumerate(grid.steps)}
     found = [row for group in groups.values() if (row := row_of(group, workdir)) is not None]
-    return sorted(found, key=lambda row: order[row.steps])
+    return sorted(found, key=lambda row: (order[row.steps], bool(row.split)))
 
 
 def row_of(group: Sequence[Cell], workdir: Path) -> Row | None:
