@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from flashjax.checksums import check_sums, checksums
+from flashjax.checksums import PART, _on_devices, check_sums, checksums
 from flashjax.parallel.mesh import make_mesh
 
 DTYPES = [np.float32, ml_dtypes.bfloat16, np.float16, np.int32, np.uint8, np.bool_]
+
+
+def compiled(array):
+    """The sum of the program that accelerators run."""
+    return {"w": int(_on_devices({"w": array})["w"])}
 
 
 def _by_hand(array):
@@ -32,13 +37,20 @@ def test_hosts_and_devices_follow_the_definition(dtype, shape, key):
     array = np.asarray(jax.random.normal(key, shape) * 3).astype(dtype)
     want = {"w": _by_hand(array)}
     assert checksums({"w": array}) == checksums({"w": jnp.asarray(array)}) == want
+    assert compiled(jnp.asarray(array)) == want
 
 
 def test_a_mesh_does_not_change_them(key):
     array = jax.random.normal(key, (8, 4, 6))
     for sizes, spec in [({"fsdp": 8}, P("fsdp")), ({"fsdp": 2, "tensor": 2}, P("fsdp", "tensor"))]:
         split = jax.device_put(array, jax.sharding.NamedSharding(make_mesh(sizes), spec))
-        assert checksums({"w": split}) == checksums({"w": array})
+        want = checksums({"w": np.asarray(array)})
+        assert checksums({"w": split}) == compiled(split) == want
+
+
+def test_parts_of_an_array_are_weighted_by_their_places_in_the_whole():
+    array = np.arange(2 * PART + 5, dtype=np.float32)
+    assert checksums({"w": array}) == {"w": _by_hand(array)} == compiled(array)
 
 
 @pytest.mark.parametrize("bit", range(16))
@@ -57,7 +69,7 @@ def test_a_flipped_bit_and_two_arrays_that_changed_places_are_named(bit, key):
 CROWDED = """
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from flashjax.checksums import checksums
+from flashjax.checksums import _on_devices
 over = NamedSharding(jax.make_mesh((2,), ("branch",)), PartitionSpec("branch"))
 state = {str(i): jax.device_put(jnp.ones((2, 300 + i, 256)), over) for i in range(40)}
 work = jax.device_put(jnp.ones((2, 1000, 1000)), over)
@@ -70,7 +82,7 @@ def step(work, state):
 
 for _ in range(3):
     work, state = step(work, state)
-    print(len(checksums(state)))
+    print(len(jax.device_get(_on_devices(state))))
 """
 
 
