@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flashjax.models.layers import Dense, check_dtype, scanned
+from flashjax.models.layers import Dense, check_dtype, parameter, scanned
 from flashjax.types import Count, InputError, Whole
 
 ACTIVATIONS = {
@@ -81,8 +81,8 @@ class CLIPText(nn.Module):
     def __call__(self, ids: Array) -> tuple[Array, Array]:
         config = self.config
         normal = nn.initializers.normal(0.02)
-        table = self.param("tokens", normal, (config.vocabulary, config.width))
-        positions = self.param("positions", normal, (config.length, config.width))
+        table = parameter(self, "tokens", normal, (config.vocabulary, config.width))
+        positions = parameter(self, "positions", normal, (config.length, config.width))
         places = positions[None, : ids.shape[1]].astype(config.dtype)
         x = table[ids].astype(config.dtype) + places
         if config.depth > 1:

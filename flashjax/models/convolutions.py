@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flashjax.models.layers import fan_in, zeros
+from flashjax.models.layers import fan_in, parameter, zeros
 
 NARROW = 32  # channels: below these a CPU's matrix products are mostly overhead
 
@@ -22,8 +22,8 @@ class Conv3x3(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         inputs = x.shape[-1]
-        kernel = self.param("kernel", self.kernel_init, (3, 3, inputs, self.channels))
-        bias = self.param("bias", zeros, (self.channels,))
+        kernel = parameter(self, "kernel", self.kernel_init, (3, 3, inputs, self.channels))
+        bias = parameter(self, "bias", zeros, (self.channels,))
         if max(inputs, self.channels) < NARROW:
             return convolve_narrow(x, kernel) + bias
         return convolve(x, kernel) + bias
@@ -89,8 +89,8 @@ class UpsampleConv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, height, width, inputs = x.shape
-        kernel = self.param("kernel", fan_in, (3, 3, inputs, self.channels))
-        bias = self.param("bias", zeros, (self.channels,))
+        kernel = parameter(self, "kernel", fan_in, (3, 3, inputs, self.channels))
+        bias = parameter(self, "bias", zeros, (self.channels,))
         merge = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
         phases = jnp.einsum("pak,qbl,klio->abipqo", merge, merge, kernel)
         y = _convolve(x, phases.reshape(2, 2, inputs, -1), (1, 1))

@@ -60,6 +60,24 @@ zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
+def parameter(
+    module: nn.Module,
+    name: str,
+    init: Initializer,
+    shape: tuple[int, ...],
+    dtype: jnp.dtype = jnp.float32,
+) -> Array:
+    """A parameter of `module`; one that is there is asked for its shape, and no more.
+
+    Flax would trace its initialiser at every use, to compare shapes: two fifths of the time that
+    tracing a network takes.
+    """
+    there = None if module.is_initializing() else module.get_variable("params", name)
+    if there is None or there.shape != shape:
+        return module.param(name, init, shape, dtype)  # makes it, or says what is wrong
+    return there
+
+
 class Dense(nn.Module):
     """A linear map whose output dims are named, so that a fused projection keeps its own dims.
 
@@ -92,7 +110,7 @@ class Dense(nn.Module):
         def init_kernel(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
             return self.kernel_init(key, flat, dtype).reshape(shape)
 
-        kernel = self.param("kernel", init_kernel, (*inputs, *self.shape), jnp.float32)
+        kernel = parameter(self, "kernel", init_kernel, (*inputs, *self.shape))
         names = (*(self.inputs or (None,) * self.contract), *self.names)
         kernel = lay_out_for_use(self.constrain, names, kernel.astype(self.dtype))
         x = x.reshape(*lead, flat[0])
@@ -104,7 +122,7 @@ class Dense(nn.Module):
         y = multiply(x, kernel, self.sums) if wide else x @ kernel
         y = y.reshape(*lead, *self.shape)
         if self.use_bias:
-            bias = self.param("bias", zeros, self.shape, jnp.float32)
+            bias = parameter(self, "bias", zeros, self.shape)
             y = y + bias.astype(y.dtype)
         leading = ("batch", "tokens")[: len(lead)]
         return self.constrain(y, *leading, *self.names)
@@ -158,7 +176,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],), jnp.float32)
+        scale = parameter(self, "scale", nn.initializers.ones_init(), x.shape[-1:])
         x32 = x.astype(jnp.float32)
         variance = jnp.mean(x32 * x32, axis=-1, keepdims=True)
         return (x32 * jax.lax.rsqrt(variance + self.epsilon) * scale).astype(x.dtype)

@@ -271,9 +271,12 @@ class MMDiT(nn.Module):
         patches = x.reshape(batch, rows, config.patch, columns, config.patch, config.channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
         tokens = self.dense((config.width,), ("width",), "patch_embed", sums=config.sums)(patches)
-        table = self.param(
+        side = config.position_size
+        table = layers.parameter(
+            self,
             "position",
-            lambda _: layers.position_table(config.position_size, config.width),
+            lambda *_: layers.position_table(side, config.width),
+            (side, side, config.width),
         )
         crop = layers.centre_crop(table, rows, columns).reshape(1, -1, config.width)
         return self.constrain(tokens + crop.astype(config.sums), "batch", "tokens", "width")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flashjax.models.layers import Dense, RMSNorm, check_dtype, scanned
+from flashjax.models.layers import Dense, RMSNorm, check_dtype, parameter, scanned
 from flashjax.types import Count
 
 
@@ -79,9 +79,9 @@ class T5Encoder(nn.Module):
     def __call__(self, ids: Array) -> Array:
         config = self.config
         normal = nn.initializers.normal(1.0)
-        tokens = self.param("tokens", normal, (config.vocabulary, config.width))
+        tokens = parameter(self, "tokens", normal, (config.vocabulary, config.width))
         x = tokens[ids].astype(config.dtype)
-        table = self.param("position_bias", normal, (config.buckets, config.heads))
+        table = parameter(self, "position_bias", normal, (config.buckets, config.heads))
         index = relative_buckets(ids.shape[1], config.buckets, config.max_distance)
         bias = table[index].transpose(2, 0, 1)[None]
         x, _ = scanned(T5Block, config.depth)(config, name="blocks")(x, bias)

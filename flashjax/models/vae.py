@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flashjax.models.convolutions import Conv3x3, UpsampleConv
-from flashjax.models.layers import apply, zeros
+from flashjax.models.layers import apply, parameter, zeros
 from flashjax.types import Count, Params, Positive
 
 
@@ -46,8 +46,8 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones_init(), (channels,))
-        bias = self.param("bias", zeros, (channels,))
+        scale = parameter(self, "scale", nn.initializers.ones_init(), (channels,))
+        bias = parameter(self, "bias", zeros, (channels,))
 
         def pooled(moment: Array) -> Array:
             grouped = moment.reshape(-1, self.groups, channels // self.groups)
