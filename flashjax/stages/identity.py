@@ -6,9 +6,13 @@ another result. *Operation* (mesh, computation, intervals) may change whenever a
 been trained with those that it has.
 """
 
+import importlib.util
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from flashjax.types import is_code
 
 OPERATION = re.compile(
     r"(.*\.)?("
@@ -47,6 +51,20 @@ def forbidden(found: Mapping[str, Change], *, done: bool) -> dict[str, Change]:
 def told(found: Mapping[str, Change]) -> str:
     """Changes as a reader wants them: "a.b: 1 -> 2, c: ..."."""
     return ", ".join(f"{key}: {was} -> {now}" for key, (was, now) in found.items())
+
+
+def code_named(section: Mapping[str, Any]) -> dict[str, Path]:
+    """The files of somebody's own code that a section names, by its key: other code, other stage.
+
+    What such a file imports in its turn is not known.
+    """
+    named = {
+        f"{key}={text}": importlib.util.find_spec(text.partition(":")[0])
+        for key, value in leaves(section).items()
+        for text in (value if isinstance(value, list | tuple) else [value])
+        if isinstance(text, str) and is_code(text)
+    }
+    return {key: Path(spec.origin) for key, spec in named.items() if spec and spec.origin}
 
 
 def leaves(tree: Any, path: str = "") -> dict[str, Any]:

@@ -32,7 +32,7 @@ from flashjax.stages.contents import (
     contents,
     sweep,
 )
-from flashjax.stages.identity import Change, changes, forbidden, told
+from flashjax.stages.identity import Change, changes, code_named, forbidden, told
 from flashjax.stages.refused import LOCK, STAGE, withdrawn_record
 from flashjax.types import InputError, one_line
 
@@ -65,16 +65,19 @@ def run_stage(
     While it is at work no other job may be in its folder.
 
     `section` is all that the stage depends on, as plain values; `inputs` are the stage folders or
-    files that it reads. A folder of another identity (identity.py) or of changed inputs is an
-    InputError, but where a stage was refused or stopped before its first checkpoint, nothing is
-    lost: it starts anew. Changes of operation are noted with their step.
+    files that it reads; files of code that the section names are more of them. A folder of another
+    identity (identity.py) or of changed inputs is an InputError, but where a stage was refused or
+    stopped before its first checkpoint, nothing is lost: it starts anew. Changes of operation are
+    noted with their step.
     """
     folder = Path(workdir) / name
     before, anew = _found(folder)
+    plain = configs.to_dict(section)
+    inputs = {**inputs, **code_named(plain)}
     asked = {
         "stage": name,
         "seed": seed,
-        "section": configs.to_dict(section),
+        "section": plain,
         "config_digest": configs.digest(section),
         "inputs": {key: _described(Path(path), key, before) for key, path in inputs.items()},
     }

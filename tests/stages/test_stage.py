@@ -159,6 +159,23 @@ def test_changed_inputs_are_refused(tmp_path):
         _run(tmp_path, Body(), inputs=parent)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_code_that_changed_under_its_name_is_another_stage(nested, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / f"mine_{nested}"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    code = package / "arms.py"
+    code.write_text("def gradient(): return 1\n")
+    named = f"mine_{nested}.arms:gradient"
+    section = {"judges": ("detail", named)} if nested else {"match": {"gradient": named}}
+    _run(tmp_path / "w", Body(), section)
+    _run(tmp_path / "w", Body(), section)
+    code.write_text("def gradient(): return 2\n")
+    with pytest.raises(InputError, match=f"{named} has changed"):
+        _run(tmp_path / "w", Body(), section)
+
+
 def test_missing_or_unfinished_inputs_are_named(tmp_path):
     with pytest.raises(InputError, match="input guide is missing"):
         _run(tmp_path, Body(), inputs={"guide": tmp_path / "guide"})
