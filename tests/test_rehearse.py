@@ -1,10 +1,6 @@
 """The rehearsal's teacher and data are what it says, and its checks see what is wrong."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +19,6 @@ from flashjax.launch import rehearse
 from flashjax.launch.rehearsal import checks, data
 from flashjax.launch.rehearsal.teacher import T5_FILES, Narrow, write_teacher
 from flashjax.stages.stage import write_json
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +107,3 @@ def test_a_folder_of_others_is_left_alone(tmp_path):
     (tmp_path / rehearse.OURS).write_text("a file of that name")
     assert not rehearse.clear(tmp_path) and (tmp_path / "mine").read_text() == "mine"
     assert rehearse.clear(tmp_path / "new") and rehearse.clear(tmp_path / "new")
-
-
-@pytest.mark.skipif("REHEARSE" not in os.environ, reason="takes many minutes: REHEARSE=small")
-def test_a_small_rehearsal_holds(tmp_path):
-    program = [sys.executable, str(ROOT / "launch" / "rehearse.py"), "--small", "--workdir"]
-    done = subprocess.run([*program, str(tmp_path / "run")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout

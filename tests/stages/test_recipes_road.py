@@ -1,9 +1,10 @@
 """The whole road of every recipe and variant, shrunk by overrides alone.
 
-Recipes that differ in titles, in how they lie on a machine, or in the model that a plan is of, are
-one and the same once they are shrunk: that road is run once. What is left are four, of steps and of
-data; compiling them takes minutes, so two are run that have both of each, and all four with
-ROADS=all. One process runs them, for each would compile anew what they share.
+Recipes that differ in titles, in how they are carried out, or in the model that a plan is of, are
+one and the same once they are shrunk. What is left are four roads, of steps and of data. That of
+four steps and pictures is the small rehearsal: two layouts of a teacher, dirty data, a kill and a
+new start. That of two steps and prompts is run, too, and the other two with ROADS=all. One process
+runs these, for each would compile anew what they share.
 """
 
 import json
@@ -16,6 +17,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
+from flashjax.launch import rehearse
+from flashjax.stages.identity import OPERATION, leaves
 from flashjax.stages.run import ROAD
 from flashjax.stages.stage import read_stage, stage_results
 
@@ -40,6 +43,11 @@ def recipes() -> list[str]:
         variants = ("", ":512px", ":prompts", ":512px,prompts") if varied else ("",)
         found += [path.name + variant for variant in variants]
     return [recipe for recipe in found if ALL or ("2step" in recipe) == ("prompts" in recipe)]
+
+
+def is_rehearsed(recipe: str) -> bool:
+    """Whether it has four steps and learns from pictures, as the rehearsal's."""
+    return "2step" not in recipe and "prompts" not in recipe
 
 
 def shrunk(recipe: str, teacher: Path, data: Path) -> list[str]:
@@ -74,11 +82,14 @@ def shrunk(recipe: str, teacher: Path, data: Path) -> list[str]:
     return [f"{key}={value}" for key, value in sizes.items()]
 
 
-def computed(config: ConfigDict) -> dict:
-    """What stages compute with: no title, and not the model that a plan is of."""
-    plain = configs.to_dict(config)
-    del plain["model"], plain["export"]["title"], plain["report"]["title"]
-    return plain
+def identity(config: ConfigDict | dict) -> dict:
+    """What a run comes to: nothing of how it is carried out, no title, no model of a plan."""
+    of_plans = ("simulate_devices", "model", "export.title", "report.title")
+    return {
+        key: value
+        for key, value in leaves(configs.to_dict(config)).items()
+        if not OPERATION.fullmatch(key) and not key.startswith(of_plans)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +110,36 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def roads(undivided, shallow_teacher: Path, data: Path, tmp_path_factory: pytest.TempPathFactory):
+def rehearsed(
+    undivided, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, object], Path]:
+    """The small rehearsal's overrides and its workdir, once all of its checks have held."""
+    home = tmp_path_factory.mktemp("rehearsal")
+    words = [sys.executable, rehearse.__file__, "--small", "--workdir", str(home)]
+    done = subprocess.run(words, env=undivided, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    source = {"teacher.source": home / "teacher" / "folder"}
+    return rehearse.overrides(rehearse.SMALL, home / "data") | source, home / "run"
+
+
+@pytest.fixture(scope="module")
+def roads(
+    undivided,
+    rehearsed,
+    shallow_teacher: Path,
+    data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+):
     """Runs each road once; `(config, workdir)` by recipe."""
     home, found, arguments = tmp_path_factory.mktemp("roads"), {}, {}
     for recipe in recipes():
+        if is_rehearsed(recipe):
+            overrides = [f"{key}={value}" for key, value in rehearsed[0].items()]
+            found[recipe] = configs.load(FOLDER / recipe, overrides), rehearsed[1]
+            continue
         overrides = shrunk(recipe, shallow_teacher, data)
         config = configs.load(FOLDER / recipe, overrides)
-        workdir = home / configs.digest(computed(config))
+        workdir = home / configs.digest(identity(config))
         found[recipe] = config, workdir
         flags = ["run", "--config", str(FOLDER / recipe), "--workdir", str(workdir)]
         arguments.setdefault(workdir, flags + [f"--config.{override}" for override in overrides])
@@ -131,7 +165,7 @@ def test_a_recipe_comes_from_its_teacher_to_its_report(recipe, roads):
     page = (workdir / "report" / "report.html").read_text()
     steps = config.student.steps
     assert {f"student after merge, {steps} steps", f"student 6-bit, {steps} steps"} <= rows
-    assert ("real pictures" in rows) == ("prompts" not in recipe)
+    assert ("real pictures" in rows) == ("prompts" not in recipe and not config.evaluate.prompts)
     assert all(name in page for name in rows)
 
 
@@ -142,3 +176,9 @@ def test_recipes_differ_in_steps_and_data_alone(roads):
     }
     others = [(2, True), (4, False)] if ALL else []
     assert sorted(told.values()) == sorted([(2, False), (4, True), *others])
+
+
+def test_what_ran_in_its_workdir_is_what_a_recipe_comes_to(roads):
+    for config, workdir in roads.values():
+        ran = json.loads((workdir / "config.json").read_text())
+        assert identity(ran) == json.loads(json.dumps(identity(config)))
