@@ -100,8 +100,11 @@ def test_a_save_cut_by_kill_is_ignored(tmp_path):
     assert checkpoints.latest_step() == 1
     got, _ = checkpoints.restore(1, {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})
     np.testing.assert_array_equal(got["w"], np.ones(3))
-    checkpoints.close()  # unfinished saves are swept away in the background
-    assert {path.name for path in tmp_path.iterdir()} == {"1"}
+    checkpoints.close()
+    deadline = time.monotonic() + 60  # unfinished saves are swept away in the background
+    while {path.name for path in tmp_path.iterdir()} != {"1"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_params_come_back_with_and_without_a_layout(key, tmp_path):

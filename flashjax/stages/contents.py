@@ -1,6 +1,8 @@
 """What a finished stage left, as its stage.json notes it: every tree of weights and every file."""
 
+import contextlib
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -24,6 +26,21 @@ TRACES = (
 DRAFT = re.compile(r".+\.\d+\.tmp|heartbeat-\d+\.tmp|(metrics|judged)\.tmp")
 SCRATCH = re.compile(r"\.(?P<of>.+)\.[a-z0-9_]{8}")
 CHECKED_INSIDE = ".array_record"  # shards of a cache may be terabytes; each record has a hash
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files below a folder; a checkpoint that is taken away meanwhile is not among them."""
+    walked = os.walk(folder)  # goes on where a folder is gone, which `rglob` does not
+    return sorted(Path(home, name) for home, _, names in walked for name in names)
+
+
+def bytes_below(folder: Path) -> int:
+    """Their sizes, of those that are still there when it is asked."""
+    total = 0
+    for path in files_below(folder):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def sweep(folder: Path) -> None:

@@ -23,7 +23,7 @@ from flashjax.data.remote.shelf import Check, check_ours, pull, push
 from flashjax.data.remote.store import Store, cache_folder, is_bucket
 from flashjax.data.remote.told import calling
 from flashjax.parallel.hosts import any_process, is_first, meet
-from flashjax.stages.contents import CHECKPOINTS, DRAFT, SCRATCH, TRACES, UNFINISHED
+from flashjax.stages.contents import CHECKPOINTS, DRAFT, SCRATCH, TRACES, UNFINISHED, files_below
 from flashjax.types import InputError
 
 RUNS = "runs"  # the folder of the copies of workdirs
@@ -214,7 +214,7 @@ def _check_common(place: Path, text: str) -> None:
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """The files of a workdir by name, without drafts, locks and what is not kept."""
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         parts = path.relative_to(folder).parts
         unfinished = any(UNFINISHED in p or SCRATCH.fullmatch(p) for p in parts)
         skipped = parts[0] in NOT_KEPT or parts[-1] == ".lock" or DRAFT.fullmatch(parts[-1])

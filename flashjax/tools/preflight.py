@@ -22,6 +22,7 @@ from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.units import sized
 from flashjax.sources import transformer_sizes
 from flashjax.stages import draw, export, match, split
+from flashjax.stages.contents import bytes_below
 from flashjax.stages.evaluate import BITS
 from flashjax.stages.model import MODEL, home_of, open_model, source_of
 from flashjax.stages.registry import check_data, check_held_out, check_judges
@@ -208,8 +209,8 @@ def space(config: ConfigDict, workdir: Path) -> Problems:
                 f"split it further, with a larger mesh.fsdp"
             )
     need, free = disk_bytes(planned), shutil.disk_usage(_existing(workdir)).free
-    there = [path.stat().st_size for path in workdir.glob("*/checkpoints/**/*") if path.is_file()]
-    if need > free + sum(there):  # of a run that goes on
+    there = sum(bytes_below(path) for path in workdir.glob("*/checkpoints"))
+    if need > free + there:  # of a run that goes on
         yield (
             f"--workdir {workdir} has {sized(free)} free, and the checkpoints of this run "
             f"take {sized(need)}"

@@ -1,5 +1,6 @@
 """What a stage left: trees of weights by their checksums, files by their bytes."""
 
+import os
 import shutil
 
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import pytest
 
 from flashjax.checkpoint import load_params, save_params
 from flashjax.data.cache import write_shard
-from flashjax.stages.contents import check_contents, contents, sweep
+from flashjax.stages.contents import bytes_below, check_contents, contents, files_below, sweep
 from flashjax.types import InputError
 
 
@@ -20,6 +21,22 @@ def folder(tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}")
     return folder
+
+
+def test_a_checkpoint_that_is_taken_away_meanwhile_is_not_there(folder, monkeypatch):
+    """A manager of checkpoints does so in a thread while somebody looks through the workdir."""
+    scan, gone = os.scandir, folder / "checkpoints" / "4"
+    weighed = bytes_below(folder)
+
+    def taken(path=".", *more):
+        if str(path) == str(gone):
+            shutil.rmtree(gone)
+        return scan(path, *more)
+
+    monkeypatch.setattr(os, "scandir", taken)
+    found = files_below(folder)
+    assert gone / "x" not in found and folder / "model.json" in found
+    assert bytes_below(folder) == weighed - len("{}")
 
 
 def test_results_are_noted_and_traces_are_not(folder):

@@ -39,7 +39,7 @@ def small(teacher: Path) -> list[str]:
     """Overrides that make every stage as short as it can be."""
     sizes = {
         "teacher.source": teacher,
-        "match.heads.taps": "0,1",
+        "match.heads.taps": "0",
         "data.train": 32,
         "data.validation": 16,
         "evaluate.samples": 8,
@@ -68,11 +68,11 @@ def flashjax(undivided) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="module")
 def road(
-    flashjax, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+    flashjax, shallow_teacher: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[str]]:
     """A finished run and its arguments."""
     workdir = tmp_path_factory.mktemp("road")
-    arguments = ["--config", str(CONFIG), "--workdir", str(workdir), *small(tiny_teacher)]
+    arguments = ["--config", str(CONFIG), "--workdir", str(workdir), *small(shallow_teacher)]
     done = flashjax("run", *arguments)
     assert done.returncode == 0, done.stderr[-4000:]
     return workdir, arguments

@@ -3,8 +3,11 @@
 Source: coremltools, `constexpr_lut_to_dense` and `constexpr_affine_dequantize` of iOS 16.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from flashjax.quantize.codecs.blocks import divide
@@ -20,30 +23,49 @@ SMALLEST_SCALE = 2.0**-24  # of float16, subnormal
 def palette(weight: Array) -> tuple[Array, Array]:
     """The 64 values, float16 and increasing, that stand for a weight best; uint8 index "out in".
 
-    One-dimensional k-means. A weight has at most 65,536 different values in float16, so that a
-    round costs as much for any weight: counts take the place of the weights.
+    One-dimensional k-means. A weight has at most 65,536 different values in float16: counts take
+    the place of the weights, and what lies in a cell is a difference of two running sums.
     """
     halves = lax.bitcast_convert_type(weight.astype(jnp.float16), jnp.uint16)
     counts = jnp.bincount(halves.reshape(-1), length=HALVES).astype(jnp.float32)
-    every = lax.bitcast_convert_type(jnp.arange(HALVES, dtype=jnp.uint16), jnp.float16)
-    order = jnp.argsort(every.astype(jnp.float32))  # not-a-number comes last, and never occurs
-    values = jnp.where(jnp.isfinite(every), every, 0).astype(jnp.float32)[order]
+    every = np.arange(HALVES, dtype=np.uint16).view(np.float16).astype(np.float32)
+    order = np.argsort(every)  # not-a-number comes last, and never occurs
+    most = float(jnp.finfo(jnp.float16).max)
+    values = jnp.asarray(np.nan_to_num(every, nan=most, posinf=most, neginf=-most)[order])
     counts = counts[order]
-
-    def nearest(centres: Array) -> Array:
-        return jnp.searchsorted((centres[1:] + centres[:-1]) / 2, values)
+    number, total = _sums(counts), _sums(counts * values)
 
     def round_(_: int, centres: Array) -> Array:
-        index = nearest(centres)
-        total = jax.ops.segment_sum(counts, index, 2**BITS)
-        mean = jax.ops.segment_sum(counts * values, index, 2**BITS) / jnp.maximum(total, 1)
-        return jnp.sort(jnp.where(total > 0, mean, centres))
+        ends = jnp.searchsorted(values, (centres[1:] + centres[:-1]) / 2, side="right")
+        first, last = jnp.append(0, ends), jnp.append(ends, HALVES)
+        inside = number(first, last)
+        mean = total(first, last) / jnp.maximum(inside, 1)
+        return jnp.sort(jnp.where(inside > 0, mean, centres))
 
     centres = lax.fori_loop(0, ROUNDS, round_, _first_centres(values, counts))
     centres = centres.astype(jnp.float16)
-    index = nearest(centres.astype(jnp.float32))
+    limits = centres.astype(jnp.float32)
+    index = jnp.searchsorted((limits[1:] + limits[:-1]) / 2, values)
     of_half = jnp.zeros(HALVES, jnp.uint8).at[order].set(index.astype(jnp.uint8))
     return centres, of_half[halves]
+
+
+def _sums(x: Array) -> Callable[[Array, Array], Array]:
+    """`between(first, last)`, sums of `x` from one place to before another.
+
+    What is below the middle is summed from the lower end and what is above it from the upper one:
+    a few outliers would be lost in the rounding of a sum of all the rest.
+    """
+    middle = len(x) // 2
+    below = jnp.append(0, jnp.cumsum(x[:middle]))
+    above = jnp.append(-jnp.cumsum(x[middle:][::-1])[::-1], 0)
+    sums, whole = jnp.concatenate([below, above[1:]]), below[-1] - above[0]
+
+    def between(first: Array, last: Array) -> Array:
+        across = (first <= middle) & (last > middle)
+        return sums[last] - sums[first] + jnp.where(across, whole, 0)
+
+    return between
 
 
 def _first_centres(values: Array, counts: Array) -> Array:
