@@ -66,6 +66,7 @@ HEADS = Rules(params=((r"pool/.*", P()), (r"count", P())), activations=ACTIVATIO
 # What the networks of a run are stored in. The learner of guidance is a student.
 ROLES = {
     "teacher": MMDIT,
+    "whole_teacher": MMDIT.without("fsdp"),  # where there is room: no pass gathers it
     "student": MMDIT,
     "learner": MMDIT,
     "fake": MMDIT,

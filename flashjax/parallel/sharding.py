@@ -26,6 +26,15 @@ class Rules:
     params: tuple[tuple[str, PartitionSpec], ...]
     activations: Mapping[str, Axes]
 
+    def without(self, axis: str) -> "Rules":
+        """The same layout with the parameters whole along a mesh axis."""
+
+        def left(axes: Axes) -> Axes:
+            return tuple(one for one in _as_tuple(axes) if one != axis) or None
+
+        params = tuple((name, PartitionSpec(*map(left, spec))) for name, spec in self.params)
+        return dataclasses.replace(self, params=params)
+
 
 def join_roles(roles: Mapping[str, Rules], activations: Mapping[str, Axes]) -> Rules:
     """The rules of a state that holds a network per role: "student/opt/mu/…" follows "student"."""

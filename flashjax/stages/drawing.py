@@ -106,7 +106,9 @@ class Studio:
 
     def place(self, transformer: Params, *, role: str = "student") -> Params:
         """A transformer's parameters where they are computed with."""
-        dtype = self.compute.teacher_dtype if role == "teacher" else self.compute.dtype
+        dtype = self.compute.dtype
+        if role == "teacher":
+            role, dtype = self.compute.teacher_role, self.compute.teacher_dtype
         return lay_out(trees.cast(transformer, DTYPES[dtype]), self.mesh, role)
 
     def program(self, sampler: Sampler, noise: Callable[[Array], Array] = lambda x: x) -> Draw:

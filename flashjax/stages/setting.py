@@ -59,6 +59,7 @@ class Compute:
     dtype: str = "float32"  # of activations, and of weights where they are used
     residual: str = "float32"  # of the stream that blocks add to, and of what they add
     teacher_dtype: str = "float32"  # of the teacher's weights where they are stored
+    teacher_whole: bool = False  # not split over fsdp: more memory, and no pass gathers them
     text_dtype: str = "float32"  # of the text encoders' weights
     remat: str = "none"  # a name of models/mmdit.REMAT
     fake_remat: str = ""  # of the fake score where it is trained; "" as the student's
@@ -73,6 +74,11 @@ class Compute:
                 raise InputError(
                     f"compute.{name}={getattr(self, name)}: choose of {', '.join(known)}"
                 )
+
+    @property
+    def teacher_role(self) -> str:
+        """How the teacher is laid out: a name of parallel/layout.ROLES."""
+        return "whole_teacher" if self.teacher_whole else "teacher"
 
 
 def compute_of(config: ConfigDict) -> Compute:
@@ -131,7 +137,7 @@ def open_setting(
     # What is computed with replaces what was read: no second copy stays in memory.
     pipeline = dataclasses.replace(
         pipeline,
-        transformer=lay_out(teacher, devices, "teacher"),
+        transformer=lay_out(teacher, devices, compute.teacher_role),
         text=lay_out(text, devices, "text"),
     )
     empty: Any

@@ -2,11 +2,18 @@
 
 import dataclasses
 import functools
+import json
+import math
+import os
+import re
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import optax
 import pytest
@@ -19,7 +26,9 @@ from flashjax.models.heads import Heads, HeadsConfig
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, features_of, velocity_of
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import TextConfig
+from flashjax.parallel import hlo
 from flashjax.parallel.layout import MMDIT
+from flashjax.parallel.program import read_program
 from flashjax.parallel.sharding import Rules, constrain_on, param_shardings
 from flashjax.train.average import AverageConfig
 from flashjax.train.guide import GuideConfig, make_guide_step
@@ -172,3 +181,81 @@ def replicated_but_networks(frozen, mesh):
 def toy() -> ModuleType:
     """This module: its sizes, its networks, and the jobs `teach`, `guide` and `match`."""
     return sys.modules[__name__]
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "costs"
+AGAIN = "REFRESH_GOLDEN=1 python -m pytest tests/parallel -k costs"
+# Products are counted as the program runs them, loops and all. Bytes and memory are XLA's own
+# figures of one program: they move a little with its order and fusions, by more than a twentieth
+# where an activation is kept or a buffer is not given up.
+TOLERANCE = {"product_flops": 0.01, "accessed_bytes": 0.05, "temporary_bytes": 0.05}
+PRODUCT = re.compile(r" dot\(%?([\w.\-]+),.*lhs_contracting_dims=\{([\d,]*)\}")
+
+
+def product_flops(text):
+    """Operations of a program's matrix products on one device, loops as often as they run."""
+    found = hlo.instructions(text)
+    shapes = {(one.within, one.name): one.shapes[0][1] for one in found if one.shapes}
+    total = 0.0
+    for one in found:
+        match = PRODUCT.search(one.line)
+        if match:
+            inputs = shapes[one.within, match[1]]
+            contracted = math.prod(inputs[int(dim)] for dim in match[2].split(","))
+            total += 2.0 * one.runs * math.prod(one.shapes[0][1]) * contracted
+    return total
+
+
+def costs_of(compiled, mesh):
+    """What a compiled program costs a device: figures, and each kind of collective."""
+    text = compiled.as_text()
+    program = read_program("", compiled, text, mesh, trips=1.0)
+    figures = {
+        "argument_bytes": program.argument_bytes,
+        "output_bytes": program.output_bytes,
+        "temporary_bytes": program.temporary_bytes,
+        "accessed_bytes": program.compiled_bytes,
+        "product_flops": product_flops(text),
+    }
+    moved = {
+        f"{one.kind} {'+'.join(one.axes)} {one.dtype}": {"runs": one.runs, "bytes": one.bytes}
+        for one in program.collectives
+    }
+    return {"jaxlib": jaxlib.__version__, "figures": figures, "collectives": moved}
+
+
+def grown(before, now):
+    """What differs between two costs by more than it may, a line each."""
+    lines = []
+    for name, value in now["figures"].items():
+        old, allowed = before["figures"][name], TOLERANCE.get(name, 0.0)
+        if abs(value - old) > allowed * old:
+            share = f" ({100 * (value / old - 1):+.1f} %)" if old else ""
+            lines.append(f"{name}: {old:,.0f} -> {value:,.0f}{share}, allowed {100 * allowed:g} %")
+    was, are = before["collectives"], now["collectives"]
+    for name in sorted(was.keys() | are.keys()):
+        if was.get(name) != are.get(name):
+            told = [
+                f"{one['runs']:g} times {one['bytes']:,.0f} bytes" if one else "none"
+                for one in (was.get(name), are.get(name))
+            ]
+            lines.append(f"{name}: {told[0]} -> {told[1]}")
+    return lines
+
+
+def check_costs(name, compiled, mesh):
+    """Fails where a program costs other than its golden file says; says what, and what to do."""
+    now, path = costs_of(compiled, mesh), GOLDEN / f"{name}.json"
+    if os.environ.get("REFRESH_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(now, indent=1) + "\n")
+    before = json.loads(path.read_text())
+    lines = grown(before, now)
+    versions = f"jaxlib {before['jaxlib']} then, {now['jaxlib']} now; if it is meant: {AGAIN}"
+    assert not lines, "\n".join([f"{name} costs other than {path.name} says", *lines, versions])
+
+
+@pytest.fixture
+def same_costs() -> Callable[..., None]:
+    """`same_costs(name, compiled, mesh)`: a program costs what it did."""
+    return check_costs

@@ -74,6 +74,13 @@ def test_no_collective_of_a_step_crosses_a_branch(toy, fsdp):
             assert len({member // fsdp for member in group}) == 1, line[:200]
 
 
+def test_steps_on_branches_cost_what_they_did(toy, same_costs):
+    _, _, compiled = branched(toy, 4)
+    mesh = make_mesh({"branch": 2, "fsdp": 4})
+    for name, program in zip(("split-critic", "split-student"), compiled, strict=True):
+        same_costs(name, program, mesh)
+
+
 def test_two_branches_give_the_same_numbers_on_two_and_on_eight_devices(toy):
     results = []
     for fsdp in (1, 4):

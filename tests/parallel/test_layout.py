@@ -29,8 +29,8 @@ ONE, EIGHT = {}, {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 @functools.cache
-def losses_on(toy, job, **sizes):
-    """The metrics of two rounds of a toy job on a mesh of these sizes."""
+def programs_on(toy, job, **sizes):
+    """The mesh, the arguments and the compiled steps of a toy job on a mesh of these sizes."""
     mesh = make_mesh(sizes)
     job = getattr(toy, job)
     state, steps, frozen = job(toy.networks(toy.FULL if job is toy.guide else toy.SMALL, mesh))
@@ -38,11 +38,19 @@ def losses_on(toy, job, **sizes):
     state = jax.device_put(state, shardings)
     frozen = jax.device_put(frozen, toy.replicated_but_networks(frozen, mesh))
     batch = jax.device_put(toy.draw_batch(), NamedSharding(mesh, P(("data", "fsdp"))))
+    shared = (frozen, batch, jax.random.key(9))
     jitted = [jax.jit(step, out_shardings=(shardings, None)) for step in steps]
+    return mesh, state, shared, [step.lower(state, *shared).compile() for step in jitted]
+
+
+@functools.cache
+def losses_on(toy, job, **sizes):
+    """The metrics of two rounds of a toy job on a mesh of these sizes."""
+    _, state, shared, compiled = programs_on(toy, job, **sizes)
     history = []
     for _ in range(2):
-        for step in jitted:
-            state, metrics = step(state, frozen, batch, jax.random.key(9))
+        for step in compiled:
+            state, metrics = step(state, *shared)
             history.append(jax.device_get(metrics))
     return history
 
@@ -55,6 +63,15 @@ def test_a_step_gives_the_same_numbers_on_every_mesh(toy, job):
         assert want.keys() == got.keys() and any("grad_norm" in name for name in want)
         for name in want:
             np.testing.assert_allclose(got[name], want[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("job", "names"), [("teach", ["teach"]), ("guide", ["guide"]), ("match", ["critic", "student"])]
+)
+def test_a_step_costs_what_it_did(toy, same_costs, job, names):
+    mesh, _, _, compiled = programs_on(toy, job, **EIGHT)
+    for name, program in zip(names, compiled, strict=True):
+        same_costs(name, program, mesh)
 
 
 def test_sequences_split_over_a_context_axis_give_the_same_numbers(toy):

@@ -163,7 +163,8 @@ def abstract_setting(config: ConfigDict, model: Model, mesh: Mesh) -> Setting:
     shape = (1, drawn.sample_size, drawn.sample_size, sizes.channels)
     latents: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
     transformer = abstract_transformer(sizes)
-    teacher = _laid_out(_cast(transformer, compute.teacher_dtype), mesh, "teacher")
+    teacher = _cast(transformer, compute.teacher_dtype)
+    teacher = _laid_out(teacher, mesh, compute.teacher_role)
     encoders = _laid_out(_cast(abstract_text(text_sizes), compute.text_dtype), mesh, "text")
     pipeline = Pipeline(
         transformer=transformer,
@@ -251,8 +252,8 @@ def _match(which: int) -> Callable[..., Planned]:
 def _split(which: int) -> Callable[..., Planned]:
     def make(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
         *steps, init = match.make_steps(config, "split", setting)
-        teacher, key, mesh = setting.frozen.teacher, jax.random.key(0), setting.mesh
-        network = masters(teacher)
+        key, mesh = jax.random.key(0), setting.mesh
+        network = masters(setting.frozen.teacher)
         one = jax.eval_shape(init, network, network, key)
         number = len(config.split.branches)
         shardings = branch_shardings(state_layout(one, mesh), mesh)
@@ -261,7 +262,8 @@ def _split(which: int) -> Callable[..., Planned]:
         )
         on_branch = NamedSharding(mesh, PartitionSpec("branch"))
         spans = jax.ShapeDtypeStruct((number, 2), jnp.int32, sharding=on_branch)
-        frozen = dataclasses.replace(setting.frozen, student=teacher)
+        before = _laid_out(network, mesh, "student")  # that takes the steps before a branch
+        frozen = dataclasses.replace(setting.frozen, student=before)
         step = split.jit_on_branches(steps[which], mesh=mesh, shardings=shardings)
         batch = _batch(config, model, setting, config.split.job.batch_size)
         arguments = (state, spans, frozen, batch, _key())

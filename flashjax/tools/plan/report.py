@@ -120,7 +120,10 @@ def advice(kept: Mapping[str, int], program: Program, planned: Planned) -> str:
         per_group = planned.samples / (planned.mesh.shape["data"] * planned.mesh.shape["fsdp"])
         smaller = "a smaller batch_size, or " if per_group > 1 else ""
         return f"activations are the larger part: {smaller}compute.remat=block, or context > 1"
-    return "the state is the larger part: raise mesh.fsdp, or store the teacher in bfloat16"
+    return (
+        "the state is the larger part: raise mesh.fsdp, or store the teacher in bfloat16 and split "
+        "(compute.teacher_whole=False)"
+    )
 
 
 def _moved(program: Program, *, crossing: bool) -> float:

@@ -54,6 +54,23 @@ def test_every_program_of_a_run_is_described_without_a_number(planned):
         assert sum(program.flops.values()) > 3 * program.forward
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_teacher_alone_may_lie_whole_on_every_device(whole):
+    cut = ["model.depth=3", "match.heads.taps=(0,2)", "mesh.fsdp=8", "split.mesh.fsdp=4"]
+    config = configs.load("configs/sd35_medium_v6e_64.py", [*cut, f"compute.teacher_whole={whole}"])
+    for program in programs.programs(config, open_devices(parse_target("cpu:8"))):
+        frozen = next(one for one in program.arguments if hasattr(one, "teacher"))
+        sizes = {"teacher": frozen.teacher, "state": program.arguments[0]}
+        if frozen.student is not None:  # of the steps before a branch: as `match` left it
+            sizes["before"] = frozen.student
+            assert {leaf.dtype.name for leaf in jax.tree.leaves(frozen.student)} == {"float32"}
+        for name, tree in sizes.items():
+            leaves = jax.tree.leaves(tree)
+            total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+            share = sum(map(programs.device_bytes, leaves)) / total
+            assert (share == 1) if whole and name == "teacher" else share < 0.3
+
+
 def test_with_embeddings_cached_no_program_has_a_text_encoder():
     cached = ["data.text=embeddings", "data.dtype=bfloat16", "compute.encode_apart=True"]
     config = configs.load("configs/sd35_medium_4step.py", cached)
