@@ -20,9 +20,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from flashjax.stages.run import ROAD
 from flashjax.stages.stage import write_json
 from flashjax.tools.chaos.compare import differences, results
-from flashjax.tools.chaos.faults import DONE, FAULTS, Job, can_mount, fill, kill_one, read_only
+from flashjax.tools.chaos.faults import DONE, FAULTS, OF_ONE, Job, can_mount, fill, read_only
 from flashjax.tools.chaos.layouts import layouts
 from flashjax.tools.chaos.rounds import Told, play
 from flashjax.types import InputError
@@ -39,8 +40,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """
     if min(options.kills, options.processes) < 1:
         raise InputError("give 1 or more --kills and --processes")
+    aims = _aims(options.stages)
     place = _mine(Path(options.workdir).absolute())
-    chaos = Chaos(place, options, overrides)
+    chaos = Chaos(place, options, overrides, aims)
     chaos.unbroken()
     if options.layouts:
         print(json.dumps(chaos.layouts(), indent=2))
@@ -56,21 +58,26 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 class Chaos:
-    """The runs of one folder."""
+    """The runs of one folder, whose faults are to meet the stages `aims`."""
 
-    def __init__(self, place: Path, options: argparse.Namespace, overrides: list[str]) -> None:
+    def __init__(
+        self, place: Path, options: argparse.Namespace, overrides: list[str], aims: Sequence[str]
+    ) -> None:
         self._place, self._options, self._overrides = place, options, overrides
-        self._faults = FAULTS | ({"kill one": (kill_one, 6)} if options.processes > 1 else {})
+        self._aims = aims
+        self._faults = FAULTS | (OF_ONE if options.processes > 1 else {})
         self._faults |= {"full disk": (fill, 2)} if options.own_disk else {}
         self._faults |= {"read only": (read_only, 1)} if can_mount() else {}
 
     def unbroken(self) -> None:
         """The run that nothing befalls, twice: the second one is not slowed down by compilers.
 
-        InputError where it fails, or where the two are not equal.
+        It ends with the last stage that faults are to meet. InputError where it fails, or where the
+        two are not equal.
         """
         for name in (FIRST, UNBROKEN):
-            if self._start(self._place / name).codes(math.inf) != {DONE}:
+            job = self._start(self._place / name, ("run", "--to", self._aims[-1]))
+            if job.codes(math.inf) != {DONE}:
                 raise InputError(f"the unbroken run failed: {self._place / name}.log says why")
         differ = differences(results(self._place / FIRST), results(self._place / UNBROKEN))
         if differ:
@@ -83,16 +90,16 @@ class Chaos:
         def start(workdir: Path, first: str, last: str) -> Job:
             return self._start(workdir, ("run", "--from", first, "--to", last))
 
-        play(self._place, self._place / UNBROKEN, start, self._faults, told, dice)
+        play(self._place, self._place / UNBROKEN, start, self._faults, told, dice, self._aims)
 
     def layouts(self) -> dict[str, float]:
         """How far a loss is from its own after a restart on another layout, by "from -> onto"."""
-        return layouts(self._place, self._place / UNBROKEN, self._start)
+        return layouts(self._place, self._place / UNBROKEN, self._start, self._aims)
 
     def _start(
         self,
         workdir: Path,
-        verb: Sequence[str] = ("run",),
+        verb: Sequence[str],
         processes: int | None = None,
         under: Sequence[str] = (),
     ) -> Job:
@@ -125,6 +132,14 @@ class Chaos:
                 "FLASHJAX_PROCESS": str(number),
             }
         return os.environ | own
+
+
+def _aims(given: str) -> list[str]:
+    """The stages that are named, or all, in the road's order. InputError for others."""
+    named = [*filter(None, given.split(","))] or list(ROAD)
+    if unknown := sorted(set(named) - ROAD.keys()):
+        raise InputError(f"--stages {', '.join(unknown)}: the road has {', '.join(ROAD)}")
+    return [stage for stage in ROAD if stage in named]
 
 
 def _mine(place: Path) -> Path:

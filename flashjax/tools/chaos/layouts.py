@@ -63,13 +63,14 @@ LAYOUTS = {
 }
 
 
-def layouts(place: Path, made: Path, start: Start) -> dict[str, float]:
+def layouts(place: Path, made: Path, start: Start, stages: Sequence[str]) -> dict[str, float]:
     """How far a loss after a restart is from that without one, by "stage: from -> onto".
 
-    `made` is a finished run. InputError where a job fails, or is too far.
+    Of those of `stages` that train on layouts; `made` is a run that is finished up to them.
+    InputError where a job fails, or is too far.
     """
     found = {}
-    for stage, several in LAYOUTS.items():
+    for stage, several in [(name, LAYOUTS[name]) for name in stages if name in LAYOUTS]:
         whole = {layout: _trained(place, made, stage, layout, start) for layout in several}
         for one, other in itertools.permutations(several, 2):
             half = whole[one] / stage / CHECKPOINTS / str(HALF)

@@ -18,6 +18,21 @@ def test_signals_end_a_process_that_obeys(tmp_path, job_of):
     faults.terminate(job_of(tmp_path, OBEYS, OBEYS), random.Random(0))
 
 
+def test_who_stays_when_the_other_is_gone_is_found_out(tmp_path, job_of, monkeypatch):
+    monkeypatch.setattr(faults, "ALONE_SECONDS", 0.2)
+    job = job_of(tmp_path, OBEYS, OBEYS)
+    with pytest.raises(TimeoutError, match=r"did not end within"):
+        faults.kill_one(job, random.Random(0))
+    assert job.codes() == {faults.KILLED}
+
+
+def test_a_signal_to_one_reaches_no_other(tmp_path, job_of):
+    job = job_of(tmp_path, OBEYS, OBEYS)
+    job.send(15, job.processes[1:])
+    assert (job.processes[1].wait(), job.processes[0].poll()) == (75, None)
+    job.send(9)
+
+
 def test_a_process_that_does_not_obey_is_found_out(tmp_path, job_of, monkeypatch):
     monkeypatch.setattr(faults, "PATIENCE_SECONDS", 0.2)
     job = job_of(tmp_path, DEAF)

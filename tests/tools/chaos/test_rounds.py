@@ -2,14 +2,20 @@
 
 import itertools
 import json
+import os
 import random
 import shutil
+import time
 from collections import Counter
+
+import pytest
 
 from flashjax.stages.run import ROAD
 from flashjax.stages.stage import write_json
-from flashjax.tools.chaos.command import _told
+from flashjax.tools.chaos import rounds
+from flashjax.tools.chaos.command import _aims, _told
 from flashjax.tools.chaos.rounds import Told, Watch, newest, play, stretch, went_on
+from flashjax.types import InputError
 
 
 def test_stretches_cover_every_stage_and_every_seam():
@@ -17,6 +23,48 @@ def test_stretches_cover_every_stage_and_every_seam():
     found = {stretch(dice) for _ in range(500)}
     names = list(ROAD)
     assert found == {(n, n) for n in names} | set(itertools.pairwise(names))
+
+
+def test_stretches_begin_with_the_stages_that_are_asked_for():
+    dice = random.Random(0)
+    aims = _aims("merge,prepare")
+    assert aims == ["prepare", "merge"]
+    found = {stretch(dice, aims) for _ in range(100)}
+    assert found == {("prepare", "prepare"), ("prepare", "guide"), ("merge", "merge")}
+    with pytest.raises(InputError, match="--stages mirge: the road has import, prepare"):
+        _aims("mirge")
+
+
+class _Ended:
+    """A job that is polled so often and then has ended."""
+
+    def __init__(self, polls):
+        self.polls = polls
+
+    def ended(self):
+        self.polls -= 1
+        return self.polls < 0
+
+
+def test_a_short_stage_is_met_as_often_as_a_long_one(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(rounds, "_pass", lambda job, seconds: waited.append(seconds))
+    monkeypatch.setattr(rounds, "at_work", lambda folder, started: True)
+    dice = random.Random(0)
+    for _ in range(400):
+        rounds._wait(_Ended(1), tmp_path, dice, {"prepare": 2.0, "guide": 1000.0}, 0.0)
+    assert 120 < sum(s < 2.5 for s in waited) - 400 * rounds.STARTING / 3 < 220
+
+
+def test_a_stage_that_a_killed_start_left_is_not_at_work_in_the_next(tmp_path):
+    started = time.time()
+    folder = _under_way(tmp_path, 2)
+    os.utime(folder / "stage.json", (started - 5, started - 5))
+    assert not rounds.at_work(folder, started)
+    assert rounds._under_way(tmp_path, started) == "start"
+    os.utime(folder / "stage.json", (started + 5, started + 5))
+    assert rounds.at_work(folder, started)
+    assert rounds._under_way(tmp_path, started) == "guide"
 
 
 def test_a_start_that_goes_on_from_an_older_step_has_lost_some():
