@@ -165,7 +165,9 @@ def _wait(
     if dice.random() < STARTING:
         return _pass(job, dice.uniform(0.2, START_SECONDS))
     undone = [stage for stage in work if not _is_done(workdir / stage)]
-    aim = dice.choice(undone or list(work))
+    if not undone:
+        return _pass(job, math.inf)
+    aim = dice.choice(undone)
     while not (job.ended() or _is_done(workdir / aim) or at_work(workdir / aim, started)):
         time.sleep(0.02)
     _pass(job, dice.uniform(0.0, work[aim] + SEAM_SECONDS))

@@ -56,6 +56,15 @@ def test_a_short_stage_is_met_as_often_as_a_long_one(tmp_path, monkeypatch):
     assert 120 < sum(s < 2.5 for s in waited) - 400 * rounds.STARTING / 3 < 220
 
 
+def test_where_all_is_done_a_start_is_left_to_its_end(tmp_path, finished, monkeypatch):
+    waited = []
+    monkeypatch.setattr(rounds, "_pass", lambda job, seconds: waited.append(seconds))
+    dice = random.Random(0)
+    dice.random = lambda: 1.0
+    rounds._wait(_Ended(9), finished(tmp_path, 1.0), dice, {"guide": 5.0}, 0.0)
+    assert waited == [float("inf")]
+
+
 def test_a_stage_that_a_killed_start_left_is_not_at_work_in_the_next(tmp_path):
     started = time.time()
     folder = _under_way(tmp_path, 2)
