@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from flashjax.parallel import signals
 from flashjax.stages.run import ROAD
 from flashjax.stages.stage import write_json
 from flashjax.tools.chaos.compare import differences, results
@@ -65,6 +67,8 @@ class Chaos:
     ) -> None:
         self._place, self._options, self._overrides = place, options, overrides
         self._aims = aims
+        self._under_way: list[Job] = []
+        signals.before_end(lambda code: self.end())
         self._faults = FAULTS | (OF_ONE if options.processes > 1 else {})
         self._faults |= {"full disk": (fill, 2)} if options.own_disk else {}
         self._faults |= {"read only": (read_only, 1)} if can_mount() else {}
@@ -92,6 +96,11 @@ class Chaos:
 
         play(self._place, self._place / UNBROKEN, start, self._faults, told, dice, self._aims)
 
+    def end(self) -> None:
+        """Ends what is under way: a later chaos is to find its folder free."""
+        for job in self._under_way:
+            job.send(signal.SIGKILL)
+
     def layouts(self) -> dict[str, float]:
         """How far a loss is from its own after a restart on another layout, by "from -> onto"."""
         return layouts(self._place, self._place / UNBROKEN, self._start, self._aims)
@@ -116,7 +125,9 @@ class Chaos:
                 for number in range(number_of)
             ]
         again = functools.partial(self._start, workdir, verb, processes)
-        return Job(started, workdir, start=lambda *under: again(under))
+        job = Job(started, workdir, start=lambda *under: again(under))
+        self._under_way = [*(j for j in self._under_way if not j.ended()), job]
+        return job
 
     def _environment(self, port: int, number: int, processes: int) -> dict[str, str]:
         """What was compiled once is there at the next start; several processes meet at a port."""

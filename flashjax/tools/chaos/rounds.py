@@ -60,7 +60,7 @@ def play(
     workdir = place / f"round-{told.rounds}"
     shutil.rmtree(workdir, ignore_errors=True)  # of a chaos that was stopped
     _copied(unbroken, workdir, first)
-    work = _seconds(unbroken, [stage for stage in _stretch(first, last) if stage in aims])
+    work = _seconds(unbroken, first, last)
     watch = Watch(workdir)
     for _ in range(MOST):
         started = time.time()
@@ -94,10 +94,11 @@ def play(
 
 
 def stretch(dice: random.Random, aims: Sequence[str] = tuple(ROAD)) -> tuple[str, str]:
-    """One of these stages, or it, the road's next one, and what lies between; none is after all."""
-    names = _until(aims[-1])
+    """One of these stages, or two that follow each other on the road and what lies between."""
+    names = list(ROAD)
     first = names.index(aims[dice.randrange(len(aims))])
-    return names[first], names[min(first + dice.randint(0, 1), len(names) - 1)]
+    last = names[min(first + dice.randint(0, 1), len(names) - 1)]
+    return names[first], last if last in aims else names[first]
 
 
 class Watch:
@@ -146,13 +147,10 @@ def _until(last: str) -> list[str]:
     return list(ROAD)[: list(ROAD).index(last) + 1]
 
 
-def _stretch(first: str, last: str) -> list[str]:
-    return _until(last)[list(ROAD).index(first) :]
-
-
-def _seconds(unbroken: Path, stages: Sequence[str]) -> dict[str, float]:
-    """What each of these stages took in the unbroken run."""
-    return {name: float((read_stage(unbroken / name) or {})["seconds"]) for name in stages}
+def _seconds(unbroken: Path, first: str, last: str) -> dict[str, float]:
+    """What each stage of a stretch took in the unbroken run."""
+    names = _until(last)[list(ROAD).index(first) :]
+    return {name: float((read_stage(unbroken / name) or {})["seconds"]) for name in names}
 
 
 def _wait(

@@ -1,11 +1,14 @@
 """Faults: what a process that behaves and one that does not get told, in milliseconds."""
 
+import argparse
 import random
+import sys
 
 import pytest
 
+from flashjax.parallel import signals
 from flashjax.tools.chaos import faults
-from flashjax.tools.chaos.command import _mine
+from flashjax.tools.chaos.command import Chaos, _mine
 from flashjax.tools.chaos.compare import differences, results
 from flashjax.types import InputError
 
@@ -54,6 +57,19 @@ def test_a_folder_of_others_is_left_alone(tmp_path):
     with pytest.raises(InputError, match="holds something else"):
         _mine(tmp_path)
     assert _mine(_mine(tmp_path / "new")).is_dir()
+
+
+def test_a_chaos_that_is_stopped_leaves_no_run_behind(tmp_path, monkeypatch):
+    sleeps = tmp_path / "sleeps"
+    sleeps.write_text("#!/bin/sh\nexec sleep 600\n")
+    sleeps.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(sleeps))
+    monkeypatch.setattr(signals._process, "before_end", [])
+    options = argparse.Namespace(processes=2, own_disk=False, config="c.py")
+    job = Chaos(tmp_path, options, [], ["guide"])._start(tmp_path / "w", ["run"])
+    for call in signals._process.before_end:
+        call(75)
+    assert job.codes(5.0) == {faults.KILLED}
 
 
 def test_runs_are_compared_to_the_last_bit_but_for_times(tmp_path, finished):
