@@ -27,7 +27,7 @@ from flashjax.stages.stage import write_json
 from flashjax.tools.chaos.compare import differences, results
 from flashjax.tools.chaos.faults import DONE, FAULTS, OF_ONE, Job, can_mount, fill, read_only
 from flashjax.tools.chaos.layouts import layouts
-from flashjax.tools.chaos.rounds import Told, play
+from flashjax.tools.chaos.rounds import Told, is_done, play
 from flashjax.types import InputError
 
 FIRST, UNBROKEN, REPORT, MARK = "first", "unbroken", "chaos.json", "made by flashjax chaos\n"
@@ -80,6 +80,8 @@ class Chaos:
         two are not equal.
         """
         for name in (FIRST, UNBROKEN):
+            if is_done(self._place / name / self._aims[-1]):
+                continue
             job = self._start(self._place / name, ("run", "--to", self._aims[-1]))
             if job.codes(math.inf) != {DONE}:
                 raise InputError(f"the unbroken run failed: {self._place / name}.log says why")
@@ -90,11 +92,12 @@ class Chaos:
     def round(self, told: Told) -> None:
         """One stretch of the road through faults."""
         dice = random.Random(f"{self._options.seed} {told.rounds}")
+        left = self._options.kills - told.faults.total()
 
         def start(workdir: Path, first: str, last: str) -> Job:
             return self._start(workdir, ("run", "--from", first, "--to", last))
 
-        play(self._place, self._place / UNBROKEN, start, self._faults, told, dice, self._aims)
+        play(self._place, self._place / UNBROKEN, start, self._faults, told, dice, self._aims, left)
 
     def end(self) -> None:
         """Ends what is under way: a later chaos is to find its folder free."""

@@ -47,6 +47,7 @@ def play(
     told: Told,
     dice: random.Random,
     aims: Sequence[str] = tuple(ROAD),
+    most: int = MOST,
 ) -> None:
     """One round in a folder below `place`, which goes if it ended as it should; adds to `told`.
 
@@ -54,6 +55,7 @@ def play(
       unbroken: the run, finished up to the last of `aims`.
       faults: what may happen, and how often against each other.
       aims: the stages that faults are to meet, in the road's order.
+      most: faults of this round.
     """
     name, wrong = f"round {told.rounds}", len(told.wrong)
     first, last = stretch(dice, aims)
@@ -62,7 +64,7 @@ def play(
     _copied(unbroken, workdir, first)
     work = _seconds(unbroken, first, last)
     watch = Watch(workdir)
-    for _ in range(MOST):
+    for _ in range(min(most, MOST)):
         started = time.time()
         job = start(workdir, first, last)
         _wait(job, workdir, dice, work, started)
@@ -162,11 +164,11 @@ def _wait(
     """
     if dice.random() < STARTING:
         return _pass(job, dice.uniform(0.2, START_SECONDS))
-    undone = [stage for stage in work if not _is_done(workdir / stage)]
+    undone = [stage for stage in work if not is_done(workdir / stage)]
     if not undone:
         return _pass(job, math.inf)
     aim = dice.choice(undone)
-    while not (job.ended() or _is_done(workdir / aim) or at_work(workdir / aim, started)):
+    while not (job.ended() or is_done(workdir / aim) or at_work(workdir / aim, started)):
         time.sleep(0.02)
     _pass(job, dice.uniform(0.0, work[aim] + SEAM_SECONDS))
 
@@ -185,7 +187,7 @@ def _is_running(folder: Path) -> bool:
     return (read_stage(folder) or {}).get("status") == "running"
 
 
-def _is_done(folder: Path) -> bool:
+def is_done(folder: Path) -> bool:
     return (read_stage(folder) or {}).get("status") == "done"
 
 
@@ -203,6 +205,6 @@ def _under_way(workdir: Path, started: float) -> str:
     ended = [
         name
         for name in ROAD
-        if _is_done(workdir / name) and (workdir / name / "stage.json").stat().st_mtime > started
+        if is_done(workdir / name) and (workdir / name / "stage.json").stat().st_mtime > started
     ]
     return now[0] if now else f"after {ended[-1]}" if ended else "start"

@@ -8,7 +8,7 @@ import pytest
 
 from flashjax.parallel import signals
 from flashjax.tools.chaos import faults
-from flashjax.tools.chaos.command import Chaos, _mine
+from flashjax.tools.chaos.command import FIRST, UNBROKEN, Chaos, _mine
 from flashjax.tools.chaos.compare import differences, results
 from flashjax.types import InputError
 
@@ -70,6 +70,19 @@ def test_a_chaos_that_is_stopped_leaves_no_run_behind(tmp_path, monkeypatch):
     for call in signals._process.before_end:
         call(75)
     assert job.codes(5.0) == {faults.KILLED}
+
+
+def test_an_unbroken_run_that_is_there_is_not_started_again(tmp_path, finished, monkeypatch):
+    finished(tmp_path / FIRST, 1.0)
+    same = finished(tmp_path / UNBROKEN, 1.0)
+    monkeypatch.setattr(signals._process, "before_end", [])
+    options = argparse.Namespace(processes=1, own_disk=False, config="c.py")
+    chaos = Chaos(tmp_path, options, [], ["guide"])
+    monkeypatch.setattr(chaos, "_start", lambda *_: pytest.fail("it was started"))
+    chaos.unbroken()
+    (same / "guide" / "student.gguf").write_bytes(b"bites")
+    with pytest.raises(InputError, match=r"two unbroken runs differ: guide/student\.gguf"):
+        chaos.unbroken()
 
 
 def test_runs_are_compared_to_the_last_bit_but_for_times(tmp_path, finished):

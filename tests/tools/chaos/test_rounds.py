@@ -14,6 +14,7 @@ from flashjax.stages.run import ROAD
 from flashjax.stages.stage import write_json
 from flashjax.tools.chaos import rounds
 from flashjax.tools.chaos.command import _aims, _told
+from flashjax.tools.chaos.faults import kill
 from flashjax.tools.chaos.rounds import Told, Watch, newest, play, stretch, went_on
 from flashjax.types import InputError
 
@@ -105,28 +106,46 @@ def test_a_lost_save_is_told_once(tmp_path):
     assert watch.losses() == ["saved step 4 of guide, but went on from 2"]
 
 
-def _round(tmp_path, made, job_of):
-    """A round of `guide` in which a job leaves what `made` is, and ends."""
+def _round(tmp_path, made, job_of, faults=(), **more):
+    """A round of `guide` in which a job, killed so often, leaves what `made` is, and ends."""
+    ends = "import sys; print(flush=True); sys.exit(0)"
+    starts = iter([*["import time; print(flush=True)"] * len(faults), ends])
 
     def start(workdir, first, last):
         (workdir.parent / f"{workdir.name}.log").touch()
-        for path in made.iterdir():
-            shutil.copytree(path, workdir / path.name, dirs_exist_ok=True)
-        return job_of(workdir, "import sys; print(flush=True); sys.exit(0)")
+        code = next(starts)
+        if code == ends:
+            for path in made.iterdir():
+                shutil.copytree(path, workdir / path.name, dirs_exist_ok=True)
+        return job_of(workdir, code)
 
     told = Told()
     dice = random.Random(0)
     dice.randrange = lambda *_: 2  # guide
     dice.randint = lambda *_: 0
-    play(tmp_path, tmp_path / "unbroken", start, {}, told, dice)
+    dice.random = lambda: 0.0  # at the start
+    dice.uniform = lambda *_: 0.3
+    play(tmp_path, tmp_path / "unbroken", start, dict(faults), told, dice, **more)
     return told
 
 
-def test_a_round_that_ends_otherwise_is_told_and_kept(tmp_path, finished, job_of):
-    unbroken = finished(tmp_path / "unbroken", 1.0)
+@pytest.fixture
+def unbroken(tmp_path, finished):
+    """A run that is finished up to `guide`."""
+    run = finished(tmp_path / "unbroken", 1.0)
     for name in ("import", "prepare", "data"):
-        (unbroken / name).mkdir()
-    (unbroken / "config.json").write_text("{}")
+        (run / name).mkdir()
+    (run / "config.json").write_text("{}")
+    return run
+
+
+def test_a_round_has_no_more_faults_than_are_left(tmp_path, finished, job_of, unbroken):
+    same = finished(tmp_path / "same", 1.0)
+    told = _round(tmp_path, same, job_of, [("kill", (kill, 1))], most=1)
+    assert (dict(told.faults), dict(told.stages), told.wrong) == ({"kill": 1}, {"start": 1}, [])
+
+
+def test_a_round_that_ends_otherwise_is_told_and_kept(tmp_path, finished, job_of, unbroken):
     same, other = finished(tmp_path / "same", 1.0), finished(tmp_path / "other", 2.0)
     good = _round(tmp_path, same, job_of)
     assert (good.rounds, good.wrong, good.equal) == (1, [], 3)
