@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -20,11 +21,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from flashjax.parallel import signals
+from flashjax.stages.run import ROAD
 from flashjax.stages.stage import write_json
 from flashjax.tools.chaos.compare import differences, results
-from flashjax.tools.chaos.faults import DONE, FAULTS, Job, can_mount, fill, kill_one, read_only
+from flashjax.tools.chaos.faults import DONE, FAULTS, OF_ONE, Job, can_mount, fill, read_only
 from flashjax.tools.chaos.layouts import layouts
-from flashjax.tools.chaos.rounds import Told, play
+from flashjax.tools.chaos.rounds import Told, is_done, play
 from flashjax.types import InputError
 
 FIRST, UNBROKEN, REPORT, MARK = "first", "unbroken", "chaos.json", "made by flashjax chaos\n"
@@ -39,8 +42,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """
     if min(options.kills, options.processes) < 1:
         raise InputError("give 1 or more --kills and --processes")
+    aims = _aims(options.stages)
     place = _mine(Path(options.workdir).absolute())
-    chaos = Chaos(place, options, overrides)
+    chaos = Chaos(place, options, overrides, aims)
     chaos.unbroken()
     if options.layouts:
         print(json.dumps(chaos.layouts(), indent=2))
@@ -56,21 +60,30 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 class Chaos:
-    """The runs of one folder."""
+    """The runs of one folder, whose faults are to meet the stages `aims`."""
 
-    def __init__(self, place: Path, options: argparse.Namespace, overrides: list[str]) -> None:
+    def __init__(
+        self, place: Path, options: argparse.Namespace, overrides: list[str], aims: Sequence[str]
+    ) -> None:
         self._place, self._options, self._overrides = place, options, overrides
-        self._faults = FAULTS | ({"kill one": (kill_one, 6)} if options.processes > 1 else {})
+        self._aims = aims
+        self._under_way: list[Job] = []
+        signals.before_end(lambda code: self.end())
+        self._faults = FAULTS | (OF_ONE if options.processes > 1 else {})
         self._faults |= {"full disk": (fill, 2)} if options.own_disk else {}
         self._faults |= {"read only": (read_only, 1)} if can_mount() else {}
 
     def unbroken(self) -> None:
         """The run that nothing befalls, twice: the second one is not slowed down by compilers.
 
-        InputError where it fails, or where the two are not equal.
+        It ends with the last stage that faults are to meet. InputError where it fails, or where the
+        two are not equal.
         """
         for name in (FIRST, UNBROKEN):
-            if self._start(self._place / name).codes(math.inf) != {DONE}:
+            if is_done(self._place / name / self._aims[-1]):
+                continue
+            job = self._start(self._place / name, ("run", "--to", self._aims[-1]))
+            if job.codes(math.inf) != {DONE}:
                 raise InputError(f"the unbroken run failed: {self._place / name}.log says why")
         differ = differences(results(self._place / FIRST), results(self._place / UNBROKEN))
         if differ:
@@ -79,20 +92,26 @@ class Chaos:
     def round(self, told: Told) -> None:
         """One stretch of the road through faults."""
         dice = random.Random(f"{self._options.seed} {told.rounds}")
+        left = self._options.kills - told.faults.total()
 
         def start(workdir: Path, first: str, last: str) -> Job:
             return self._start(workdir, ("run", "--from", first, "--to", last))
 
-        play(self._place, self._place / UNBROKEN, start, self._faults, told, dice)
+        play(self._place, self._place / UNBROKEN, start, self._faults, told, dice, self._aims, left)
+
+    def end(self) -> None:
+        """Ends what is under way: a later chaos is to find its folder free."""
+        for job in self._under_way:
+            job.send(signal.SIGKILL)
 
     def layouts(self) -> dict[str, float]:
         """How far a loss is from its own after a restart on another layout, by "from -> onto"."""
-        return layouts(self._place, self._place / UNBROKEN, self._start)
+        return layouts(self._place, self._place / UNBROKEN, self._start, self._aims)
 
     def _start(
         self,
         workdir: Path,
-        verb: Sequence[str] = ("run",),
+        verb: Sequence[str],
         processes: int | None = None,
         under: Sequence[str] = (),
     ) -> Job:
@@ -109,7 +128,9 @@ class Chaos:
                 for number in range(number_of)
             ]
         again = functools.partial(self._start, workdir, verb, processes)
-        return Job(started, workdir, start=lambda *under: again(under))
+        job = Job(started, workdir, start=lambda *under: again(under))
+        self._under_way = [*(j for j in self._under_way if not j.ended()), job]
+        return job
 
     def _environment(self, port: int, number: int, processes: int) -> dict[str, str]:
         """What was compiled once is there at the next start; several processes meet at a port."""
@@ -125,6 +146,14 @@ class Chaos:
                 "FLASHJAX_PROCESS": str(number),
             }
         return os.environ | own
+
+
+def _aims(given: str) -> list[str]:
+    """The stages that are named, or all, in the road's order. InputError for others."""
+    named = [*filter(None, given.split(","))] or list(ROAD)
+    if unknown := sorted(set(named) - ROAD.keys()):
+        raise InputError(f"--stages {', '.join(unknown)}: the road has {', '.join(ROAD)}")
+    return [stage for stage in ROAD if stage in named]
 
 
 def _mine(place: Path) -> Path:

@@ -20,6 +20,7 @@ from flashjax.stages.stage import read_stage
 
 DONE, WRONG_INPUT, SAVED, KILLED = 0, 2, 75, -signal.SIGKILL
 PATIENCE_SECONDS = 180.0  # for a job that was asked to end
+ALONE_SECONDS = 60.0  # for a process whose other one is gone
 
 # Its first argument is a folder that the command after it sees, but cannot write; root, too.
 MOUNTED = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
@@ -37,9 +38,9 @@ class Job:
     def ended(self) -> bool:
         return all(process.poll() is not None for process in self.processes)
 
-    def send(self, number: int) -> None:
-        """A signal to every process that is there."""
-        for process in self.processes:
+    def send(self, number: int, to: Sequence[subprocess.Popen[bytes]] = ()) -> None:
+        """A signal to those of these processes that are there, or of all."""
+        for process in to or self.processes:
             if process.poll() is None:
                 os.kill(process.pid, number)
 
@@ -66,10 +67,14 @@ def kill(job: Job, dice: random.Random) -> None:
 
 def kill_one(job: Job, dice: random.Random) -> None:
     """SIGKILL to one: the others leave by themselves, with a code that starts them again."""
-    victim = dice.choice(job.processes)
-    if victim.poll() is None:
-        os.kill(victim.pid, signal.SIGKILL)
-    _check(job.codes(), {KILLED, DONE, SAVED})
+    job.send(signal.SIGKILL, [dice.choice(job.processes)])
+    _check(job.codes(ALONE_SECONDS), {KILLED, DONE, SAVED})
+
+
+def terminate_one(job: Job, dice: random.Random) -> None:
+    """SIGTERM to one: all stop together."""
+    job.send(signal.SIGTERM, [dice.choice(job.processes)])
+    _check(job.codes(), {SAVED, DONE})
 
 
 def terminate(job: Job, dice: random.Random) -> None:
@@ -128,6 +133,11 @@ FAULTS: dict[str, tuple[Fault, int]] = {  # and how often
     "second run": (second_run, 1),
     "flip": (flip, 1),
     "remove": (remove, 1),
+}
+
+OF_ONE: dict[str, tuple[Fault, int]] = {  # of several processes
+    "kill one": (kill_one, 6),
+    "terminate one": (terminate_one, 2),
 }
 
 

@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flashjax.stages.run import ROAD
@@ -20,8 +20,9 @@ from flashjax.tools.chaos.compare import differences, results
 from flashjax.tools.chaos.faults import DONE, Fault, Job
 
 MOST = 8  # faults of a round: every stage is to have its share
-STARTING = 0.15  # of the faults come before the first stage has begun
+STARTING = 0.15  # of the faults come before a stage is at work
 START_SECONDS = 8.0  # in which that may be
+SEAM_SECONDS = 0.5  # after the end of a stage, in which a fault may come, too
 LOST = "saved step {saved} of {stage}, but {found}"
 
 Start = Callable[[Path, str, str], Job]  # of (workdir, first stage, last stage)
@@ -45,27 +46,32 @@ def play(
     faults: Mapping[str, tuple[Fault, int]],
     told: Told,
     dice: random.Random,
+    aims: Sequence[str] = tuple(ROAD),
+    most: int = MOST,
 ) -> None:
     """One round in a folder below `place`, which goes if it ended as it should; adds to `told`.
 
     Args:
-      unbroken: the finished run.
+      unbroken: the run, finished up to the last of `aims`.
       faults: what may happen, and how often against each other.
+      aims: the stages that faults are to meet, in the road's order.
+      most: faults of this round.
     """
     name, wrong = f"round {told.rounds}", len(told.wrong)
-    first, last = stretch(dice)
+    first, last = stretch(dice, aims)
     workdir = place / f"round-{told.rounds}"
     shutil.rmtree(workdir, ignore_errors=True)  # of a chaos that was stopped
     _copied(unbroken, workdir, first)
     work = _seconds(unbroken, first, last)
     watch = Watch(workdir)
-    for _ in range(MOST):
+    for _ in range(min(most, MOST)):
+        started = time.time()
         job = start(workdir, first, last)
-        _wait(job, workdir, dice, work)
+        _wait(job, workdir, dice, work, started)
         if job.ended():
             break
         kind = dice.choices(list(faults), [often for _, often in faults.values()])[0]
-        stage = _under_way(workdir)
+        stage = _under_way(workdir, started)
         told.faults[kind] += 1
         told.stages[stage] += 1
         try:
@@ -89,11 +95,12 @@ def play(
         Path(f"{workdir}.log").unlink()
 
 
-def stretch(dice: random.Random) -> tuple[str, str]:
-    """A stage of the road, or two and what lies between."""
+def stretch(dice: random.Random, aims: Sequence[str] = tuple(ROAD)) -> tuple[str, str]:
+    """One of these stages, or two that follow each other on the road and what lies between."""
     names = list(ROAD)
-    first = dice.randrange(len(names))
-    return names[first], names[min(first + dice.randint(0, 1), len(names) - 1)]
+    first = names.index(aims[dice.randrange(len(aims))])
+    last = names[min(first + dice.randint(0, 1), len(names) - 1)]
+    return names[first], last if last in aims else names[first]
 
 
 class Watch:
@@ -142,19 +149,28 @@ def _until(last: str) -> list[str]:
     return list(ROAD)[: list(ROAD).index(last) + 1]
 
 
-def _seconds(unbroken: Path, first: str, last: str) -> float:
-    """What the unbroken run took for a stretch."""
+def _seconds(unbroken: Path, first: str, last: str) -> dict[str, float]:
+    """What each stage of a stretch took in the unbroken run."""
     names = _until(last)[list(ROAD).index(first) :]
-    return float(sum((read_stage(unbroken / name) or {})["seconds"] for name in names))
+    return {name: float((read_stage(unbroken / name) or {})["seconds"]) for name in names}
 
 
-def _wait(job: Job, workdir: Path, dice: random.Random, work: float) -> None:
-    """Until some moment of the start, or of the work, has come, or the job has ended."""
+def _wait(
+    job: Job, workdir: Path, dice: random.Random, work: Mapping[str, float], started: float
+) -> None:
+    """Until some moment of the start, or of a stage, each as likely, or the job has ended.
+
+    `work` are the stages' seconds; short ones are met as often as long ones.
+    """
     if dice.random() < STARTING:
         return _pass(job, dice.uniform(0.2, START_SECONDS))
-    while not job.ended() and not any(map(_is_running, _stages(workdir))):
+    undone = [stage for stage in work if not is_done(workdir / stage)]
+    if not undone:
+        return _pass(job, math.inf)
+    aim = dice.choice(undone)
+    while not (job.ended() or is_done(workdir / aim) or at_work(workdir / aim, started)):
         time.sleep(0.02)
-    _pass(job, dice.uniform(0.0, work))
+    _pass(job, dice.uniform(0.0, work[aim] + SEAM_SECONDS))
 
 
 def _pass(job: Job, seconds: float) -> None:
@@ -171,8 +187,24 @@ def _is_running(folder: Path) -> bool:
     return (read_stage(folder) or {}).get("status") == "running"
 
 
-def _under_way(workdir: Path) -> str:
-    """The stage that a run has come to."""
-    running = [folder.name for folder in _stages(workdir) if _is_running(folder)]
-    done = [name for name in ROAD if (workdir / name / "stage.json").exists()]
-    return running[0] if running else f"after {done[-1]}" if done else "start"
+def is_done(folder: Path) -> bool:
+    return (read_stage(folder) or {}).get("status") == "done"
+
+
+def at_work(folder: Path, started: float) -> bool:
+    """Whether a start at that time, by `time.time`, has come to a stage and not yet to its end.
+
+    One that was killed says for ever that it is running: who goes on with it says so anew.
+    """
+    return _is_running(folder) and (folder / "stage.json").stat().st_mtime > started
+
+
+def _under_way(workdir: Path, started: float) -> str:
+    """The stage that a start has come to."""
+    now = [folder.name for folder in _stages(workdir) if at_work(folder, started)]
+    ended = [
+        name
+        for name in ROAD
+        if is_done(workdir / name) and (workdir / name / "stage.json").stat().st_mtime > started
+    ]
+    return now[0] if now else f"after {ended[-1]}" if ended else "start"

@@ -72,6 +72,9 @@ def chaos(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--seed", type=int, default=0, metavar="S", help="of faults and times")
     verb.add_argument("--processes", type=int, default=1, metavar="P", help="of one job")
     verb.add_argument(
+        "--stages", default="", metavar="STAGE[,STAGE…]", help="that faults are to meet, not all"
+    )
+    verb.add_argument(
         "--layouts", action="store_true", help="no faults: on from one mesh onto each other one"
     )
     verb.add_argument(
