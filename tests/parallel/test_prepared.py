@@ -49,6 +49,7 @@ def test_a_program_is_made_of_shapes_once_and_gives_the_numbers_of_the_jitted_st
     key, batch = jax.random.key(1), jnp.arange(4.0)
     step = jax.jit(a_step_of_ours, donate_argnums=0)
     want = step(jnp.ones(3), jnp.float32(2), batch, key)
+    jax.clear_caches()  # of what is compiled here already
     compiled.clear()
     prepared = Prepared(jax.jit(a_step_of_ours, donate_argnums=0))
     prepared.prepare(shape(3), shape(), shape(4), key)

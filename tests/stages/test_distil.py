@@ -124,5 +124,6 @@ def test_what_the_trace_of_a_step_refuses_ends_the_stage_as_itself(monkeypatch, 
         raise InputError("toy.taps=9: there are 2 blocks")
 
     monkeypatch.setattr(distil, "read_setting", lambda *_: Toy(jnp.float32(2)))
-    with pytest.raises(InputError, match=r"^toy\.taps=9: there are 2 blocks$"):
+    with pytest.raises(InputError) as refused:
         run(tmp_path, step)
+    assert refused.value.args == ("toy.taps=9: there are 2 blocks",)
