@@ -77,10 +77,8 @@ def distil(
         shapes = setting()
         trained = method(shapes)
         key = jax.random.key(config.seed)
-        batch = shapes.abstract_batch(job.batch_size)
         if max(steps_saved(path), default=0) < job.steps:
-            for step in trained.steps:
-                step.prepare(trained.abstract, shapes.frozen, batch, key)
+            compile_ahead(trained, shapes, job.batch_size, key)
         show_parameters(trained.average(trained.abstract))
         opened = read_setting(config, workdir, shapes)
 
@@ -114,3 +112,10 @@ def distil(
 
     whole = {**section, "compute": dataclasses.asdict(compute_of(config))}
     return run_stage(folder or name, whole, workdir, body, inputs=inputs, seed=config.seed)
+
+
+def compile_ahead(method: Method, shapes: Setting, batch_size: int, key: jax.Array) -> None:
+    """Begins to compile the steps of a method; what reads weights goes on meanwhile."""
+    batch = shapes.abstract_batch(batch_size)
+    for step in method.steps:
+        step.prepare(method.abstract, shapes.frozen, batch, key)
