@@ -26,6 +26,7 @@ from flashjax.parallel import signals
 from flashjax.parallel.absent import leave_out_tpus
 from flashjax.parallel.hosts import initialise, is_first, keep_programs, leave, settle
 from flashjax.parallel.mesh import simulate_devices
+from flashjax.parallel.prepared import under_way
 from flashjax.tools import front
 from flashjax.tools.addresses import here
 from flashjax.tools.verbs import JOBS, ROAD, VERBS
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = answer(arguments)
     finally:
-        if code in (WRONG_INPUT, DEFECT):
+        if code in (WRONG_INPUT, DEFECT) or (code and under_way()):
             leave(code)
     return code
 

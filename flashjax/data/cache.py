@@ -167,8 +167,9 @@ def _beyond(ids: np.ndarray, rows: int) -> bool:
 class Column:
     """One field of all records, an array "n ..." of which only rows are read."""
 
-    def __init__(self, records: Records, name: str, shape: tuple[int, ...]) -> None:
-        self._records, self._name, self.shape = records, name, shape
+    def __init__(self, records: Records, name: str, number: int, field: Field) -> None:
+        self._records, self._name = records, name
+        self.shape, self.dtype = (number, *field.shape), DTYPES[field.dtype]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -226,8 +227,7 @@ def open_bucket(folder: Path, bucket: Bucket, known: Mapping[str, int] = UNKNOWN
     """
     records = Records(folder, bucket, known)
     columns: dict[str, Any] = {
-        name: Column(records, name, (bucket.count, *field.shape))
-        for name, field in bucket.fields.items()
+        name: Column(records, name, bucket.count, field) for name, field in bucket.fields.items()
     }
     kind: Any = Tokens if TOKENS[0] in columns else Cond
     text = kind(**{name: columns[name] for name in (TOKENS if kind is Tokens else CONDS)})

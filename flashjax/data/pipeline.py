@@ -190,13 +190,17 @@ def to_mesh(batch: Any, mesh: Mesh) -> Any:
 
     A process reads and puts there the rows of its own devices, and no others.
     """
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    size = len(jax.tree.leaves(batch)[0])
-    if size % parts:
-        raise InputError(f"batch_size {size} does not split over data x fsdp = {parts} devices")
-    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    rows = rows_on(mesh, len(jax.tree.leaves(batch)[0]))
 
     def put(array: Any) -> jax.Array:
         return jax.make_array_from_callback(array.shape, rows, lambda index: array[index])
 
     return jax.tree.map(put, batch)
+
+
+def rows_on(mesh: Mesh, size: int) -> NamedSharding:
+    """Where the rows of batches of `size` lie. InputError if they do not split over the devices."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if size % parts:
+        raise InputError(f"batch_size {size} does not split over data x fsdp = {parts} devices")
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

@@ -86,6 +86,8 @@ class Prompts:
 class TokenRows:
     """Ids "n m" of one text encoder, made of the prompts that are asked for."""
 
+    dtype = np.dtype(np.int32)
+
     def __init__(self, shape: tuple[int, int], encode: Callable[[tuple[int, ...]], np.ndarray]):
         self.shape, self._encode = shape, encode
 

@@ -4,9 +4,11 @@ JAX says when it begins and ends to trace, lower and compile a function; the las
 what takes minutes. What is read from a cache counts with the time of its reading.
 """
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 
 import jax
 
@@ -19,35 +21,59 @@ log = logging.getLogger(__name__)
 
 
 class Compiling:
-    """A listener of JAX's own events. `seconds` are those of the process so far."""
+    """A listener of JAX's own events.
+
+    `seconds` are those that the process has spent on it so far: compiling itself, or waiting for a
+    thread that does.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._under_way = threading.local()
+        self._here = _Thread()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """What this thread compiles within the block is for others to wait for, and not counted."""
+        self._here.aside = True
+        try:
+            yield
+        finally:
+            self._here.aside = False
+
+    @contextlib.contextmanager
+    def waited(self) -> Iterator[None]:
+        """In the block this thread waits for what another one compiles."""
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds += time.monotonic() - since
 
     def began(self, event: str, value: float, **said: str | int) -> None:
         """A phase of a function begins; one inside another (a jit inside a jit) counts once."""
         if event in (TRACE, LOWER, COMPILE):
             line = _Line(str(said["fun_name"])) if event == COMPILE else None
-            self._stack().append((time.monotonic(), line))
+            self._here.stack.append((time.monotonic(), line))
 
     def ended(self, event: str, duration_secs: float, **said: str | int) -> None:
         """It ends, well or not."""
-        stack = self._stack()
+        stack = self._here.stack
         if event not in (TRACE, LOWER, COMPILE) or not stack:
             return
         since, line = stack.pop()
         took = time.monotonic() - since
-        if not stack:
+        if not stack and not self._here.aside:
             self.seconds += took
         if line is not None:
             line.end(took)
 
-    def _stack(self) -> list:
-        """Of this thread: several may compile."""
-        if not hasattr(self._under_way, "stack"):
-            self._under_way.stack = []
-        return self._under_way.stack
+
+class _Thread(threading.local):
+    """What one thread is compiling, from the outermost on: several may compile."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[float, _Line | None]] = []
+        self.aside = False
 
 
 class _Line:

@@ -22,6 +22,7 @@ from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from flashjax.parallel import peers, signals, watch
+from flashjax.parallel.prepared import under_way
 from flashjax.types import InputError
 
 PORT = 8476
@@ -93,12 +94,14 @@ def initialise(environment: Mapping[str, str]) -> Job | None:
 
 
 def leave(code: int) -> None:
-    """Ends a process of a job of several at once, with this exit code; alone it goes on.
+    """Ends a process at once, with this exit code, that is of a job of several or compiles yet.
 
     At its usual end it would wait for the others to end, too, which may be waiting for it: minutes
-    later both would be aborted, and nobody would know why.
+    later both would be aborted, and nobody would know why. And it would wait for what it compiles
+    ahead, which nobody wants any more.
     """
-    if jax.distributed.is_initialized():
+    in_vain = signals.listening() and under_way()
+    if jax.distributed.is_initialized() or in_vain:
         if sys.exc_info()[0]:
             settle()
             traceback.print_exc()  # nobody else does it any more

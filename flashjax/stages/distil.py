@@ -1,7 +1,10 @@
-"""The sentence that `guide`, `match` and `split` say: open, lay out, train, keep the averages."""
+"""The sentence that `guide`, `match` and `split` say: open, lay out, train, keep the averages.
+
+The steps are compiled while weights are read: neither knows of the other.
+"""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,14 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.data.pipeline import Together
 from flashjax.evaluate.judge import Figure
+from flashjax.parallel.prepared import Prepared
 from flashjax.stages.identity import leaves
-from flashjax.stages.setting import Setting, compute_of
-from flashjax.stages.stage import run_stage
+from flashjax.stages.setting import Setting, compute_of, read_setting
+from flashjax.stages.stage import run_stage, steps_saved
 from flashjax.stages.training import JobConfig, Watched, run_job, show_parameters
 from flashjax.stages.watching import judging, sampled
 from flashjax.train.speed import Rate, Work
+from flashjax.train.state import Frozen
 from flashjax.train.trackers import check_trackers
 from flashjax.types import Params
 
@@ -27,8 +32,10 @@ class Method:
 
     Attributes:
       abstract: shapes, dtypes and shardings of the state.
-      begin: `begin()`, the first state. What it is made of is read there, and does not stay.
-      advance: `advance(state, frozen, batches, key) -> (state, metrics)`, jitted.
+      begin: `begin(frozen)`, the first state. What else it is made of is read there, and does not
+        stay.
+      advance: `advance(state, frozen, batches, key) -> (state, metrics)`.
+      steps: what it calls, each on one of the batches, the first one first.
       average: `average(state)`: the weights that are kept.
       draws: batches of a step.
       flops: operations of a step, by the method, on all devices together.
@@ -36,8 +43,9 @@ class Method:
     """
 
     abstract: Any
-    begin: Callable[[], Any]
+    begin: Callable[[Frozen], Any]
     advance: Callable[..., tuple[Any, Any]]
+    steps: Sequence[Prepared]
     average: Callable[[Any], Params]
     draws: int = 1
     flops: float = 0.0
@@ -60,16 +68,19 @@ def distil(
     """Runs the stage `name`, whose job is config.NAME.job, in the folder `folder` or its own.
 
     `section` is all of the config that it depends on; `keep(folder, state, setting)` writes what
-    comes after the last step; `results` are kept beside what was counted.
+    comes after the last step; `results` are kept beside what was counted. `setting` is of shapes.
     """
 
     def body(path: Path) -> dict[str, Any]:
         job = configs.section(config, f"{name}.job", JobConfig)
         check_trackers(job.trackers)
-        opened = setting()
-        trained = method(opened)
+        shapes = setting()
+        trained = method(shapes)
         key = jax.random.key(config.seed)
+        if max(steps_saved(path), default=0) < job.steps:
+            compile_ahead(trained, shapes, job.batch_size, key)
         show_parameters(trained.average(trained.abstract))
+        opened = read_setting(config, workdir, shapes)
 
         def pictures() -> Callable[[Any], Mapping[str, Any]]:
             draw = sampled(config, workdir, opened)
@@ -85,7 +96,7 @@ def distil(
             path,
             job,
             step=lambda state, drawn: trained.advance(state, opened.frozen, drawn, key),
-            init=trained.begin,
+            init=lambda: trained.begin(opened.frozen),
             abstract=trained.abstract,
             data=Together(batches, trained.draws),
             watched=Watched(
@@ -101,3 +112,10 @@ def distil(
 
     whole = {**section, "compute": dataclasses.asdict(compute_of(config))}
     return run_stage(folder or name, whole, workdir, body, inputs=inputs, seed=config.seed)
+
+
+def compile_ahead(method: Method, shapes: Setting, batch_size: int, key: jax.Array) -> None:
+    """Begins to compile the steps of a method; what reads weights goes on meanwhile."""
+    batch = shapes.abstract_batch(batch_size)
+    for step in method.steps:
+        step.prepare(method.abstract, shapes.frozen, batch, key)

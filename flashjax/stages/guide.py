@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.checkpoint import save_params
+from flashjax.parallel.prepared import Prepared
 from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.costs import guide_step_flops
 from flashjax.stages.distil import Method, distil
@@ -46,22 +47,25 @@ def guided(config: ConfigDict, workdir: Path, setting: Setting) -> Method:
     step, init = make_step(config, setting)
     abstract = jax.eval_shape(init, masters(setting.frozen.teacher))
     shardings = state_layout(abstract, setting.mesh)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    prepared = Prepared(jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)))
 
-    def begin() -> TrainState:
+    def begin(frozen: Frozen) -> TrainState:
+        del frozen  # its teacher may be stored in less
         teacher = teacher_of(workdir, setting.mesh)
         return jax.jit(init, out_shardings=shardings)(teacher)
 
     def advance(
         state: TrainState, frozen: Frozen, batches: tuple[Batch, ...], key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        return jitted(state, frozen, *batches, key)
+        (batch,) = batches
+        return prepared(state, frozen, batch, key)
 
     laid_out = abstract_on(abstract, shardings)
     return Method(
         laid_out,
         begin,
         advance,
+        (prepared,),
         lambda state: state.learner.ema,
         flops=guide_step_flops(config, setting),
         rates={"student": rate_of(config, "guide.optimiser", config.guide.job.steps)},

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.checkpoint import load_params, save_params
 from flashjax.data.remote.fetch import fetched
+from flashjax.parallel.prepared import Prepared
 from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.costs import match_step_flops
 from flashjax.stages.distil import Method, distil
@@ -69,21 +70,24 @@ def matched(config: ConfigDict, workdir: Path, setting: Setting) -> Method:
     abstract = jax.eval_shape(init, network, network, key)
     shardings = state_layout(abstract, setting.mesh)
 
-    def begin() -> MatchState:
+    def begin(frozen: Frozen) -> MatchState:
+        del frozen  # its teacher may be stored in less
         student = student_of(workdir, "guide", setting.mesh)
         fake = teacher_of(workdir, setting.mesh)
         return jax.jit(init, out_shardings=shardings)(student, fake, key)
 
-    def jitted(step: Advance) -> Advance:
-        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-
+    student_step, critic_step = (
+        Prepared(jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)))
+        for step in (student_step, critic_step)
+    )
     alone, every = alone_of(config), config.match.get("probe_steps", 0)
-    advance = alternate(jitted(student_step), jitted(critic_step), alone=alone)
+    advance = alternate(student_step, critic_step, alone=alone)
     steps = len(setting.sigmas) - 1
     return Method(
         abstract=abstract_on(abstract, shardings),
         begin=begin,
         advance=probed(advance, make_probing(config, setting), every=every, steps=steps),
+        steps=(critic_step, student_step),
         average=lambda state: state.student.ema,
         draws=config.match.critic_updates + 1,
         flops=match_step_flops(config, "match", setting, branches=1),

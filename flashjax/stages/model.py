@@ -210,13 +210,22 @@ def open_networks(
     Its weights are read straight to where they are stored on `mesh`: a pod's networks do not fit
     one of its chips. Without a mesh this process has them whole, in its host's memory.
     """
-    folder = workdir / "import"
-    model = read_model(workdir)
+    shapes = abstract_networks(workdir, names=names)
+    folder = workdir / "import" / PARAMS
     networks = {
-        name: _load(folder / PARAMS / name, mesh, functools.partial(network_shardings, name))
+        name: _load(folder / name, mesh, functools.partial(network_shardings, name))
         for name in names
     }
-    pipeline = Pipeline(
+    for name, network in networks.items():
+        trees.check_same(getattr(shapes, name), network, where=str(folder / name))
+    return dataclasses.replace(shapes, **networks)
+
+
+def abstract_networks(workdir: Path, *, names: Sequence[str] = PARTS) -> Pipeline:
+    """The same, of its networks the shapes: no weight is read."""
+    model = read_model(workdir)
+    networks = {name: ABSTRACT[name](getattr(model, name)) for name in names}
+    return Pipeline(
         **{name: {} for name in PARTS} | networks,
         sample_size=model.sample_size,
         schedule=model.schedule,
@@ -224,10 +233,6 @@ def open_networks(
         vae_config=model.vae,
         text_config=model.text,
     )
-    for name in names:
-        wanted = ABSTRACT[name](getattr(model, name))
-        trees.check_same(wanted, getattr(pipeline, name), where=str(folder / PARAMS / name))
-    return pipeline
 
 
 def student_of(workdir: Path, stage: str, mesh: Mesh | None = None) -> Params:

@@ -24,7 +24,7 @@ from flashjax.data.cache import (
     without_pictures,
 )
 from flashjax.data.config import DataConfig
-from flashjax.data.pipeline import Ahead, batches, to_mesh
+from flashjax.data.pipeline import Ahead, batches, rows_on, to_mesh
 from flashjax.data.prompts import Prompts, stream_tokens
 from flashjax.flow.schedule import student_sigmas
 from flashjax.models.attention import BACKENDS, attend_on
@@ -34,9 +34,17 @@ from flashjax.models.mmdit import REMAT, MMDiT, features_of, velocity_of
 from flashjax.models.text import AbsentT5, TextConfig, encode_text
 from flashjax.parallel.layout import ROLES, STATE
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import check_split, constrain_on, param_shardings, state_shardings
+from flashjax.parallel.sharding import (
+    abstract_on,
+    check_split,
+    constrain_on,
+    param_shardings,
+    state_shardings,
+)
 from flashjax.stages.model import (
+    PARAMS,
     Described,
+    abstract_networks,
     made_with,
     open_networks,
     open_tokenizer,
@@ -88,15 +96,29 @@ def compute_of(config: ConfigDict) -> Compute:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A mesh with the networks of one run on it; `encode` where captions are encoded apart."""
+    """A mesh with the networks of one run on it: their shapes, and once they are read the arrays.
+
+    Attributes:
+      mesh: that all of it lies on.
+      pipeline: the teacher and its encoders, as they are computed with.
+      nets: what computes with their weights.
+      sigmas: the student's grid.
+      frozen: what the steps read and never change.
+      samples: by bucket.
+      empty: the empty caption as the samples have theirs, tokens or encoded.
+      encode: encodes captions, where that is not the steps' work.
+      student: the stage whose student is frozen, if there is one.
+    """
 
     mesh: Mesh
     pipeline: Pipeline
     nets: Networks
     sigmas: Array
     frozen: Frozen
-    samples: tuple[Batch, ...]  # by bucket
+    samples: tuple[Batch, ...]
+    empty: Tokens | Cond
     encode: Callable[[Params, Tokens], Cond] | None = None
+    student: str = ""
 
     def batches(self, batch_size: int, *, seed: int) -> Ahead:
         """The samples, shuffled, on the mesh one batch ahead; a batch is of one bucket."""
@@ -109,6 +131,20 @@ class Setting:
             return batch
         return dataclasses.replace(batch, tokens=self.encode(self.pipeline.text, batch.tokens))
 
+    def abstract_batch(self, size: int) -> Batch:
+        """The shapes of what `put` makes of a batch of the largest bucket.
+
+        InputError if it does not split over the devices.
+        """
+        rows = rows_on(self.mesh, size)
+        bucket = max(self.samples, key=lambda bucket: len(bucket.latents))
+        shape = lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
+        batch = jax.tree.map(shape, bucket)
+        if self.encode is not None and not isinstance(batch.tokens, Cond):
+            tokens = jax.eval_shape(self.encode, self.pipeline.text, batch.tokens)
+            batch = dataclasses.replace(batch, tokens=tokens)
+        return everywhere(batch, rows)
+
 
 def open_setting(
     config: ConfigDict,
@@ -118,53 +154,68 @@ def open_setting(
     student: str = "",
     prompts: str = "",
 ) -> Setting:
-    """Opens the teacher and the data for a stage that trains on `mesh`.
+    """The data of a stage that trains on `mesh`, and its networks' shapes; no weight is read.
 
     `student` is the stage whose student is frozen, for a stage that trains branches; without it
     the span covers every step. `prompts` is a file of captions to train on instead of the prepared
     samples.
     """
     devices = make_mesh(mesh)
-    steps = student_steps(config)
     cache = None if prompts else open_cache(config, workdir)
     encoded = cache is not None and cache.made["kept"] == "embeddings"
     names = ("transformer",) if encoded else ("transformer", "text")
-    pipeline = open_networks(workdir, devices, names=names)
-    compute = compute_of(config)
-    whole = NamedSharding(devices, PartitionSpec())
-    text = trees.cast(pipeline.text, DTYPES[compute.text_dtype])
-    teacher = trees.cast(pipeline.transformer, DTYPES[compute.teacher_dtype])
-    # What is computed with replaces what was read: no second copy stays in memory.
-    pipeline = dataclasses.replace(
-        pipeline,
-        transformer=lay_out(teacher, devices, compute.teacher_role),
-        text=lay_out(text, devices, "text"),
-    )
-    empty: Any
+    pipeline = abstract_networks(workdir, names=names)
     if cache is None:
-        tokenizer = open_tokenizer(workdir, pipeline)  # prepared samples need none
-        empty = tokenizer([""])
-        side = data_side(config, pipeline.sample_size * pipeline.vae_config.factor)
-        latents = side // pipeline.vae_config.factor
-        shape = (latents, latents, pipeline.transformer_config.channels)
-        blank = without_pictures(stream_tokens(Prompts(prompts), tokenizer), shape)
-        samples: tuple[Batch, ...] = (blank,)
+        samples, empty = streamed(config, workdir, pipeline, prompts)
     else:
         folder = workdir / "prepare"
         samples = open_buckets(folder, cache, pipeline.text_config.vocabularies)
         empty = jax.tree.map(lambda column: column[np.zeros(1, int)], open_empty(folder, cache))
-    empty = jax.device_put(empty, whole)
-    apart = compute.encode_apart and not encoded
-    sizes = computed_text(config, pipeline.text_config)
-    encode = make_encoder(sizes, devices) if apart else None
-    frozen = Frozen(
-        teacher=pipeline.transformer,
-        student=student_of(workdir, student, devices) if student else None,
-        text=pipeline.text if encode is None else {},
-        empty=empty if encode is None else encode(pipeline.text, empty),
-        span=jax.device_put(jnp.array([0, steps], jnp.int32), whole),
+    return make_setting(config, devices, pipeline, samples, empty, student=student)
+
+
+def read_setting(config: ConfigDict, workdir: Path, setting: Setting) -> Setting:
+    """The setting with the weights of its networks, which are read now: of large ones for minutes.
+
+    InputError if they are not there, damaged, or of other shapes.
+    """
+    mesh, compute, frozen = setting.mesh, compute_of(config), setting.frozen
+    names = ("transformer", "text") if setting.pipeline.text else ("transformer",)
+    read = open_networks(workdir, mesh, names=names)
+    text = trees.cast(read.text, DTYPES[compute.text_dtype])
+    teacher = trees.cast(read.transformer, DTYPES[compute.teacher_dtype])
+    # What is computed with replaces what was read: no second copy stays in memory.
+    read = dataclasses.replace(
+        read,
+        transformer=lay_out(teacher, mesh, compute.teacher_role),
+        text=lay_out(text, mesh, "text"),
     )
-    return make_setting(config, devices, pipeline, frozen, samples, encode)
+    student = None
+    if setting.student:
+        student = student_of(workdir, setting.student, mesh)
+        trees.check_same(frozen.student, student, where=str(workdir / setting.student / PARAMS))
+    empty = jax.device_put(setting.empty, whole_on(mesh))
+    first_and_number = jnp.array([0, len(setting.sigmas) - 1], jnp.int32)
+    frozen = Frozen(
+        teacher=read.transformer,
+        student=student,
+        text=read.text if setting.encode is None else {},
+        empty=empty if setting.encode is None else setting.encode(read.text, empty),
+        span=jax.device_put(first_and_number, whole_on(mesh)),
+    )
+    return dataclasses.replace(setting, pipeline=read, frozen=frozen)
+
+
+def streamed(
+    config: ConfigDict, workdir: Path, pipeline: Pipeline, prompts: str
+) -> tuple[tuple[Batch, ...], Tokens]:
+    """The captions of a file as samples without pictures, and the empty one."""
+    tokenizer = open_tokenizer(workdir, pipeline)  # prepared samples need none
+    side = data_side(config, pipeline.sample_size * pipeline.vae_config.factor)
+    latents = side // pipeline.vae_config.factor
+    shape = (latents, latents, pipeline.transformer_config.channels)
+    blank = without_pictures(stream_tokens(Prompts(prompts), tokenizer), shape)
+    return (blank,), tokenizer([""])
 
 
 def open_cache(config: ConfigDict, workdir: Path) -> Cache:
@@ -199,19 +250,37 @@ def make_setting(
     config: ConfigDict,
     mesh: Mesh,
     pipeline: Pipeline,
-    frozen: Frozen,
     samples: tuple[Batch, ...],
-    encode: Callable[[Params, Tokens], Cond] | None,
+    empty: Any,
+    *,
+    student: str = "",
 ) -> Setting:
-    """The setting of networks that are on the mesh already, arrays or their shapes."""
+    """The setting of a model of which there are shapes, laid out on the mesh as it computes."""
+    compute, whole = compute_of(config), whole_on(mesh)
+    teacher = abstract_as(pipeline.transformer, compute.teacher_dtype, mesh, compute.teacher_role)
+    text = abstract_as(pipeline.text, compute.text_dtype, mesh, "text")
+    captions, encode = empty, None
+    if compute.encode_apart and not isinstance(empty, Cond):
+        encode = make_encoder(computed_text(config, pipeline.text_config), mesh)
+        captions = jax.eval_shape(encode, text, empty)
+    span: Any = jax.ShapeDtypeStruct((2,), jnp.int32, sharding=whole)
+    frozen = Frozen(
+        teacher=teacher,
+        student=abstract_as(pipeline.transformer, "float32", mesh, "student") if student else None,
+        text=text if encode is None else {},
+        empty=everywhere(captions, whole),
+        span=span,
+    )
     return Setting(
         mesh=mesh,
-        pipeline=pipeline,
+        pipeline=dataclasses.replace(pipeline, transformer=teacher, text=text),
         nets=make_networks(config, pipeline, mesh),
         sigmas=jnp.asarray(student_sigmas(student_steps(config), pipeline.shift)),
         frozen=frozen,
         samples=samples,
+        empty=empty,
         encode=encode,
+        student=student,
     )
 
 
@@ -254,6 +323,22 @@ def computed_text(config: ConfigDict, text: TextConfig) -> TextConfig:
 def masters(network: Params) -> Params:
     """The shapes of a network's weights as they are trained, in fp32."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), network)
+
+
+def abstract_as(network: Params, dtype: str, mesh: Mesh, role: str) -> Params:
+    """The shapes of a network on the mesh, as its role is stored."""
+    shapes = jax.eval_shape(lambda tree: trees.cast(tree, DTYPES[dtype]), network)
+    return abstract_on(shapes, param_shardings(shapes, ROLES[role], mesh))
+
+
+def everywhere(tree: Any, sharding: NamedSharding) -> Any:
+    """The shapes of arrays that all lie in one way."""
+    return abstract_on(tree, jax.tree.map(lambda _: sharding, tree))
+
+
+def whole_on(mesh: Mesh) -> NamedSharding:
+    """Where what every device has whole lies."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def lay_out(params: Params, mesh: Mesh, role: str) -> Params:

@@ -1,7 +1,6 @@
 """`split`: branches of the student, each for its own range of timesteps, on parallel sub-meshes."""
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from flashjax.parallel.branches import (
     unstack,
 )
 from flashjax.parallel.mesh import without_branches
+from flashjax.parallel.prepared import Prepared
 from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.costs import match_step_flops
 from flashjax.stages.distil import Method, distil
@@ -85,24 +85,29 @@ def branched(
     """The method of `match` for the branches `names`, each on its own steps and sub-mesh."""
     student_step, critic_step, init = make_steps(config, "split", setting)
     mesh, key = setting.mesh, jax.random.key(config.seed)
-    student = setting.frozen.student
-    one = jax.eval_shape(init, student, student, key)
+    network = setting.frozen.student
+    one = jax.eval_shape(init, network, network, key)
     shardings = branch_shardings(state_layout(one, mesh), mesh)
 
     def init_branches(student: Params, critic: Critic) -> Any:
         fake = critic["fake"]["params"]
         return stack([init(student, fake, key, critic)] * len(names))
 
-    def begin() -> Any:
+    def begin(frozen: Frozen) -> Any:
         critic = read_critic(workdir, one, mesh)
-        return jax.jit(init_branches, out_shardings=shardings)(student, critic)
+        return jax.jit(init_branches, out_shardings=shardings)(frozen.student, critic)
 
     spans = branch_spans(config, setting.pipeline.shift)[first : first + len(names)]
     span = jax.device_put(spans, NamedSharding(mesh, PartitionSpec("branch")))
-    together = functools.partial(
-        on_branches, mesh=mesh, span=span, shardings=shardings, first=first
+    student_step, critic_step = (
+        Prepared(
+            jit_on_branches(step, mesh=mesh, shardings=shardings, first=first),
+            span,
+            check=lambda text: check_isolated(text, mesh),
+        )
+        for step in (student_step, critic_step)
     )
-    outer = alternate(together(student_step), together(critic_step))
+    outer = alternate(student_step, critic_step)
 
     def advance(
         state: Any, frozen: Frozen, batches: tuple[Batch, ...], key: jax.Array
@@ -110,11 +115,12 @@ def branched(
         state, metrics = outer(state, frozen, batches, key)
         return state, by_branch(metrics, names)
 
-    abstract = jax.eval_shape(init_branches, student, critic_of(one))
+    abstract = jax.eval_shape(init_branches, network, critic_of(one))
     return Method(
         abstract=abstract_on(abstract, shardings),
         begin=begin,
         advance=advance,
+        steps=(critic_step, student_step),
         average=lambda state: state.student.ema,
         draws=config.match.critic_updates + 1,
         flops=match_step_flops(config, "split", setting, branches=len(names)),
@@ -159,24 +165,6 @@ def chosen_branches(config: ConfigDict) -> tuple[tuple[str, ...], int]:
 def folder_of(only: str) -> str:
     """The stage's folder: of all branches together, or of one that is a job of its own."""
     return f"split-{only}" if only else "split"
-
-
-def on_branches(
-    step: Advance, *, mesh: Mesh, span: jax.Array, shardings: Any, first: int = 0
-) -> Advance:
-    """The step for all branches at once, each on its own span; its programs are read once made."""
-    jitted = jit_on_branches(step, mesh=mesh, shardings=shardings, first=first)
-
-    programs: dict[Any, Any] = {}  # by the shapes of a batch: of every bucket one
-
-    def advance(state: Any, frozen: Frozen, batch: Any, key: jax.Array) -> Any:
-        shapes = jax.tree.structure(batch), *(leaf.shape for leaf in jax.tree.leaves(batch))
-        if shapes not in programs:
-            programs[shapes] = jitted.lower(state, span, frozen, batch, key).compile()
-            check_isolated(programs[shapes].as_text(), mesh)
-        return programs[shapes](state, span, frozen, batch, key)
-
-    return advance
 
 
 def jit_on_branches(step: Advance, *, mesh: Mesh, shardings: Any, first: int = 0) -> Any:

@@ -26,7 +26,7 @@ from flashjax.parallel.hosts import keep_programs
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.stages.contents import CHECKPOINTS
 from flashjax.stages.match import matched, prompts_of
-from flashjax.stages.setting import Setting, open_setting
+from flashjax.stages.setting import Setting, open_setting, read_setting
 from flashjax.stages.stage import steps_saved, write_json
 from flashjax.tools import sections
 from flashjax.train.arms import MatchConfig
@@ -95,7 +95,8 @@ def probed(
     config: ConfigDict, workdir: Path, step: int, names: Sequence[str], options: argparse.Namespace
 ) -> dict[str, Any]:
     """All figures of a step, as JSON: by student step, then by arm or pair of arms."""
-    setting = open_setting(config, workdir, mesh=config.mesh, prompts=prompts_of(config))
+    shapes = open_setting(config, workdir, mesh=config.mesh, prompts=prompts_of(config))
+    setting = read_setting(config, workdir, shapes)
     state = state_at(config, workdir, setting, step)
     batches = setting.batches(options.batch, seed=options.seed)
     inputs = [next(batches) for _ in range(options.inputs)]
@@ -128,7 +129,7 @@ def state_at(config: ConfigDict, workdir: Path, setting: Setting, step: int) -> 
     """The state after a step of `match`."""
     method = matched(config, workdir, setting)
     if not step:
-        return method.begin()
+        return method.begin(setting.frozen)
     checkpoints = Checkpoints(workdir / "match" / CHECKPOINTS, read_only=True)
     try:
         return checkpoints.restore(step, method.abstract)[0]

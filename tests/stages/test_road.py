@@ -16,7 +16,7 @@ from flashjax import config as configs
 from flashjax import trees
 from flashjax.checkpoint import load_params
 from flashjax.stages import guide, match, split
-from flashjax.stages.setting import open_setting
+from flashjax.stages.setting import open_setting, read_setting
 from flashjax.stages.stage import read_stage
 from flashjax.stages.training import curves
 
@@ -136,12 +136,34 @@ def same(got, want):
 def test_student_and_fake_score_begin_with_the_weights_as_they_were_imported(opened):
     config, workdir = opened
     imported = load_params(workdir / "import" / "params" / "transformer")
-    setting = open_setting(config, workdir, mesh=config.mesh)
-    assert setting.frozen.teacher["final"]["kernel"].dtype == "bfloat16"
-    same(guide.guided(config, workdir, setting).begin().learner.params, imported)
-    state = match.matched(config, workdir, setting).begin()
+    shapes = open_setting(config, workdir, mesh=config.mesh)
+    frozen = read_setting(config, workdir, shapes).frozen
+    assert frozen.teacher["final"]["kernel"].dtype == "bfloat16"
+    same(guide.guided(config, workdir, shapes).begin(frozen).learner.params, imported)
+    state = match.matched(config, workdir, shapes).begin(frozen)
     same(state.fake.params, imported)
     same(state.student.params, load_params(workdir / "guide" / "params"))
+
+
+@pytest.mark.parametrize("captions", ["within the steps", "apart", "of a file"])
+def test_what_is_read_is_what_the_steps_were_compiled_for(opened, captions, tmp_path):
+    """Shapes, dtypes and layouts of all that a step reads, on a mesh of several devices."""
+    config, workdir = opened
+    config = config.copy_and_resolve_references()
+    config.compute.encode_apart = captions == "apart"
+    prompts = tmp_path / "prompts.txt" if captions == "of a file" else ""
+    if prompts:
+        prompts.write_text("a red seven on white\n" * 8)
+    mesh = {"data": 2, "fsdp": 4}
+    shapes = open_setting(config, workdir, mesh=mesh, student="match", prompts=str(prompts))
+    read = read_setting(config, workdir, shapes)
+    want = shapes.frozen, shapes.abstract_batch(8)
+    got = read.frozen, next(read.batches(8, seed=0))
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for path, leaf in trees.flatten(want).items():
+        found = trees.flatten(got)[path]
+        assert (found.shape, found.dtype) == (leaf.shape, leaf.dtype), path
+        assert found.sharding.is_equivalent_to(leaf.sharding, found.ndim), path
 
 
 def test_the_position_table_comes_out_as_it_came_in_bit_for_bit(opened):
@@ -156,10 +178,11 @@ def test_the_position_table_comes_out_as_it_came_in_bit_for_bit(opened):
 def test_branches_begin_with_the_critic_that_matching_trained(opened):
     """Its weights and its optimisers' memory; the schedule of rates is that of the new job."""
     config, workdir = opened
-    setting = split.open_branches(config, workdir)
-    method = split.branched(config, workdir, setting, *split.chosen_branches(config))
-    state, trained = method.begin(), load_params(workdir / "match" / "critic" / "params")
-    same(state.student.params, jax.tree.map(lambda x: np.stack([x] * 2), setting.frozen.student))
+    shapes = split.open_branches(config, workdir)
+    frozen = read_setting(config, workdir, shapes).frozen
+    method = split.branched(config, workdir, shapes, *split.chosen_branches(config))
+    state, trained = method.begin(frozen), load_params(workdir / "match" / "critic" / "params")
+    same(state.student.params, jax.tree.map(lambda x: np.stack([x] * 2), frozen.student))
     teacher = load_params(workdir / "import" / "params" / "transformer")
     assert np.any(trained["fake"]["params"]["final"]["kernel"] != teacher["final"]["kernel"])
     for name in ("fake", "heads"):

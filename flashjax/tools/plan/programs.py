@@ -15,6 +15,7 @@ from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.text import abstract_text
 from flashjax.convert.transformer import abstract_transformer
+from flashjax.data.pipeline import rows_on
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.flow.schedule import Schedule
 from flashjax.models.flops import text_flops
@@ -22,18 +23,18 @@ from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import TextConfig, encode_text
 from flashjax.models.variants import MMDIT, NANO_LENGTH, SD3_TEXT, SD3_VAE, nano_text
 from flashjax.parallel.branches import branch_shardings, stack
-from flashjax.parallel.layout import ROLES
 from flashjax.parallel.mesh import Islands, make_mesh
-from flashjax.parallel.sharding import abstract_on, param_shardings
+from flashjax.parallel.sharding import abstract_on
 from flashjax.stages import guide, match, split
 from flashjax.stages.costs import pass_flops
 from flashjax.stages.model import packaged
 from flashjax.stages.setting import (
     DTYPES,
     Setting,
+    abstract_as,
     compute_of,
     computed_text,
-    make_encoder,
+    everywhere,
     make_setting,
     masters,
     state_layout,
@@ -41,7 +42,6 @@ from flashjax.stages.setting import (
 from flashjax.train.flops import critic_flops, guide_flops, steps_before, student_flops
 from flashjax.train.guide import GuideConfig
 from flashjax.train.match import MatchConfig
-from flashjax.train.state import Frozen
 from flashjax.types import Batch, Cond, Count, InputError, Positive, Tokens, Whole
 
 
@@ -159,38 +159,23 @@ def sizes_of(model: ModelConfig) -> tuple[MMDiTConfig, TextConfig]:
 def abstract_setting(config: ConfigDict, model: Model, mesh: Mesh) -> Setting:
     """A setting without a single number: shapes, dtypes and shardings only."""
     drawn, sizes, text_sizes = model.drawn, model.transformer, model.text
-    compute = compute_of(config)
+    cached = caches_text(config)
     shape = (1, drawn.sample_size, drawn.sample_size, sizes.channels)
     latents: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
-    transformer = abstract_transformer(sizes)
-    teacher = _cast(transformer, compute.teacher_dtype)
-    teacher = _laid_out(teacher, mesh, compute.teacher_role)
-    encoders = _laid_out(_cast(abstract_text(text_sizes), compute.text_dtype), mesh, "text")
     pipeline = Pipeline(
-        transformer=transformer,
+        transformer=abstract_transformer(sizes),
         transformer_config=sizes,
         vae={},
         vae_config=SD3_VAE,
-        text=encoders,
+        text={} if cached else abstract_text(text_sizes),
         text_config=text_sizes,
         schedule=Schedule(drawn.shift),
         sample_size=drawn.sample_size,
     )
-    cached = caches_text(config)
-    apart = compute.encode_apart and not cached
-    pipeline = dataclasses.replace(pipeline, text={} if cached else encoders)
-    empty = _tokens(text_sizes, drawn, 1)
-    if apart or cached:
+    empty = _tokens(text_sizes, drawn)
+    if cached:
         empty = _encoded(config, text_sizes, empty)
-    frozen = Frozen(
-        teacher=teacher,
-        student=None,
-        text={} if apart or cached else encoders,
-        empty=_whole(empty, mesh),
-        span=_whole(jax.ShapeDtypeStruct((2,), jnp.int32), mesh),
-    )
-    encode = make_encoder(computed_text(config, text_sizes), mesh) if apart else None
-    return make_setting(config, mesh, pipeline, frozen, (Batch(latents, empty),), encode)
+    return make_setting(config, mesh, pipeline, (Batch(latents, empty),), empty)
 
 
 def caches_text(config: ConfigDict) -> bool:
@@ -200,8 +185,9 @@ def caches_text(config: ConfigDict) -> bool:
 
 def _text(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
     size = config.match.job.batch_size
-    tokens = _batched(_tokens(setting.pipeline.text_config, model, size), setting.mesh)
-    forward = text_flops(setting.pipeline.text_config, t5_tokens=model.t5_tokens)
+    texts = setting.pipeline.text_config
+    tokens = everywhere(_tokens(texts, model, size), rows_on(setting.mesh, size))
+    forward = text_flops(texts, t5_tokens=model.t5_tokens)
     return Planned(
         name="text",
         mesh=setting.mesh,
@@ -225,7 +211,7 @@ def _guide(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
         name="guide",
         mesh=setting.mesh,
         step=jax.jit(step, donate_argnums=0, out_shardings=(_shardings(state), None)),
-        arguments=(state, setting.frozen, _batch(config, model, setting, job.batch_size), _key()),
+        arguments=(state, setting.frozen, setting.abstract_batch(job.batch_size), _key()),
         samples=job.batch_size,
         flops=flops | text,
         forward=forward,
@@ -242,7 +228,7 @@ def _match(which: int) -> Callable[..., Planned]:
         network = masters(setting.frozen.teacher)
         state = _state(init, setting, network, network, key)
         step = jax.jit(steps[which], donate_argnums=0, out_shardings=(_shardings(state), None))
-        batch = _batch(config, model, setting, config.match.job.batch_size)
+        batch = setting.abstract_batch(config.match.job.batch_size)
         arguments = (state, setting.frozen, batch, _key())
         return _matched(config, setting, which, "match", step, arguments)
 
@@ -262,10 +248,10 @@ def _split(which: int) -> Callable[..., Planned]:
         )
         on_branch = NamedSharding(mesh, PartitionSpec("branch"))
         spans = jax.ShapeDtypeStruct((number, 2), jnp.int32, sharding=on_branch)
-        before = _laid_out(network, mesh, "student")  # that takes the steps before a branch
+        before = abstract_as(network, "float32", mesh, "student")  # the steps before a branch
         frozen = dataclasses.replace(setting.frozen, student=before)
         step = split.jit_on_branches(steps[which], mesh=mesh, shardings=shardings)
-        batch = _batch(config, model, setting, config.split.job.batch_size)
+        batch = setting.abstract_batch(config.split.job.batch_size)
         arguments = (state, spans, frozen, batch, _key())
         return _matched(config, setting, which, "split", step, arguments)
 
@@ -309,49 +295,17 @@ def _state(init: Callable[..., Any], setting: Setting, *arguments: Any) -> Any:
     return abstract_on(abstract, state_layout(abstract, setting.mesh))
 
 
-def _batch(config: ConfigDict, model: ModelConfig, setting: Setting, size: int) -> Batch:
-    latents: Any = jax.ShapeDtypeStruct((size, *setting.samples[0].latents.shape[1:]), jnp.float32)
-    texts = setting.pipeline.text_config
-    tokens: Any = _tokens(texts, model, size)
-    if _come_encoded(setting):
-        tokens = _encoded(config, texts, tokens)
-    return _batched(Batch(latents, tokens), setting.mesh)
-
-
-def _come_encoded(setting: Setting) -> bool:
-    """Whether batches have captions encoded, from a cache or by a program of their own."""
-    return isinstance(setting.frozen.empty, Cond)
-
-
 def _encoded(config: ConfigDict, sizes: TextConfig, tokens: Tokens) -> Cond:
-    """What the encoders make of tokens, in the dtype of a cache where they come from there."""
+    """What the encoders make of tokens, as a cache keeps it."""
     computed = computed_text(config, sizes)
     cond = jax.eval_shape(lambda p, t: encode_text(computed, p, t), abstract_text(sizes), tokens)
-    return _cast(cond, config.data.dtype) if caches_text(config) else cond
+    return jax.eval_shape(lambda cond: trees.cast(cond, DTYPES[config.data.dtype]), cond)
 
 
-def _tokens(sizes: TextConfig, model: ModelConfig, size: int) -> Any:
+def _tokens(sizes: TextConfig, model: ModelConfig, size: int = 1) -> Any:
     lengths = (sizes.clip_l.length, sizes.clip_g.length, model.t5_tokens)
     ids: Any = [jax.ShapeDtypeStruct((size, length), jnp.int32) for length in lengths]
     return Tokens(*ids)
-
-
-def _cast(tree: Any, dtype: str) -> Any:
-    return jax.eval_shape(lambda tree: trees.cast(tree, DTYPES[dtype]), tree)
-
-
-def _laid_out(tree: Any, mesh: Mesh, role: str) -> Any:
-    return abstract_on(tree, param_shardings(tree, ROLES[role], mesh))
-
-
-def _whole(tree: Any, mesh: Mesh) -> Any:
-    whole = NamedSharding(mesh, PartitionSpec())
-    return abstract_on(tree, jax.tree.map(lambda _: whole, tree))
-
-
-def _batched(tree: Any, mesh: Mesh) -> Any:
-    split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    return abstract_on(tree, jax.tree.map(lambda _: split, tree))
 
 
 def _shardings(tree: Any) -> Any:
