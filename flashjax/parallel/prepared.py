@@ -21,13 +21,11 @@ _begun: weakref.WeakSet[Program] = weakref.WeakSet()
 class Prepared:
     """A jitted `step(state, *more, frozen, batch, key)`, called without the `more` that never move.
 
-    It keeps a program for all batches of one shape. `check` is given the text of each, and may
-    refuse it.
+    It keeps a program for all batches of one shape. `check` is given the text of each, which has
+    megabytes where the program is large, and may refuse it.
     """
 
-    def __init__(
-        self, step: Any, *more: Any, check: Callable[[str], None] = lambda text: None
-    ) -> None:
+    def __init__(self, step: Any, *more: Any, check: Callable[[str], None] | None = None) -> None:
         self._step, self._more, self._check = step, more, check
         self._programs: dict[Any, Program] = {}
 
@@ -54,7 +52,8 @@ class Prepared:
     def _compile(self, *arguments: Any) -> Any:
         with COMPILING.aside():
             program = self._step.lower(*arguments).compile()
-            self._check(program.as_text())
+            if self._check:
+                self._check(program.as_text())
         return program
 
 
