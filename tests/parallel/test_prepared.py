@@ -146,21 +146,25 @@ def test_the_call_counts_its_wait(caplog, monkeypatch):
 
 
 SLOW = """
-import hashlib, sys
+import hashlib, sys, threading
 import numpy as np
 from flashjax import cli
 from flashjax.parallel.prepared import Prepared
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError
 
+begun = threading.Event()
+
 class Slow:
     def lower(self, *arguments):
         print("begun", flush=True)
+        begun.set()
         hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes, and no Python
 
 def run(words):
     prepared = Prepared(Slow())
     prepared.prepare(0, 0, np.zeros(2), 0)
+    begun.wait()
     {then}
 
 cli.run = run
