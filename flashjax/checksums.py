@@ -23,7 +23,7 @@ PART = 2**16  # elements that a host weighs at once: they stay in a core's cache
 def checksums(tree: Any) -> dict[str, int]:
     """32 bits of each leaf by its path, computed where it lies: on devices, or on this host."""
     leaves = trees.flatten(tree)
-    here = {path: _on_host(np.asarray(x)) for path, x in leaves.items() if _is_here(x)}
+    here = {path: _on_host(_gathered(x)) for path, x in leaves.items() if _is_here(x)}
     # One program: of many that are under way, whose devices wait for each other, a CPU with few
     # threads begins some on one device and others on another, and none ends.
     there = jax.device_get(_on_devices({p: x for p, x in leaves.items() if p not in here}))
@@ -45,6 +45,19 @@ def _is_here(leaf: np.ndarray | Array) -> bool:
         return True
     on_cpu = all(device.platform == "cpu" for device in leaf.devices())
     return on_cpu and leaf.is_fully_addressable
+
+
+def _gathered(leaf: np.ndarray | Array) -> np.ndarray:
+    """All of it in one numpy array: one that JAX makes stays as long as the split one lives."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    if leaf.is_fully_replicated:
+        return np.asarray(leaf.addressable_shards[0].data)
+    whole = np.empty(leaf.shape, leaf.dtype)
+    for shard in leaf.addressable_shards:
+        if not shard.replica_id:
+            whole[shard.index] = np.asarray(shard.data)
+    return whole
 
 
 @jax.jit

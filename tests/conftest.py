@@ -41,6 +41,7 @@ from flashjax.models.mmdit import MMDiT, MMDiTConfig
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import TextConfig
 from flashjax.models.vae import VAE, VAEConfig
+from flashjax.parallel import compiling
 from flashjax.tasks.digit_scenes.captions import vocabulary
 from flashjax.types import Cond, Params
 
@@ -99,6 +100,20 @@ def tell_myself() -> Callable[[signal.Signals], None]:
 def key() -> jax.Array:
     """A typed random key; the same one in every test."""
     return jax.random.key(0)
+
+
+@pytest.fixture
+def compiled():
+    """The names of what is compiled from now on, by any thread."""
+    names = []
+
+    def heard(event, duration, **said):
+        if event == compiling.COMPILE:
+            names.append(said["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(heard)
 
 
 @pytest.fixture(scope="session")

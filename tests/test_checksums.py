@@ -46,6 +46,7 @@ def test_a_mesh_does_not_change_them(key):
         split = jax.device_put(array, jax.sharding.NamedSharding(make_mesh(sizes), spec))
         want = checksums({"w": np.asarray(array)})
         assert checksums({"w": split}) == compiled(split) == want
+        assert split._npy_value is None  # a second copy would stay as long as the first
 
 
 def test_parts_of_an_array_are_weighted_by_their_places_in_the_whole():

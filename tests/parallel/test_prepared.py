@@ -27,20 +27,6 @@ def shape(*sizes):
     return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
 
-@pytest.fixture
-def compiled():
-    """The names of what is compiled from now on, by any thread."""
-    names = []
-
-    def heard(event, duration, **said):
-        if event == compiling.COMPILE:
-            names.append(said["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(heard)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(heard)
-
-
 def ours(names):
     return [name for name in names if "a_step_of_ours" in name]
 

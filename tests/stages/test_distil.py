@@ -10,7 +10,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from flashjax.data.pipeline import Ahead, batches
-from flashjax.parallel import compiling
 from flashjax.parallel.prepared import Prepared
 from flashjax.stages import distil
 from flashjax.stages.stage import read_stage
@@ -67,20 +66,6 @@ def run(workdir, step, **job):
         keep=lambda folder, state, setting: kept.append((state, setting)),
     )
     return kept
-
-
-@pytest.fixture
-def compiled():
-    """The names of what is compiled from now on, by any thread."""
-    names = []
-
-    def heard(event, duration, **said):
-        if event == compiling.COMPILE:
-            names.append(said["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(heard)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(heard)
 
 
 def test_a_step_is_compiled_once_and_before_the_weights_are_there(monkeypatch, tmp_path, compiled):
