@@ -1,6 +1,7 @@
 """A student while it trains: pictures of fixed prompts, the teacher beside it; and its judge."""
 
 import dataclasses
+import functools
 import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,8 +32,8 @@ Draw = Callable[[Params], Mapping[str, np.ndarray]]
 def sampled(config: ConfigDict, workdir: Path, setting: Setting) -> Draw:
     """`draw(weights) -> images by name`, uint8 "h w 3": the student's grid under the teacher's.
 
-    The networks that drawing needs and training does not are read now. InputError where no caption
-    can be drawn.
+    The networks that drawing needs and training does not are read now, the teacher draws when its
+    grid is first shown: neither waits for the other. InputError where no caption can be drawn.
     """
     studio, tokenizer = open_studio(config, workdir, setting)
     count = -(-SHOWN // studio.rows) * studio.rows
@@ -40,11 +41,11 @@ def sampled(config: ConfigDict, workdir: Path, setting: Setting) -> Draw:
     tokens, noise = tokenizer(prompts), draw_noise(config.evaluate.seed, count, studio.shape)
     student = studio.program(student_grid(config, studio))
     guided = studio.program(teacher_grid(config, studio))
-    reference = fetched(guided(setting.frozen.teacher, tokens, noise))
+    reference = functools.cache(lambda: fetched(guided(setting.frozen.teacher, tokens, noise)))
 
     def draw(weights: Params) -> Mapping[str, np.ndarray]:
         pictures = fetched(student(studio.place(weights), tokens, noise))
-        rows = [np.stack(reduced(shown[:SHOWN])) for shown in (reference, pictures)]
+        rows = [np.stack(reduced(shown[:SHOWN])) for shown in (reference(), pictures)]
         return {"teacher above student": grid(np.stack(rows))}
 
     return draw
