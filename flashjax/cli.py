@@ -112,6 +112,15 @@ def _unread() -> bool:
     return True
 
 
+def check_encoding() -> None:
+    """InputError where names and texts are not taken for UTF-8: all that we read and write is."""
+    if (taken := sys.getfilesystemencoding()) != "utf-8":
+        raise InputError(
+            f"this shell's locale makes Python read names as {taken}: set PYTHONUTF8=1, or "
+            f"LC_ALL=C.UTF-8"
+        )
+
+
 def check(config: ConfigDict, workdir: Path, stages: Sequence[str], *, estimate: bool) -> None:
     """InputError, with a line for each thing that is wrong with a run; else says what it takes."""
     preflight = _module("tools.preflight")
@@ -127,6 +136,7 @@ def run(arguments: Sequence[str]) -> int:
     if told := front.said(words):
         print(told)
         return 0
+    check_encoding()
     name, *flags = words
     if name not in VERBS:
         raise InputError(_unknown("verb", name, list(VERBS)))
