@@ -108,7 +108,7 @@ def test_what_a_disk_refuses_is_one_line_wherever_it_happens(code, advice, monke
 def test_a_locale_that_is_not_utf_8_is_refused_before_it_spoils_a_name(monkeypatch, capsys):
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
     line = answer(capsys, "sample", "--source", "Bär")
-    assert line.startswith("flashjax sample: this shell's locale makes Python read names as iso8859-1")
+    assert line.startswith("flashjax sample: this shell's locale makes Python read names as iso")
 
 
 def test_a_message_is_no_longer_than_a_screen(monkeypatch, capsys):

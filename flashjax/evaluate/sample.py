@@ -22,6 +22,7 @@ from flashjax.flow.guidance import Guided, SkipLayers, guided, skip_guided
 from flashjax.flow.solvers import dpmpp_2m, euler
 from flashjax.models import vae
 from flashjax.models.mmdit import MMDiT, velocity_of
+from flashjax.models.parameters import as_bits
 from flashjax.models.text import TextConfig, encode_text
 from flashjax.models.tiling import tiled_decode
 from flashjax.parallel.mesh import make_mesh
@@ -220,6 +221,7 @@ def _parts(
     """
     mesh = make_mesh({"data": -1})
     params, empty = jax.device_put((params, empty), NamedSharding(mesh, PartitionSpec()))
+    params = params | {name: as_bits(params[name]) for name in ("transformer", "text")}
     chunk = -(-chunk // mesh.size) * mesh.size
 
     def part(row: np.ndarray) -> Array:

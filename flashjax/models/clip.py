@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flashjax.models.layers import Dense, check_dtype, parameter, scanned
+from flashjax.models.layers import Dense, check_dtype, scanned
+from flashjax.models.parameters import as_floats, held, parameter
 from flashjax.types import Count, InputError, Whole
 
 ACTIVATIONS = {
@@ -81,10 +82,10 @@ class CLIPText(nn.Module):
     def __call__(self, ids: Array) -> tuple[Array, Array]:
         config = self.config
         normal = nn.initializers.normal(0.02)
-        table = parameter(self, "tokens", normal, (config.vocabulary, config.width))
+        table = held(self, "tokens", normal, (config.vocabulary, config.width))
         positions = parameter(self, "positions", normal, (config.length, config.width))
         places = positions[None, : ids.shape[1]].astype(config.dtype)
-        x = table[ids].astype(config.dtype) + places
+        x = as_floats(table[ids]).astype(config.dtype) + places
         if config.depth > 1:
             x, _ = scanned(CLIPBlock, config.depth - 1)(config, name="blocks")(x)
         end, _ = CLIPBlock(config, name="last")(x, jnp.argmax(ids, axis=1))

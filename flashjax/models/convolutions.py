@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flashjax.models.layers import fan_in, parameter, zeros
+from flashjax.models.layers import fan_in, zeros
+from flashjax.models.parameters import parameter
 
 NARROW = 32  # channels: below these a CPU's matrix products are mostly overhead
 

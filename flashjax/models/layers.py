@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax.linen.initializers import Initializer
 from jax import Array
 
+from flashjax.models.parameters import parameter
 from flashjax.types import Constrain, InputError, Params, unconstrained
 
 
@@ -58,24 +59,6 @@ def scanned(block: type[nn.Module], length: int, *, in_axes: Any = nn.broadcast)
 
 zeros = nn.initializers.zeros_init()
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-
-
-def parameter(
-    module: nn.Module,
-    name: str,
-    init: Initializer,
-    shape: tuple[int, ...],
-    dtype: jnp.dtype = jnp.float32,
-) -> Array:
-    """A parameter of `module`; one that is there is asked for its shape, and no more.
-
-    Flax would trace its initialiser at every use, to compare shapes: two fifths of the time that
-    tracing a network takes.
-    """
-    there = None if module.is_initializing() else module.get_variable("params", name)
-    if there is None or there.shape != shape:
-        return module.param(name, init, shape, dtype)  # makes it, or says what is wrong
-    return there
 
 
 class Dense(nn.Module):

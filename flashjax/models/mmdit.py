@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from flashjax.models import layers
 from flashjax.models.layers import Attend, Dense, RMSNorm, layer_norm, modulate
+from flashjax.models.parameters import as_floats, held
 from flashjax.types import Cond, Constrain, Count, InputError, Params, Whole, unconstrained
 
 _saved = jax.checkpoint_policies
@@ -272,13 +273,13 @@ class MMDiT(nn.Module):
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
         tokens = self.dense((config.width,), ("width",), "patch_embed", sums=config.sums)(patches)
         side = config.position_size
-        table = layers.parameter(
+        table = held(
             self,
             "position",
             lambda *_: layers.position_table(side, config.width),
             (side, side, config.width),
         )
-        crop = layers.centre_crop(table, rows, columns).reshape(1, -1, config.width)
+        crop = as_floats(layers.centre_crop(table, rows, columns)).reshape(1, -1, config.width)
         return self.constrain(tokens + crop.astype(config.sums), "batch", "tokens", "width")
 
     def embed_condition(self, timestep: Array, pooled: Array) -> Array:

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flashjax.models.layers import Dense, RMSNorm, check_dtype, parameter, scanned
+from flashjax.models.layers import Dense, RMSNorm, check_dtype, scanned
+from flashjax.models.parameters import as_floats, held, parameter
 from flashjax.types import Count
 
 
@@ -79,8 +80,8 @@ class T5Encoder(nn.Module):
     def __call__(self, ids: Array) -> Array:
         config = self.config
         normal = nn.initializers.normal(1.0)
-        tokens = parameter(self, "tokens", normal, (config.vocabulary, config.width))
-        x = tokens[ids].astype(config.dtype)
+        tokens = held(self, "tokens", normal, (config.vocabulary, config.width))
+        x = as_floats(tokens[ids]).astype(config.dtype)
         table = parameter(self, "position_bias", normal, (config.buckets, config.heads))
         index = relative_buckets(ids.shape[1], config.buckets, config.max_distance)
         bias = table[index].transpose(2, 0, 1)[None]

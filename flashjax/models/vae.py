@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from flashjax.models.convolutions import Conv3x3, UpsampleConv
-from flashjax.models.layers import apply, parameter, zeros
+from flashjax.models.layers import apply, zeros
+from flashjax.models.parameters import parameter
 from flashjax.types import Count, Params, Positive
 
 

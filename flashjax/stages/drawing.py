@@ -32,6 +32,7 @@ from flashjax.evaluate.sample import (
 )
 from flashjax.models.attention import attend_on
 from flashjax.models.mmdit import MMDiT
+from flashjax.models.parameters import as_bits
 from flashjax.parallel.hosts import is_first
 from flashjax.parallel.layout import STATE
 from flashjax.parallel.sharding import constrain_on
@@ -97,7 +98,8 @@ class Studio:
     @functools.cached_property
     def encode(self) -> Callable[[Params, Tokens], Cond]:
         """The text encoders, compiled once for all programs."""
-        return make_encoder(self.pipeline.text_config, self.mesh)
+        encode = make_encoder(self.pipeline.text_config, self.mesh)
+        return lambda text, tokens: encode(as_bits(text), tokens)
 
     @functools.cached_property
     def uncond(self) -> Cond:
@@ -129,7 +131,7 @@ class Studio:
         compiled = jax.jit(draw, out_shardings=whole)
 
         def run(transformer: Params, tokens: Tokens, rows: np.ndarray) -> tuple[Array, Array]:
-            params = fixed | {"transformer": transformer}
+            params = fixed | {"transformer": as_bits(transformer)}
             there = to_mesh((tokens, rows), self.mesh)
             cond = self.encode(self.pipeline.text, there[0])
             uncond = cond if sampler.guidance_scale == 1.0 else self.uncond  # or is not read

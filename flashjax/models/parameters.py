@@ -1,0 +1,72 @@
+"""A network's parameters as a program holds them, and as its layers read them.
+
+XLA's CPU compiler has no loops over bfloat16: what they carry it widens, so that a model of scanned
+blocks that is stored in two bytes a weight would take six. As integers of the same bits the weights
+go in as they are, and each layer reads its own.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen.initializers import Initializer
+from jax import Array
+
+from flashjax.types import Params
+
+BITS = jnp.uint16
+LARGE = ("kernel", "tokens", "position")  # what layers read through `held`
+
+
+def parameter(
+    module: nn.Module,
+    name: str,
+    init: Initializer,
+    shape: tuple[int, ...],
+    dtype: jnp.dtype = jnp.float32,
+) -> Array:
+    """A parameter of `module`, as floats."""
+    return as_floats(held(module, name, init, shape, dtype))
+
+
+def held(
+    module: nn.Module,
+    name: str,
+    init: Initializer,
+    shape: tuple[int, ...],
+    dtype: jnp.dtype = jnp.float32,
+) -> Array:
+    """A parameter of `module` as it is held; one that is there is asked for its shape, and no more.
+
+    Flax would trace its initialiser at every use, to compare shapes: two fifths of the time that
+    tracing a network takes.
+    """
+    there = None if module.is_initializing() else module.get_variable("params", name)
+    if there is None or there.shape != shape:
+        return module.param(name, init, shape, dtype)  # makes it, or says what is wrong
+    return there
+
+
+def as_floats(array: Array) -> Array:
+    """What `held` gives, or a part of it: a table is cut, or looked up in, before it is read."""
+    return jax.lax.bitcast_convert_type(array, jnp.bfloat16) if array.dtype == BITS else array
+
+
+def as_bits(params: Params) -> Params:
+    """Large bfloat16 leaves that lie on a CPU as integers of the same memory; others as they are.
+
+    For programs that draw, not for those that are differentiated.
+    """
+    return jax.tree_util.tree_map_with_path(_bits, params)
+
+
+def _bits(path: tuple, leaf: Any) -> Any:
+    if path[-1].key not in LARGE or not isinstance(leaf, jax.Array) or leaf.dtype != jnp.bfloat16:
+        return leaf
+    parts = [shard.data for shard in leaf.addressable_shards]
+    if any(device.platform != "cpu" for device in leaf.sharding.device_set):
+        return leaf
+    views = [jax.device_put(np.asarray(part).view(BITS), part.device) for part in parts]
+    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, views)
