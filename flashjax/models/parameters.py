@@ -59,14 +59,13 @@ def as_bits(params: Params) -> Params:
 
     For programs that draw, not for those that are differentiated.
     """
-    return jax.tree_util.tree_map_with_path(_bits, params)
+    on_cpu = jax.default_backend() == "cpu"
+    return jax.tree_util.tree_map_with_path(_bits, params) if on_cpu else params
 
 
 def _bits(path: tuple, leaf: Any) -> Any:
     if path[-1].key not in LARGE or not isinstance(leaf, jax.Array) or leaf.dtype != jnp.bfloat16:
         return leaf
-    parts = [shard.data for shard in leaf.addressable_shards]
-    if any(device.platform != "cpu" for device in leaf.sharding.device_set):
-        return leaf
-    views = [jax.device_put(np.asarray(part).view(BITS), part.device) for part in parts]
+    shards = leaf.addressable_shards
+    views = [jax.device_put(np.asarray(s.data).view(BITS), s.device) for s in shards]
     return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, views)
