@@ -6,7 +6,7 @@ Letters: n pictures, H W pixels.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -61,10 +61,19 @@ class Measured:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a judge cannot do without: weights, in words ("" is none), and real pictures."""
+    """What a judge cannot do without.
+
+    Attributes:
+      weights: in words; "" is none.
+      real: whether it must have real pictures to compare with.
+      least: pictures that must be drawn.
+      read: `read(prompt)`, InputError for one that it cannot judge; None where it can judge all.
+    """
 
     weights: str = ""
     real: bool = False
+    least: int = 1
+    read: Callable[[str], Any] | None = None
 
 
 class Judge(Protocol):

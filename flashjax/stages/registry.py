@@ -1,7 +1,8 @@
 """The one door for tasks: what `data.source` and `evaluate.judges` name, behind the seams."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -12,6 +13,7 @@ from flashjax.data.config import DataConfig
 from flashjax.data.kinds.drawn import is_undrawn, place_of, with_pictures
 from flashjax.data.kinds.listed import Wording
 from flashjax.data.kinds.recognise import open_kind
+from flashjax.data.prompts import read_prompts
 from flashjax.data.remote.fetch import fetched
 from flashjax.data.samples import Samples, Unreadable
 from flashjax.data.selection import Mixed, split
@@ -183,6 +185,52 @@ def check_judges(names: Sequence[str], *, key: str = JUDGES) -> None:
     """InputError for a judge that nobody knows."""
     for told in names:
         _judge(told, Path(), key)
+
+
+def check_judged(config: ConfigDict) -> None:
+    """InputError where a judge could not judge the captions that will be drawn.
+
+    The captions of a task are its own judge's; those of other data are read where a judge asks.
+    """
+    data = configs.section(config, "data", DataConfig)
+    needs = {told: _judge(told, Path(), JUDGES)[0].needs for told in config.evaluate.judges}
+    asks = any(need.read or need.real for need in needs.values())
+    sources = [source for source in data.sources if source not in NAMES]
+    opened = [_open_source(source, data, Path()) for source in sources if asks]
+    file, count = config.evaluate.prompts, config.evaluate.samples
+    held = [parts["validation"] for parts in opened]
+    listed = read_prompts(file) if file else list(_captions(held, count))
+    count = len(listed) if file else count
+    count += min(count, config.evaluate.get("twice", 0))
+    pictured = (
+        len(sources) < len(data.sources)
+        or data.draw.steps
+        or any(_has_pictures(part) for parts in opened for part in parts.values())
+    )
+    for told, need in needs.items():
+        if count < need.least:
+            raise InputError(
+                f"{JUDGES}: {told} needs {need.least} pictures, {count} are to be drawn: raise "
+                f"evaluate.samples"
+            )
+        if need.real and not pictured:
+            raise InputError(f"{JUDGES}: {told} needs real pictures, and data.source has none")
+        try:
+            if need.read:
+                for prompt in listed:
+                    need.read(prompt)
+        except InputError as error:
+            raise InputError(
+                f"{JUDGES}: {told} judges its own world alone ({error}): name others, as detail"
+            ) from error
+
+
+def _captions(parts: Sequence[Samples], count: int) -> Iterator[str]:
+    """The first captions of each part."""
+    for part in parts:
+        for index in range(min(count, len(part))):
+            with contextlib.suppress(Unreadable):  # left out when pictures are drawn, too
+                yield part[index].caption
 
 
 def _task(name: str, key: str) -> Task:

@@ -25,7 +25,7 @@ from flashjax.stages import draw, export, match, split
 from flashjax.stages.contents import bytes_below
 from flashjax.stages.evaluate import BITS
 from flashjax.stages.model import MODEL, home_of, open_model, source_of
-from flashjax.stages.registry import check_data, check_held_out, check_judges
+from flashjax.stages.registry import check_data, check_held_out, check_judged, check_judges
 from flashjax.tools import sections
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
 from flashjax.tools.plan.report import checkpoint_bytes
@@ -114,6 +114,8 @@ def data(config: ConfigDict, stages: Sequence[str]) -> Problems:
     yield from missing
     if not missing and "evaluate" in stages:
         yield from told(check_held_out, config)
+        if not told(check_judges, config.evaluate.judges):
+            yield from told(check_judged, config)
     if "draw" in config.data and config.data.draw.steps:
         yield from told(draw.captions_of, config, Path())
 

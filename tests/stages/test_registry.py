@@ -7,7 +7,13 @@ from PIL import Image
 
 from flashjax.data.samples import captions_of
 from flashjax.evaluate.judge import Compared
-from flashjax.stages.registry import check_data, check_judges, open_judges, open_samples
+from flashjax.stages.registry import (
+    check_data,
+    check_judged,
+    check_judges,
+    open_judges,
+    open_samples,
+)
 from flashjax.tasks.digit_scenes.scenes import compose
 from flashjax.types import InputError
 
@@ -84,3 +90,25 @@ def test_judges_of_ones_own_code_are_named_by_their_path(tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match=message):
             check_judges([f"someones_judges:{name}"])
+
+
+def judged(home, *judges, source="pictures", **evaluate) -> ConfigDict:
+    told = {"judges": judges, "samples": 4, "prompts": ""} | evaluate
+    path = source if source == "digit_scenes" else str(home / source)
+    data = {"source": path, "validation": 5}
+    return ConfigDict({"data": data, "evaluate": told})
+
+
+def test_what_a_judge_cannot_judge_is_said_before_anything_is_made(home, tmp_path):
+    check_judged(judged(home, "detail"))
+    check_judged(judged(home, "digit_scenes", source="digit_scenes"))
+    with pytest.raises(InputError, match=r"digit_scenes judges its own world alone .caption 'pict"):
+        check_judged(judged(home, "detail", "digit_scenes"))
+    with pytest.raises(InputError, match="judges: digit_scenes needs 4 pictures, 3 are to be draw"):
+        check_judged(judged(home, "digit_scenes", source="digit_scenes", samples=2, twice=1))
+    (tmp_path / "mine.txt").write_text("a red seven at the top on white\nsomething else\n" * 3)
+    listed = {"source": "digit_scenes", "prompts": str(tmp_path / "mine.txt")}
+    with pytest.raises(InputError, match=r"judges its own world alone .caption 'something else'"):
+        check_judged(judged(home, "digit_scenes", **listed))
+    with pytest.raises(InputError, match=r"needs real pictures, and data\.source has none"):
+        check_judged(judged(home, "digit_scenes", source="prompts.txt"))

@@ -30,7 +30,7 @@ from flashjax.types import InputError, Params
 NEEDS = Needs(
     weights="inception.safetensors: FID's InceptionV3, made once of torch-fidelity's "
     "weights-inception-2015-12-05-6726825d.pth",
-    real=True,
+    least=2,
 )
 RESIZES: dict[str, Pixels] = {"clean": clean_pixels, "tensorflow": tensorflow_pixels}
 NOTE = (
@@ -51,7 +51,7 @@ class FidJudge:
 
     def check(self, prompts: Sequence[str]) -> None:
         """InputError for a single picture: it has no distribution."""
-        check_count(self.name, prompts, 2)
+        check_count(self.name, prompts, NEEDS.least)
 
     def judge(self, images: np.ndarray, prompts: Sequence[str]) -> tuple[Figure, ...]:
         """FID and KID from each reference; those from a teacher's pictures end in -T."""

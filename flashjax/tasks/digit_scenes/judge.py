@@ -22,7 +22,12 @@ from flashjax.tasks.digit_scenes.reading import (
 )
 from flashjax.types import InputError
 
-NEEDS = Needs(weights="the folder `reader` beside the teacher's networks", real=True)
+NEEDS = Needs(
+    weights="the folder `reader` beside the teacher's networks",
+    real=True,
+    least=NEIGHBOURS + 1,
+    read=parse_caption,
+)
 NOTE = (
     "Alignment is the share of captions, in percent, of which every part is met, with one binomial "
     "standard error; then each part on its own. The Fréchet distance is taken in the reader's "
@@ -46,7 +51,7 @@ class ReaderJudge:
 
     def check(self, prompts: Sequence[str]) -> None:
         """InputError for a prompt that is no caption of a scene, and for too few."""
-        check_count(self.name, prompts, NEIGHBOURS + 1)
+        check_count(self.name, prompts, NEEDS.least)
         for prompt in prompts:
             parse_caption(prompt)
 
