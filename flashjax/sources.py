@@ -83,6 +83,8 @@ def kind_of(path: Path) -> str:
     if (path / folders.INDEX).is_file():
         return "pipeline"
     if (path / "config.json").is_file():
+        if told := mistaken.workdir(path):
+            raise InputError(told)
         return "transformer"
     if (path / "params").is_dir() or (path / "_METADATA").is_file():
         return "orbax"

@@ -15,6 +15,7 @@ _CONVERT = (
     "s.save_file({{k: v.clone().contiguous() for k, v in d.get('state_dict', d).items() "
     'if isinstance(v, torch.Tensor)}}, {new!r})"'
 )
+_WITH_WEIGHTS = ("merge", "match", "guide", "import")  # stages that leave a model, the last first
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -108,6 +109,14 @@ def other_folder(folder: Path) -> str | None:
         return f"{folder} has no model_index.json or config.json: give {files[0]} itself"
     pickled = [path for suffix in PICKLES for path in sorted(folder.glob(f"*{suffix}"))]
     return pickle(pickled[0]) if pickled else None
+
+
+def workdir(folder: Path) -> str | None:
+    """What to give of a folder that stages of a run lie in; None for another."""
+    stages = [name for name in _WITH_WEIGHTS if (folder / name / "stage.json").is_file()]
+    if not stages:
+        return None
+    return f"{folder} is a workdir: give the folder of a stage in it, as {folder / stages[0]}"
 
 
 def _archive(path: Path) -> str:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from flashjax.convert.mistaken import other_folder, other_place
+from flashjax.convert.mistaken import other_folder, other_place, workdir
 from flashjax.convert.reading import open_safetensors
+from flashjax.sources import kind_of
 from flashjax.types import InputError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:11fe06e2\nsize 5107104310\n"
@@ -101,3 +102,14 @@ def test_a_folder_that_is_no_model_says_what_to_give(tmp_path):
     cache = tmp_path / "models--stabilityai--x"
     (cache / "snapshots" / "11fe06").mkdir(parents=True)
     assert other_folder(cache).endswith("give " + str(cache / "snapshots" / "11fe06"))
+
+
+def test_a_workdir_is_known_by_its_stages_and_the_last_one_is_given(tmp_path):
+    (tmp_path / "config.json").touch()
+    assert workdir(tmp_path) is None
+    for name in ("prepare", "guide", "match"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stage.json").touch()
+    assert workdir(tmp_path).endswith(f"give the folder of a stage in it, as {tmp_path / 'match'}")
+    with pytest.raises(InputError, match="is a workdir"):
+        kind_of(tmp_path)
