@@ -133,6 +133,21 @@ def prompts_of(config: ConfigDict) -> str:
     return prompts
 
 
+def matching_of(config: ConfigDict, section: str) -> MatchConfig:
+    """The losses of `match` for a config section's steps. InputError where they do not fit."""
+    match, steps = configs.section(config, "match.match", MatchConfig), config.student.steps
+    if match.halved and steps % 2:
+        raise InputError(
+            f"match.match.halved={match.halved}: student.steps={steps} has no half: set it to 0, "
+            f"or give an even number of steps"
+        )
+    if match.through and section != "match":
+        raise InputError(
+            "match.match.through=True goes through all steps: it has no branches to split"
+        )
+    return match
+
+
 def prompts_input(config: ConfigDict) -> dict[str, Path]:
     """That file as an input of a stage, if there is one."""
     prompts = prompts_of(config)
@@ -148,7 +163,7 @@ def make_steps(
     `init` may be given a `critic`, to go on with instead.
     """
     steps = config[section].job.steps
-    match = configs.section(config, "match.match", MatchConfig)
+    match = matching_of(config, section)
     average = configs.section(config, f"{section}.average", AverageConfig)
     critic_steps = steps * config.match.critic_updates
     updates = steps - alone_of(config) if section == "match" else steps
@@ -158,10 +173,6 @@ def make_steps(
     weight = match.adversarial_weight or match.feature_weight
     if weight and not any(bucket.pictures for bucket in setting.samples):
         raise InputError(NO_PICTURES.format(weight=weight))
-    if match.through and section != "match":
-        raise InputError(
-            "match.match.through=True goes through all steps: it has no branches to split"
-        )
     nets, sigmas = setting.nets, setting.sigmas
 
     def init(

@@ -121,9 +121,12 @@ def data(config: ConfigDict, stages: Sequence[str]) -> Problems:
 
 
 def heads(config: ConfigDict, stages: Sequence[str]) -> Problems:
-    """Heads have pictures to see, and judges are known."""
-    del stages  # `match` would find it out, after all of `guide`
+    """Matching fits the student, heads have pictures to see, and judges are known.
+
+    `match` would find it out after all of `guide`, and `split` after all of `match`.
+    """
     if "match" in config:
+        yield from told(match.matching_of, config, "split" if "split" in stages else "match")
         yield from told(match.prompts_of, config)
     if "evaluate" in config:
         yield from told(check_judges, config.evaluate.judges)

@@ -11,7 +11,7 @@ from flashjax import trees
 from flashjax.cli import main
 from flashjax.convert import folder as folders
 from flashjax.convert.sai import write_sai
-from flashjax.tools import preflight
+from flashjax.tools import preflight, sections
 
 NANO = Path(__file__).parents[2] / "configs" / "nano.py"
 
@@ -31,8 +31,17 @@ def test_a_student_of_one_step_has_one_branch_and_no_problem(tmp_path):
     config = configs.load(NANO.with_name("nano_1step.py"))
     assert preflight.problems(config, tmp_path) == []
     assert {step.name for step in preflight.steps_of(config)} >= {"split-student", "split-critic"}
-    (line,) = found(tmp_path, "student.steps=1")
+    (line,) = found(tmp_path, "student.steps=1", "match.match.halved=0")
     assert "split.branches.lo (0.0, 500.0] holds none of the student's 1 timesteps" in line
+
+
+def test_matching_that_does_not_fit_the_student_is_said_before_guide(tmp_path):
+    (line,) = found(tmp_path, "student.steps=3")
+    assert line.startswith("match.match.halved=0.5: student.steps=3 has no half: set it to 0")
+    assert found(tmp_path, "student.steps=3", "match.match.halved=0") == []
+    whole = sections.load(str(NANO), ["match.match.halved=0", "match.match.through=True"])
+    (line,) = preflight.problems(whole, tmp_path / "run")
+    assert line.endswith("it has no branches to split")
 
 
 def test_what_a_run_takes_is_of_its_own_teacher_and_not_of_the_one_its_recipe_is_for(
