@@ -10,10 +10,11 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import jax
@@ -26,6 +27,7 @@ from flashjax.parallel.prepared import under_way
 from flashjax.types import InputError
 
 PORT = 8476
+MEET, MEET_SECONDS = "FLASHJAX_MEET_SECONDS", 300  # hosts of a pod may start minutes apart
 EXPLICIT = ("FLASHJAX_COORDINATOR", "FLASHJAX_PROCESSES", "FLASHJAX_PROCESS")
 KEPT_SECONDS = 0.3  # of compilation, from which on a program is kept
 SETTLE_SECONDS = 2.0  # within which a process hears why the others have left it
@@ -75,12 +77,15 @@ def initialise(environment: Mapping[str, str]) -> Job | None:
     job = job_of(environment)
     if job is None:
         return None
+    patience = _meet_seconds(environment)
     # Between processes on CPUs; of no effect where there are accelerators.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    if job.coordinator:
-        jax.distributed.initialize(job.coordinator, job.processes, job.process)
-    else:
-        jax.distributed.initialize()
+    with _not_for_ever(patience) as later:
+        if job.coordinator:
+            where = job.coordinator, job.processes, job.process
+            jax.distributed.initialize(*where, initialization_timeout=later)
+        else:
+            jax.distributed.initialize(initialization_timeout=later)
     if signals.listening():
         _share_stop.append(signals.take_back(signal.SIGTERM))
     # What processes meet through is made at their first meeting, and gloo waits no more than half
@@ -91,6 +96,34 @@ def initialise(environment: Mapping[str, str]) -> Job | None:
     signals.before_end(others.say)
     atexit.register(others.say, 0)
     return job
+
+
+def _meet_seconds(environment: Mapping[str, str]) -> int:
+    """How long processes wait for each other before a job begins. InputError for no such number."""
+    told = environment.get(MEET, str(MEET_SECONDS))
+    if not told.isdecimal() or not int(told):
+        raise InputError(f"{MEET}={told}: give whole seconds, 1 or more")
+    return int(told)
+
+
+@contextmanager
+def _not_for_ever(seconds: int) -> Iterator[int]:
+    """Ends this process where the block takes longer; gives JAX a later bound, at which it aborts.
+
+    Whoever starts it again finds the code of a job that others have left.
+    """
+    words = (
+        f"the processes of this job have not met within {seconds} s: one has not started or was "
+        f"killed, or the coordinator's port is closed; {signals.saved()}; {signals.AGAIN} ({MEET} "
+        f"is how long they wait)"
+    )
+    timer = threading.Timer(seconds, signals.end, [words])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield 2 * seconds
+    finally:
+        timer.cancel()
 
 
 def leave(code: int) -> None:

@@ -1,8 +1,13 @@
 """Who a process is, from what its launcher left in the environment."""
 
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 
-from flashjax.parallel.hosts import Job, job_of
+from flashjax.parallel.hosts import MEET, Job, initialise, job_of
 from flashjax.types import InputError
 
 JOBSET = {
@@ -46,3 +51,23 @@ def test_a_process_finds_its_job(environment, job):
 def test_half_an_environment_is_an_error(change, message):
     with pytest.raises(InputError, match=message):
         job_of({**EXPLICIT, **change})
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_whose_others_never_come_leaves_with_a_line_and_is_started_again(process):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{found.getsockname()[1]}"
+    job = EXPLICIT | {"FLASHJAX_COORDINATOR": where, "FLASHJAX_PROCESS": str(process), MEET: "1"}
+    code = "from flashjax.parallel import hosts, signals; signals.listen(); import os; "
+    words = [sys.executable, "-c", code + "hosts.initialise(os.environ)"]
+    ended = subprocess.run(words, env=os.environ | job, capture_output=True, text=True, timeout=90)
+    assert ended.returncode == 75
+    (line,) = ended.stderr.splitlines()
+    assert "the processes of this job have not met within 1 s" in line and MEET in line
+
+
+@pytest.mark.parametrize("told", ["0", "soon", "-1", "1.5"])
+def test_how_long_processes_wait_is_in_whole_seconds(told):
+    with pytest.raises(InputError, match="whole seconds, 1 or more"):
+        initialise({**EXPLICIT, MEET: told})

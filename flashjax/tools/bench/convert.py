@@ -1,9 +1,10 @@
-"""`bench convert`: a random checkpoint of true size, imported and exported, timed and weighed.
+"""`bench convert`: a random checkpoint of true size, read, exported, drawn with: timed and weighed.
 
 Every measured part is a process of its own, whose peak memory and read bytes the kernel counts.
 """
 
 import argparse
+import dataclasses
 import filecmp
 import json
 import os
@@ -12,10 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flashjax.convert.sai import PREFIXES, model_spec, read_parts
@@ -23,14 +26,17 @@ from flashjax.convert.table import Placement
 from flashjax.convert.tensors import Info, Tensors
 from flashjax.convert.transformer import transformer_rows
 from flashjax.convert.writing import write_safetensors
+from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
+from flashjax.models.parameters import as_bits
 from flashjax.models.variants import MMDIT
 from flashjax.parallel.layout import MMDIT as RULES
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import param_shardings
 from flashjax.tools.export import convert
-from flashjax.types import InputError
+from flashjax.types import Cond, InputError, Params
 
 PROCESSES = 2
+LATENTS, TEXT_TOKENS = (32, 32), 154  # 256 px; tokens of two prompts
 FLOAT16 = np.dtype(np.float16)
 
 
@@ -61,6 +67,8 @@ def run_in(workdir: Path, model: str) -> None:
     same("tensors from the diffusers folder", source, back / "model.safetensors", data_only=True)
     outcome = measured("load", source)
     report("import alone", outcome["seconds"], size, outcome)
+    outcome = measured("draw", source)
+    report("import, one step of a picture", outcome["seconds"], size, outcome)
     for outcome in measured_together(source):
         report(f"import, one of {PROCESSES} processes", outcome["seconds"], size, outcome)
 
@@ -121,7 +129,7 @@ def export(source: str, out: str, formats: str) -> None:
     convert(Path(source), Path(out), formats=formats.split(","))
 
 
-def load(source: str, port: str = "", rank: str = "") -> None:
+def load(source: str, port: str = "", rank: str = "") -> tuple[Params, MMDiTConfig]:
     """Imports the transformer, sharded over all processes if there are several."""
     if port:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -129,7 +137,19 @@ def load(source: str, port: str = "", rank: str = "") -> None:
     mesh = make_mesh({"fsdp": -1})
     placement = Placement(None, lambda abstract: param_shardings(abstract, RULES, mesh))
     parts = read_parts(source, place=lambda _: placement)
-    jax.block_until_ready(parts)
+    return jax.block_until_ready(parts)["transformer"]
+
+
+def draw(source: str) -> None:
+    """Imports the transformer and takes one step of `LATENTS`, as `flashjax sample` would."""
+    params, config = load(source)
+    cond = Cond(
+        text=jnp.zeros((1, TEXT_TOKENS, config.text_width)),
+        pooled=jnp.zeros((1, config.pooled_width)),
+    )
+    x = jnp.zeros((1, *LATENTS, config.channels))
+    step = jax.jit(velocity_of(MMDiT(dataclasses.replace(config, dtype=jnp.float32))))
+    jax.block_until_ready(step(as_bits(params), x, jnp.ones(1), cond))
 
 
 def same(what: str, one: Path, other: Path, *, data_only: bool = False) -> None:
@@ -165,15 +185,12 @@ def report(what: str, seconds: float, size: int, outcome: dict[str, Any] | None 
 def main() -> None:
     """One measured part: runs it and prints what the kernel counted."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("export", "load"))
+    parser.add_argument("what", choices=PARTS)
     parser.add_argument("arguments", nargs="*")
     options = parser.parse_args()
     before, idle = counted("/proc/self/io", "rchar"), counted("/proc/self/status", "VmHWM")
     started = time.perf_counter()
-    if options.what == "export":
-        export(*options.arguments)
-    else:
-        load(*options.arguments)
+    PARTS[options.what](*options.arguments)
     seconds = time.perf_counter() - started
     print(
         json.dumps(
@@ -185,6 +202,9 @@ def main() -> None:
             }
         )
     )
+
+
+PARTS: dict[str, Callable[..., Any]] = {"export": export, "load": load, "draw": draw}
 
 
 def counted(file: str, name: str) -> int:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flashjax.parallel import signals
+from flashjax.parallel.hosts import MEET
 from flashjax.stages.run import ROAD
 from flashjax.stages.stage import write_json
 from flashjax.tools.chaos.compare import differences, results
@@ -30,6 +31,7 @@ from flashjax.tools.chaos.layouts import layouts
 from flashjax.tools.chaos.rounds import Told, is_done, play
 from flashjax.types import InputError
 
+MEET_SECONDS = 40  # well within what is allowed to a process that is left alone
 FIRST, UNBROKEN, REPORT, MARK = "first", "unbroken", "chaos.json", "made by flashjax chaos\n"
 
 log = logging.getLogger(__name__)
@@ -144,6 +146,7 @@ class Chaos:
                 "FLASHJAX_COORDINATOR": f"127.0.0.1:{port}",
                 "FLASHJAX_PROCESSES": str(processes),
                 "FLASHJAX_PROCESS": str(number),
+                MEET: str(MEET_SECONDS),
             }
         return os.environ | own
 
