@@ -1,4 +1,4 @@
-"""`bench startup`: seconds from the command to the first step of `guide`, cold and warm.
+"""`bench startup`: seconds from the command to a first step, of `guide` and of `match`.
 
 Cold, nothing is compiled yet; warm, the stage goes on and finds its programs in the cache. Each is
 a process of its own, which is told to stop after its first step.
@@ -15,27 +15,33 @@ from pathlib import Path
 
 from flashjax.types import InputError
 
-FIRST_STEP = re.compile(r"guide: first step ([\d.]+) s after the command, itself ([\d.]+) s")
+FIRST_STEP = re.compile(r"\w+: first step ([\d.]+) s after the command, itself ([\d.]+) s")
 STARTS = ("cold", "warm", "warm again")
+BEFORE = {"guide": "prepare", "match": "guide"}  # the last stage that is there already
 
 
 def run(path: str, overrides: Sequence[str], workdir: Path) -> None:
-    """Prints the seconds of each start, and all of them as JSON. InputError for a used workdir."""
-    if (workdir / "guide").exists():
-        raise InputError(f"{workdir} has a guide already: give bench startup a workdir of its own")
-    flags = ["--config", path, "--workdir", str(workdir)]
-    flags += [f"--config.{override}" for override in overrides]
-    for verb in ("import", "prepare"):
-        subprocess.run(command(verb, flags), check=True, stderr=subprocess.DEVNULL)
-    found = {}
-    for name in STARTS:
-        found[name] = first_step(command("guide", flags))
-        told = found[name]
-        print(
-            f"{name:10} {told['wall']:6.1f} s to the first step, {told['itself']:.1f} s of them in "
-            f"the job",
-            flush=True,
-        )
+    """Prints the seconds of each start, and all of them as JSON. InputError for a used workdir.
+
+    Each stage has a run of its own in `workdir`; what comes before `match` is one step of `guide`.
+    """
+    if any((workdir / stage).exists() for stage in BEFORE):
+        raise InputError(f"{workdir} has runs already: give bench startup a workdir of its own")
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for stage, before in BEFORE.items():
+        flags = ["--config", path, "--workdir", str(workdir / stage)]
+        shorter = ["guide.job.steps=1"] if stage != "guide" else []
+        flags += [f"--config.{override}" for override in [*overrides, *shorter]]
+        made = command("run", ["--from", "import", "--to", before, *flags])
+        subprocess.run(made, check=True, stderr=subprocess.DEVNULL)
+        found[stage] = {}
+        for name in STARTS:
+            told = found[stage][name] = first_step(command(stage, flags))
+            print(
+                f"{stage:5} {name:10} {told['wall']:6.1f} s to the first step, "
+                f"{told['itself']:.1f} s of them in the step itself",
+                flush=True,
+            )
     print(json.dumps(found))
 
 
