@@ -105,11 +105,12 @@ def write_page(path: Path, page: str) -> None:
 def render(report: Report) -> str:
     """The page, all texts escaped."""
     template = environment().get_template("report.html.j2")
+    columns = columns_of(report.samplers)
     return template.render(
         report=report,
         verdict=verdict(report.bars),
-        headings=headings(report.samplers[0].measured.figures),
-        columns=report.samplers[0].measured.figures,
+        headings=headings(columns),
+        columns=columns,
         groups=grouped(report.samplers),
         reference=next(s.measured for s in report.samplers if s.name == report.reference),
         stages=[(curves, panels(curves.runs)) for curves in report.curves],
@@ -120,6 +121,22 @@ def grouped(samplers: Sequence[Sampler]) -> list[tuple[str, list[Sampler]]]:
     """Neighbours of the same group under its heading."""
     groups = itertools.groupby(samplers, key=lambda sampler: sampler.group)
     return [(group, list(members)) for group, members in groups]
+
+
+def columns_of(samplers: Sequence[Sampler]) -> list[Figure]:
+    """One figure of each kind that any sampler has: those of the one with the most come first."""
+    by_number = sorted(samplers, key=lambda sampler: len(sampler.measured.figures), reverse=True)
+    figures = (figure for sampler in by_number for figure in sampler.measured.figures)
+    found: dict[tuple[str, str], Figure] = {}
+    for figure in figures:
+        found.setdefault((figure.heading, figure.name), figure)
+    return list(found.values())
+
+
+def under(figures: Sequence[Figure], columns: Sequence[Figure]) -> list[Figure | None]:
+    """The figures in the order of the columns; None where there is none."""
+    known = {(figure.heading, figure.name): figure for figure in figures}
+    return [known.get((column.heading, column.name)) for column in columns]
 
 
 def scale_of(images: np.ndarray) -> int:
@@ -259,6 +276,8 @@ def environment() -> jinja2.Environment:
         "data_uri": _data_uri,
         "reduced": reduced,
         "scale": scale_of,
+        "under": under,
+        "certain": _certain,
     }
     environment.globals |= {
         "zip": zip,
@@ -273,6 +292,14 @@ def environment() -> jinja2.Environment:
 def _figure(figure: Figure, value: float) -> str:
     """A value as the figure shows its own."""
     return f"{value:.{figure.decimals}f}"
+
+
+def _certain(value: float, error: float) -> str:
+    """A value in as many digits as its error leaves it."""
+    if not error:
+        return f"{value:.3g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"  # and never -0
 
 
 def _percent(share: float) -> str:

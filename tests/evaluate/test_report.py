@@ -200,3 +200,36 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path):
     with pytest.raises(TypeError, match="iterable"):
         write_report(path, broken)
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+
+def cells_of(path) -> list[list[str]]:
+    """The rows of the table of figures, headings among them, as texts of their cells."""
+    table = re.search(r'<table class="figures">.*?</table>', path.read_text("utf-8"), re.S)
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", table[0], re.S)
+    found = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in rows]
+    return [[re.sub(r"<[^>]*>", "", cell).strip() for cell in row] for row in found]
+
+
+def test_a_figure_that_some_samplers_lack_stands_under_its_own_name_all_the_same(tmp_path):
+    """Real pictures have no diversity of one prompt: what follows must not move to the left."""
+    report = make_report()
+    sharp, spread = Figure("sharpness", 26.8, decimals=1), Figure("diversity", 22.0, decimals=1)
+    rows = [
+        dataclasses.replace(row, measured=dataclasses.replace(row.measured, figures=figures))
+        for row, figures in zip(report.samplers, ((sharp,), (sharp, spread)), strict=True)
+    ]
+    write_report(tmp_path / "r.html", dataclasses.replace(report, samplers=rows))
+    found = {row[0]: row[1:] for row in cells_of(tmp_path / "r.html") if len(row) > 4}
+    assert found[""][:3] == ["sharpness", "diversity", "samples"]
+    assert found["plainplain"][:3] == ["26.8", "\N{EN DASH}", "400"]
+    assert found["teacherplain"][:3] == ["26.8", "22.0", "400"]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [(-0.0263, 1.9, "0.0"), (99.4, 40.0, "99"), (87.04, 1.5, "87.0"), (0.51, 0.02, "0.510")],
+)
+def test_a_bar_has_the_digits_that_its_error_leaves_it(value, error, shown, tmp_path):
+    bar = Bar("it", value, 1.0, "points", error=error)
+    write_report(tmp_path / "r.html", dataclasses.replace(make_report(), bars=[bar]))
+    assert f"<strong>{shown}<small>" in (tmp_path / "r.html").read_text("utf-8")
