@@ -1,5 +1,7 @@
 """Judges by name: each says what it needs, and without it names itself and that."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -18,5 +20,8 @@ def test_a_judge_without_weights_says_what_it_needs_in_one_line(name, tmp_path):
     assert "nothing here" in message and "\n" not in message
 
 
-def test_only_inception_cannot_do_without_pictures():
-    assert [name for name, kind in KINDS.items() if kind.needs.real] == ["fid"]
+def test_none_needs_real_pictures_where_a_teachers_are_there_and_a_distance_needs_two():
+    assert not any(kind.needs.real for kind in KINDS.values())
+    assert KINDS["fid"].needs.least == 2
+    with pytest.raises(InputError, match="the judge fid has nothing to compare with"):
+        KINDS["fid"].open(Path("weights"), Compared())
