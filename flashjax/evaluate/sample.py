@@ -77,6 +77,25 @@ def make_sample(
     model: MMDiT | None = None,
     tile: int = LARGEST_TILE,
 ) -> Sample:
+    """The compiled program of `sampling`."""
+    sample = sampling(pipeline, sampler, model=model, tile=tile)
+    return jax.jit(sample, compiler_options=frugal())
+
+
+def frugal() -> dict[str, str] | None:
+    """Options of a CPU's compiler: left alone it expands the weights of a whole block at a time."""
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def sampling(
+    pipeline: Pipeline,
+    sampler: Sampler,
+    *,
+    model: MMDiT | None = None,
+    tile: int = LARGEST_TILE,
+) -> Sample:
     """Builds `sample(params, tokens, empty, noise) -> images "b H W 3"` in [-1, 1].
 
     Latents with a side of more than `tile` are decoded in tiles. `model` is the transformer where
@@ -116,7 +135,7 @@ def make_sample(
             return tiled_decode(pipeline.vae_config, decoder, latents, tile=tile)
         return vae.decode(pipeline.vae_config, decoder, latents)
 
-    return jax.jit(sample)
+    return sample
 
 
 @functools.partial(jax.jit, static_argnums=0)

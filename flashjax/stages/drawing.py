@@ -27,8 +27,9 @@ from flashjax.evaluate.sample import (
     Drawn,
     Sampler,
     draw_noise,
-    make_sample,
+    frugal,
     one_ahead,
+    sampling,
 )
 from flashjax.models.attention import attend_on
 from flashjax.models.mmdit import MMDiT
@@ -120,7 +121,7 @@ class Studio:
         """
         whole = NamedSharding(self.mesh, PartitionSpec())
         sizes = dataclasses.replace(self.pipeline, transformer={}, vae={}, text={})
-        sample = make_sample(sizes, sampler, model=self.model)
+        sample = sampling(sizes, sampler, model=self.model)
         fixed = {"vae": self.pipeline.vae, "text": {}}
 
         def draw(params: Params, cond: Cond, uncond: Cond, rows: Array) -> tuple[Array, Array]:
@@ -128,7 +129,7 @@ class Studio:
             levels = (jnp.clip(pictures, -1.0, 1.0) + 1.0) * 127.5 + 0.5
             return levels.astype(jnp.uint8), jnp.isfinite(pictures).all((1, 2, 3))
 
-        compiled = jax.jit(draw, out_shardings=whole)
+        compiled = jax.jit(draw, out_shardings=whole, compiler_options=frugal())
 
         def run(transformer: Params, tokens: Tokens, rows: np.ndarray) -> tuple[Array, Array]:
             params = fixed | {"transformer": as_bits(transformer)}

@@ -33,6 +33,7 @@ from flashjax.evaluate.sample import (
 )
 from flashjax.flow.guidance import SkipLayers
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
+from flashjax.models.parameters import as_bits
 from flashjax.parallel.mesh import make_mesh
 from flashjax.sources import base_folder, home_of, in_dtype, open_pipeline
 from flashjax.stages.model import PACKAGED, open_stage, packaged
@@ -200,7 +201,7 @@ def negative_of(pipeline: Pipeline, tokenizer: Tokenizer, drawings: Sequence[Dra
     tokens = tokenizer([shortened(drawings[0].negative_prompt)])
     if all(drawing.guidance_scale == 1 for drawing in drawings):
         return tokens
-    return encoded(pipeline.text_config, pipeline.text, tokens)
+    return encoded(pipeline.text_config, as_bits(pipeline.text), tokens)
 
 
 def draw(

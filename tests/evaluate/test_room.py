@@ -13,7 +13,7 @@ from flashjax.convert.transformer import abstract_transformer
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.evaluate import room
 from flashjax.evaluate.room import fitting, free_bytes, picture_bytes
-from flashjax.evaluate.sample import Sampler, make_sample
+from flashjax.evaluate.sample import Sampler, sampling
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_picture_takes_about_what_the_compiler_says(tiny_teacher, guidance):
         transformer_config=sizes,
         transformer=pipeline.transformer | {"position": table},
     )
-    sample = make_sample(pipeline, Sampler((1.0, 0.5, 0.0), guidance))
+    sample = sampling(pipeline, Sampler((1.0, 0.5, 0.0), guidance))
     params = {name: getattr(pipeline, name) for name in ("transformer", "vae", "text")}
 
     def temporary(count):

@@ -26,6 +26,7 @@ from flashjax.convert.table import Placement
 from flashjax.convert.tensors import Info, Tensors
 from flashjax.convert.transformer import transformer_rows
 from flashjax.convert.writing import write_safetensors
+from flashjax.evaluate.sample import frugal
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
 from flashjax.models.parameters import as_bits
 from flashjax.models.variants import MMDIT
@@ -148,7 +149,8 @@ def draw(source: str) -> None:
         pooled=jnp.zeros((1, config.pooled_width)),
     )
     x = jnp.zeros((1, *LATENTS, config.channels))
-    step = jax.jit(velocity_of(MMDiT(dataclasses.replace(config, dtype=jnp.float32))))
+    velocity = velocity_of(MMDiT(dataclasses.replace(config, dtype=jnp.float32)))
+    step = jax.jit(velocity, compiler_options=frugal())
     jax.block_until_ready(step(as_bits(params), x, jnp.ones(1), cond))
 
 
