@@ -64,7 +64,8 @@ def as_bits(params: Params) -> Params:
 
 
 def _bits(path: tuple, leaf: Any) -> Any:
-    if path[-1].key not in LARGE or not isinstance(leaf, jax.Array) or leaf.dtype != jnp.bfloat16:
+    held_here = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    if not held_here or path[-1].key not in LARGE or leaf.dtype != jnp.bfloat16:
         return leaf
     shards = leaf.addressable_shards
     views = [jax.device_put(np.asarray(s.data).view(BITS), s.device) for s in shards]
