@@ -48,7 +48,9 @@ def test_the_log_says_how_far_every_process_came(tmp_path, caplog):
         )
 
     def told():  # on a busy machine the start was a silence, too, and the test before is heard yet
-        return [r for r in caplog.records if f"{tmp_path}/" in r.message and "step 7" in r.message]
+        return [
+            r for r in caplog.records if f"{tmp_path}/" in r.message and "after step 7" in r.message
+        ]
 
     stacks_after(tmp_path, seconds=0.05, until=lambda _: told())
     record = told()[0]
