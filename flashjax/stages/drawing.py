@@ -129,7 +129,8 @@ class Studio:
             levels = (jnp.clip(pictures, -1.0, 1.0) + 1.0) * 127.5 + 0.5
             return levels.astype(jnp.uint8), jnp.isfinite(pictures).all((1, 2, 3))
 
-        compiled = jax.jit(draw, out_shardings=whole, compiler_options=frugal())
+        options = frugal(self.pipeline.transformer_config)
+        compiled = jax.jit(draw, out_shardings=whole, compiler_options=options)
 
         def run(transformer: Params, tokens: Tokens, rows: np.ndarray) -> tuple[Array, Array]:
             params = fixed | {"transformer": as_bits(transformer)}

@@ -150,7 +150,7 @@ def draw(source: str) -> None:
     )
     x = jnp.zeros((1, *LATENTS, config.channels))
     velocity = velocity_of(MMDiT(dataclasses.replace(config, dtype=jnp.float32)))
-    step = jax.jit(velocity, compiler_options=frugal())
+    step = jax.jit(velocity, compiler_options=frugal(config))
     jax.block_until_ready(step(as_bits(params), x, jnp.ones(1), cond))
 
 
