@@ -26,12 +26,20 @@ from flashjax.parallel.hosts import MEET
 from flashjax.stages.run import ROAD
 from flashjax.stages.stage import write_json
 from flashjax.tools.chaos.compare import differences, results
-from flashjax.tools.chaos.faults import DONE, FAULTS, OF_ONE, Job, can_mount, fill, read_only
+from flashjax.tools.chaos.faults import (
+    DONE,
+    FAULTS,
+    MEET_SECONDS,
+    OF_ONE,
+    Job,
+    can_mount,
+    fill,
+    read_only,
+)
 from flashjax.tools.chaos.layouts import layouts
 from flashjax.tools.chaos.rounds import Told, is_done, play
 from flashjax.types import InputError
 
-MEET_SECONDS = 40  # well within what is allowed to a process that is left alone
 FIRST, UNBROKEN, REPORT, MARK = "first", "unbroken", "chaos.json", "made by flashjax chaos\n"
 
 log = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ from flashjax.stages.stage import read_stage
 DONE, WRONG_INPUT, SAVED, KILLED = 0, 2, 75, -signal.SIGKILL
 PATIENCE_SECONDS = 180.0  # for a job that was asked to end
 ALONE_SECONDS = 60.0  # for a process whose other one is gone
+MEET_SECONDS = 40  # that processes wait for each other when they begin
 
 # Its first argument is a folder that the command after it sees, but cannot write; root, too.
 MOUNTED = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
@@ -34,6 +35,7 @@ class Job:
     processes: Sequence[subprocess.Popen[bytes]]
     workdir: Path
     start: Callable[..., "Job"]  # of the words of that command
+    since: float = dataclasses.field(default_factory=time.monotonic)
 
     def ended(self) -> bool:
         return all(process.poll() is not None for process in self.processes)
@@ -66,9 +68,13 @@ def kill(job: Job, dice: random.Random) -> None:
 
 
 def kill_one(job: Job, dice: random.Random) -> None:
-    """SIGKILL to one: the others leave by themselves, with a code that starts them again."""
+    """SIGKILL to one: the others leave by themselves, with a code that starts them again.
+
+    Those that may not have met it yet wait for it first.
+    """
+    unmet = time.monotonic() - job.since < MEET_SECONDS
     job.send(signal.SIGKILL, [dice.choice(job.processes)])
-    _check(job.codes(ALONE_SECONDS), {KILLED, DONE, SAVED})
+    _check(job.codes(ALONE_SECONDS + MEET_SECONDS * unmet), {KILLED, DONE, SAVED})
 
 
 def terminate_one(job: Job, dice: random.Random) -> None:
