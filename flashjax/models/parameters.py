@@ -20,24 +20,12 @@ BITS = jnp.uint16
 LARGE = ("kernel", "tokens", "position")  # what layers read through `held`
 
 
-def parameter(
-    module: nn.Module,
-    name: str,
-    init: Initializer,
-    shape: tuple[int, ...],
-    dtype: jnp.dtype = jnp.float32,
-) -> Array:
+def parameter(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]) -> Array:
     """A parameter of `module`, as floats."""
-    return as_floats(held(module, name, init, shape, dtype))
+    return as_floats(held(module, name, init, shape))
 
 
-def held(
-    module: nn.Module,
-    name: str,
-    init: Initializer,
-    shape: tuple[int, ...],
-    dtype: jnp.dtype = jnp.float32,
-) -> Array:
+def held(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]) -> Array:
     """A parameter of `module` as it is held; one that is there is asked for its shape, and no more.
 
     Flax would trace its initialiser at every use, to compare shapes: two fifths of the time that
@@ -45,7 +33,7 @@ def held(
     """
     there = None if module.is_initializing() else module.get_variable("params", name)
     if there is None or there.shape != shape:
-        return module.param(name, init, shape, dtype)  # makes it, or says what is wrong
+        return module.param(name, init, shape, jnp.float32)  # makes it, or says what is wrong
     return there
 
 
