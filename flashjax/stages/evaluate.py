@@ -27,7 +27,7 @@ from flashjax.quantize.containers.gguf import open_gguf
 from flashjax.stages.drawing import Studio, draw_all, first_sees, make_studio
 from flashjax.stages.export import FOLDER
 from flashjax.stages.model import home_of, network_shardings, open_model, student_of
-from flashjax.stages.registry import check_judges, open_judges, open_samples
+from flashjax.stages.registry import check_judged, check_judges, open_judges, open_samples
 from flashjax.stages.setting import DTYPES, compute_of
 from flashjax.stages.stage import run_stage, write_json
 from flashjax.types import InputError, Params
@@ -68,6 +68,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     def body(folder: Path) -> dict[str, Any]:
         check_judges(config.evaluate.judges)
+        check_judged(config)
         mesh = make_mesh({**without_branches(config.mesh), "data": -1})
         pipeline, tokenizer = open_model(workdir, mesh)
         studio = make_studio(config, mesh, pipeline, tokenizer([""]))
