@@ -10,8 +10,8 @@ import importlib.util
 import itertools
 import math
 import re
-from collections.abc import Callable, Collection
-from typing import Annotated, Any, TypeAlias
+from collections.abc import Collection
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import flax.struct
 import jax
@@ -20,7 +20,6 @@ import numpy as np
 HostOrDevice: TypeAlias = jax.Array | np.ndarray
 Params: TypeAlias = Any  # a nested dict of arrays
 Metrics: TypeAlias = dict[str, jax.Array]  # "network/quantity" -> float32 scalar
-Constrain: TypeAlias = Callable[..., jax.Array]
 
 CLOSE = 0.7  # of two words, from which on one may have been meant for the other
 
@@ -127,10 +126,35 @@ class Batch:
     pictures: bool = flax.struct.field(pytree_node=False, default=True)
 
 
-def unconstrained(x: jax.Array, *names: str | None) -> jax.Array:
+class Constrain(Protocol):
+    """Lays out an array on devices by the names of its dims, one name or None for each."""
+
+    @property
+    def rows(self) -> bool:
+        """Whether products see batch and tokens as one dim.
+
+        XLA's CPU compiler copies the gradient of a product with two such dims transposed before it
+        sums over them: a third of a training step. Where tokens are split, they stay a dim.
+        """
+        ...
+
+    def __call__(self, x: jax.Array, *names: str | None) -> jax.Array: ...
+
+
+class Unconstrained:
     """The identity `constrain`: models that run on one device use it."""
-    del names
-    return x
+
+    @property
+    def rows(self) -> bool:
+        """On a CPU: others read the operands of gradients as they lie."""
+        return jax.default_backend() == "cpu"
+
+    def __call__(self, x: jax.Array, *names: str | None) -> jax.Array:
+        del names
+        return x
+
+
+unconstrained = Unconstrained()
 
 
 def nearest(word: str, known: Collection[str]) -> str | None:

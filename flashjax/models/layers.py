@@ -42,11 +42,14 @@ def _latest(_: Any, new: Array) -> Array:
     return new
 
 
-def scanned(block: type[nn.Module], length: int, *, in_axes: Any = nn.broadcast) -> Callable:
-    """`length` equal blocks as one scan: the program does not grow with them.
+def scanned(
+    block: type[nn.Module], length: int, *, in_axes: Any = nn.broadcast, unroll: int = 1
+) -> Callable:
+    """`length` equal blocks as one scan: the program does not grow with them, but with `unroll`.
 
     Their parameters gain a leading depth dim. `block(carry, *inputs)` returns (carry, output);
     `in_axes` says which inputs are per block (0) and which are the same for all (nn.broadcast).
+    A round of the scan is `unroll` blocks.
     """
     return nn.scan(
         block,
@@ -54,6 +57,7 @@ def scanned(block: type[nn.Module], length: int, *, in_axes: Any = nn.broadcast)
         split_rngs={"params": True},
         in_axes=in_axes,
         length=length,
+        unroll=unroll,
     )
 
 
@@ -96,10 +100,10 @@ class Dense(nn.Module):
         kernel = parameter(self, "kernel", init_kernel, (*inputs, *self.shape))
         names = (*(self.inputs or (None,) * self.contract), *self.names)
         kernel = lay_out_for_use(self.constrain, names, kernel.astype(self.dtype))
-        x = x.reshape(*lead, flat[0])
         if self.is_mutable_collection(MOMENTS):
             rows = x.reshape(-1, flat[0]).astype(jnp.float32)
             self.sow(MOMENTS, "kernel", rows.T @ rows / len(rows), reduce_fn=_latest)
+        x = x.reshape(*((-1,) if self.constrain.rows else lead), flat[0])
         kernel = kernel.reshape(flat)
         wide = self.sums is not None and jnp.dtype(self.sums) != jnp.dtype(self.dtype)
         y = multiply(x, kernel, self.sums) if wide else x @ kernel

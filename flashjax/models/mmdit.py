@@ -65,6 +65,7 @@ class MMDiTConfig:
     mlp_ratio: Count = 4
     qk_norm: bool = True
     remat: str = "none"  # what the backward pass keeps of a block: a name of REMAT
+    unroll: Count = 1  # blocks of a round of the scan
     dtype: jnp.dtype = jnp.float32
     residual: jnp.dtype | None = None  # of the streams that blocks add to; None is `dtype`
 
@@ -246,7 +247,8 @@ class MMDiT(nn.Module):
         """`length` equal blocks as one scan; their parameters gain a leading depth dim."""
         policy = REMAT[self.config.remat]
         block = nn.remat(JointBlock, prevent_cse=False, policy=policy) if policy else JointBlock
-        scanned = layers.scanned(block, length, in_axes=(nn.broadcast, 0))
+        in_axes = (nn.broadcast, 0)
+        scanned = layers.scanned(block, length, in_axes=in_axes, unroll=self.config.unroll)
         return scanned(self.config, self.constrain, self.attend, dual=name == "dual", name=name)
 
     def dense(self, shape: tuple[int, ...], names: tuple, name: str, **kwargs) -> Dense:

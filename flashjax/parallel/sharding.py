@@ -14,7 +14,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flashjax import trees
-from flashjax.types import Constrain, InputError
+from flashjax.types import InputError
 
 Axes: TypeAlias = str | tuple[str, ...] | None
 
@@ -116,21 +116,30 @@ def layout_table(abstract: Any, shardings: Any) -> str:
     return "\n".join(line(path, leaf, sharding) for (path, leaf), sharding in pairs) + "\n"
 
 
-def constrain_on(mesh: Mesh, rules: Rules) -> Constrain:
-    """`constrain(x, "batch", "tokens", None)` on this mesh: one name or None for every dim of x.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constraint:
+    """`constrain(x, "batch", "tokens", None)` on a mesh: one name or None for every dim of x.
 
     Inside a shard_map over some axes (`axis_names={"branch"}`) those axes are already taken and
     drop out. KeyError for a name without a rule, ValueError for a wrong number of names.
     """
 
-    def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    mesh: Mesh
+    rules: Rules
+
+    @property
+    def rows(self) -> bool:
+        """On CPUs that do not split tokens: types.Constrain says why."""
+        axes = _as_tuple(self.rules.activations.get("tokens"))
+        split = math.prod(self.mesh.shape[axis] for axis in axes)
+        return split == 1 and self.mesh.devices.flat[0].platform == "cpu"
+
+    def __call__(self, x: jax.Array, *names: str | None) -> jax.Array:
         if len(names) != x.ndim:
             raise ValueError(f"{len(names)} names {names} for an array of shape {x.shape}")
-        here = mesh_here(mesh)
-        spec = activation_spec(rules, here, names)
+        here = mesh_here(self.mesh)
+        spec = activation_spec(self.rules, here, names)
         return jax.lax.with_sharding_constraint(x, NamedSharding(here, spec))
-
-    return constrain
 
 
 def mesh_here(mesh: Mesh) -> Mesh | AbstractMesh:

@@ -36,7 +36,7 @@ from flashjax.models.mmdit import MMDiT
 from flashjax.models.parameters import as_bits
 from flashjax.parallel.hosts import is_first
 from flashjax.parallel.layout import STATE
-from flashjax.parallel.sharding import constrain_on
+from flashjax.parallel.sharding import Constraint
 from flashjax.parallel.watch import alive
 from flashjax.stages.setting import (
     DTYPES,
@@ -160,7 +160,7 @@ def make_studio(config: ConfigDict, mesh: Mesh, pipeline: Pipeline, empty: Token
         mesh=mesh,
         pipeline=placed,
         empty=jax.device_put(empty, whole),
-        model=MMDiT(sizes, constrain=constrain_on(mesh, STATE), attend=attend),
+        model=MMDiT(sizes, constrain=Constraint(mesh, STATE), attend=attend),
         size=(placed.sample_size, placed.sample_size),
         compute=compute,
     )

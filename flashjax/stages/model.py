@@ -45,7 +45,7 @@ ABSTRACT: dict[str, Callable[[Any], Params]] = {
     "vae": abstract_vae,
     "text": abstract_text,
 }
-_HOW = ("dtype", "residual", "remat")  # how a network is computed is not part of what it is
+_HOW = ("dtype", "residual", "remat", "unroll")  # how it is computed is not what a network is
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,9 +35,9 @@ from flashjax.models.text import AbsentT5, TextConfig, encode_text
 from flashjax.parallel.layout import ROLES, STATE
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import (
+    Constraint,
     abstract_on,
     check_split,
-    constrain_on,
     param_shardings,
     state_shardings,
 )
@@ -53,7 +53,7 @@ from flashjax.stages.model import (
 )
 from flashjax.train.match import Networks
 from flashjax.train.state import Frozen
-from flashjax.types import Batch, Cond, InputError, Params, Tokens
+from flashjax.types import Batch, Cond, Count, InputError, Params, Tokens
 
 UNSPLIT = 0.02  # share of a state's bytes that may lie whole on every device: heads, vectors
 UNSPLIT_BYTES = 2**28  # and bytes that do no harm
@@ -71,6 +71,7 @@ class Compute:
     text_dtype: str = "float32"  # of the text encoders' weights
     remat: str = "none"  # a name of models/mmdit.REMAT
     fake_remat: str = ""  # of the fake score where it is trained; "" as the student's
+    unroll: Count = 1  # blocks of a round of the scan: longer programs that move less memory
     attention: str = "xla"  # xla, splash (TPU), cudnn (GPU)
     encode_apart: bool = False  # captions are encoded once a batch, by a program of its own
 
@@ -355,11 +356,12 @@ def state_layout(abstract: Any, mesh: Mesh) -> Any:
 
 def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh) -> Networks:
     """Velocity, features and heads with this mesh's constraints, for latents of any size."""
-    constrain = constrain_on(mesh, STATE)
+    constrain = Constraint(mesh, STATE)
     sizes = pipeline.transformer_config
     compute = compute_of(config)
     dtypes = {name: DTYPES[getattr(compute, name)] for name in ("dtype", "residual")}
-    computed = dataclasses.replace(sizes, remat=compute.remat, **dtypes)
+    how = {name: getattr(compute, name) for name in ("remat", "unroll")}
+    computed = dataclasses.replace(sizes, **how, **dtypes)
     attend = attend_on(mesh, STATE, compute.attention)
     model = MMDiT(computed, constrain=constrain, attend=attend)
     judged = dataclasses.replace(computed, remat=compute.fake_remat or compute.remat)

@@ -32,7 +32,7 @@ from flashjax.models.text import TextConfig
 from flashjax.models.vae import VAEConfig
 from flashjax.parallel.layout import MMDIT, REPLICATED
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import Rules, abstract_on, constrain_on, state_shardings
+from flashjax.parallel.sharding import Constraint, Rules, abstract_on, state_shardings
 from flashjax.stages.autoencoder import train_autoencoder
 from flashjax.stages.encoding import Encoder, encode_images
 from flashjax.stages.prepare import prepare
@@ -175,7 +175,7 @@ def teach_flow(config: ConfigDict, workdir: Path, tokenizers: Path, folder: Path
     text = variants.nano_text(*vocabulary_sizes(tokenizer))
     mesh, rules = make_mesh(config.mesh), teacher_rules()
     sizes: MMDiTConfig = variants.MMDIT["nano"]
-    model = MMDiT(sizes, constrain=constrain_on(mesh, rules))
+    model = MMDiT(sizes, constrain=Constraint(mesh, rules))
     key = jax.random.key(config.seed)
 
     def init() -> Any:

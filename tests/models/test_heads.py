@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from flashjax.models.heads import Heads, HeadsConfig
 from flashjax.parallel.layout import REPLICATED
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import constrain_on
+from flashjax.parallel.sharding import Constraint
 
 TAPS, BATCH, ROWS, COLUMNS, WIDTH, HIDDEN = 2, 3, 4, 6, 8, 5
 MODEL = Heads(HeadsConfig(taps=(0, 2), width=HIDDEN))
@@ -81,7 +81,7 @@ def test_kernel_gradients_do_not_depend_on_the_mesh(params, tokens):
 
     def gradient(sizes):
         mesh = make_mesh(sizes)
-        model = Heads(MODEL.config, constrain=constrain_on(mesh, REPLICATED))
+        model = Heads(MODEL.config, constrain=Constraint(mesh, REPLICATED))
 
         def loss(params, tokens):
             return jnp.mean(jnp.sin(model.apply({"params": params}, tokens, rows=ROWS)))

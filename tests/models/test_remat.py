@@ -14,7 +14,7 @@ from flashjax.models.attention import attend_on
 from flashjax.models.mmdit import REMAT, MMDiT, MMDiTConfig, velocity_of
 from flashjax.parallel.layout import MMDIT
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import constrain_on, param_shardings
+from flashjax.parallel.sharding import Constraint, param_shardings
 from flashjax.types import Cond, InputError
 
 CONFIG = MMDiTConfig(
@@ -48,6 +48,23 @@ def exponentials(remat, params):
 def test_the_gradient_is_the_same_whatever_is_kept(remat, want, params):
     got = jax.jit(jax.grad(loss_of(remat)))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), want, got)
+
+
+def test_the_gradient_is_the_same_whatever_a_round_of_the_scan_is(params):
+    config = dataclasses.replace(CONFIG, depth=4)
+    shapes = jax.eval_shape(MMDiT(config).init, jax.random.key(0), X, jnp.ones(4), COND)
+
+    def loss(unroll):
+        velocity = velocity_of(MMDiT(dataclasses.replace(config, unroll=unroll)))
+        return lambda params: jnp.sum(jnp.sin(velocity(params, X, jnp.ones(4), COND)))
+
+    def loops(unroll):
+        return jax.jit(jax.grad(loss(unroll))).lower(deeper).as_text().count("stablehlo.while")
+
+    deeper = jax.tree.map(lambda x: jnp.full(x.shape, 0.1), shapes["params"])
+    one, two = (jax.jit(jax.grad(loss(unroll)))(deeper) for unroll in (1, 2))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, two)
+    assert loops(2) < loops(1)
 
 
 def test_what_is_not_kept_is_computed_again(params):
@@ -96,7 +113,7 @@ def test_weights_are_cast_before_they_are_gathered(params):
     """In the traced program every layout for use, of a kernel, is of a bfloat16 array."""
     mesh = make_mesh({"data": 2, "fsdp": 4})
     config = dataclasses.replace(CONFIG, dtype=jnp.bfloat16)
-    model = MMDiT(config, constrain=constrain_on(mesh, MMDIT))
+    model = MMDiT(config, constrain=Constraint(mesh, MMDIT))
     velocity = velocity_of(model)
     stored = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),

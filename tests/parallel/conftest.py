@@ -29,7 +29,7 @@ from flashjax.models.text import TextConfig
 from flashjax.parallel import hlo
 from flashjax.parallel.layout import MMDIT
 from flashjax.parallel.program import read_program
-from flashjax.parallel.sharding import Rules, constrain_on, param_shardings
+from flashjax.parallel.sharding import Constraint, Rules, param_shardings
 from flashjax.train.average import AverageConfig
 from flashjax.train.guide import GuideConfig, make_guide_step
 from flashjax.train.match import MatchConfig, Networks, make_critic_step, make_student_step
@@ -106,7 +106,7 @@ def draw_heads():
 
 def networks(config, mesh):
     """The networks with this mesh's constraints."""
-    constrain = constrain_on(mesh, RULES)
+    constrain = Constraint(mesh, RULES)
     model, heads = MMDiT(config, constrain=constrain), Heads(HEADS, constrain=constrain)
 
     def judge(params, tokens, *, height):

@@ -25,7 +25,7 @@ from flashjax.models.text import AbsentT5, TextConfig
 from flashjax.parallel.branches import branch_shardings, over_branches, stack
 from flashjax.parallel.hosts import initialise
 from flashjax.parallel.mesh import make_mesh, simulate_devices
-from flashjax.parallel.sharding import Rules, constrain_on, state_shardings
+from flashjax.parallel.sharding import Constraint, Rules, state_shardings
 from flashjax.train.average import AverageConfig
 from flashjax.train.guide import GuideConfig, make_guide_step
 from flashjax.train.state import Descent, Frozen, init_state
@@ -50,7 +50,7 @@ def parameters(seed):
 
 
 def velocity_on(mesh):
-    constrain = constrain_on(mesh, RULES)
+    constrain = Constraint(mesh, RULES)
 
     def velocity(params, x, sigma, cond):
         hidden = x.reshape(len(x), -1) @ params["up"] + sigma[:, None] + cond.pooled.sum()

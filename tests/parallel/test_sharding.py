@@ -8,8 +8,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from flashjax import trees
+from flashjax.parallel.layout import MMDIT
 from flashjax.parallel.mesh import make_mesh
-from flashjax.parallel.sharding import Rules, constrain_on, param_shardings, state_shardings
+from flashjax.parallel.sharding import Constraint, Rules, param_shardings, state_shardings
 from flashjax.types import InputError
 
 RULES = Rules(
@@ -65,7 +66,7 @@ def test_constrained_numbers_equal_unconstrained_ones(key, context):
     x = jax.random.normal(key, (8, 8))
     want = _mlp(lambda x, *_: x)(PARAMS, x)
     params = jax.device_put(PARAMS, param_shardings(PARAMS, RULES, mesh))
-    step = jax.jit(_mlp(constrain_on(mesh, RULES)))
+    step = jax.jit(_mlp(Constraint(mesh, RULES)))
     if context:
         with jax.set_mesh(mesh):
             got = step(params, x)
@@ -79,7 +80,7 @@ def test_constrain_works_under_partial_manual_shard_map(key):
     """Inside, `branch` is manual: the constraint keeps the other axes."""
     mesh = make_mesh({"branch": 2, "data": 2, "tensor": 2})
     x = jax.random.normal(key, (2, 8, 8))
-    mlp = _mlp(constrain_on(mesh, RULES))
+    mlp = _mlp(Constraint(mesh, RULES))
 
     def loss_and_grad(params, x):
         return jax.value_and_grad(lambda p: jnp.mean(mlp(p, x[0]) ** 2))(params)
@@ -107,8 +108,13 @@ def test_constrain_works_under_partial_manual_shard_map(key):
 
 
 def test_a_misspelt_dim_is_an_error():
-    constrain = constrain_on(make_mesh({}), RULES)
+    constrain = Constraint(make_mesh({}), RULES)
     with pytest.raises(KeyError, match="'bacth'; known: batch, hidden, width"):
         constrain(jnp.ones((2, 2)), "bacth", None)
     with pytest.raises(ValueError, match="1 names"):
         constrain(jnp.ones((2, 2)), "batch")
+
+
+def test_products_see_rows_where_a_cpu_does_not_split_tokens():
+    rows = lambda **sizes: Constraint(make_mesh(sizes), MMDIT).rows
+    assert rows(data=2, fsdp=2, tensor=2) and not rows(data=2, context=2)

@@ -213,7 +213,8 @@ class Ours:
         if self.compute.attention not in kernels:
             raise InputError("bench torch runs on one device: set compute.attention xla or cudnn")
         dtypes = {name: DTYPES[getattr(self.compute, name)] for name in ("dtype", "residual")}
-        sizes = dataclasses.replace(self.case.sizes, remat=self.compute.remat, **dtypes)
+        how = {name: getattr(self.compute, name) for name in ("remat", "unroll")}
+        sizes = dataclasses.replace(self.case.sizes, **how, **dtypes)
         model = MMDiT(sizes, attend=kernels[self.compute.attention])
         self.nets = Networks(
             velocity=velocity_of(model),

@@ -6,10 +6,11 @@ else the machine does meets all of them.
 
 import dataclasses
 import json
+import os
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -99,10 +100,14 @@ def compared(
         for call in calls[side].values():
             call()
         print(f"  {side}: ready after {time.perf_counter() - started:.0f} s", flush=True)
-    seconds = timed(calls, parts, rounds)
+    seconds, user = timed(calls, parts, rounds)
     result = figures(case, seconds) | {"device": kind, "peak": peak, "errors": errors}
     result |= {"dtype": compute.dtype, "rounds": rounds, "remat": compute.remat}
+    result["user"] = figures(case, user)["seconds"]
     print(table(result), flush=True)
+    if kind == "cpu":
+        print("  seconds of all cores together, without what the system does (pages of memory):")
+        print(table(result | {"seconds": result["user"]}, shares=False), flush=True)
     return result
 
 
@@ -168,23 +173,26 @@ def difference(case: Case, part: str) -> float:
     return float(max(*errors, abs(float(loss) - their_loss) / abs(their_loss)))
 
 
+Measured: TypeAlias = dict[str, dict[str, list[float]]]  # by part and side
+
+
 def timed(
     calls: dict[str, matched.Calls], parts: tuple[str, ...], rounds: int
-) -> dict[str, dict[str, list[float]]]:
-    """Seconds of each call by part and side, the sides taking turns."""
-    found: dict[str, dict[str, list[float]]] = {
-        part: {side: [] for side in calls} for part in parts
-    }
+) -> tuple[Measured, Measured]:
+    """Seconds of each call, the sides taking turns; and the user's time of the processors."""
+    wall: Measured = {part: {side: [] for side in calls} for part in parts}
+    user: Measured = {part: {side: [] for side in calls} for part in parts}
     for _ in range(rounds):
         for part in parts:
             for side, own in calls.items():
-                started = time.perf_counter()
+                started, busy = time.perf_counter(), os.times().user
                 own[part]()
-                found[part][side].append(time.perf_counter() - started)
-    return found
+                wall[part][side].append(time.perf_counter() - started)
+                user[part][side].append(os.times().user - busy)
+    return wall, user
 
 
-def figures(case: Case, seconds: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+def figures(case: Case, seconds: Measured) -> dict[str, Any]:
     """Medians by part and side, the whole iteration, and FLOP."""
     medians = {
         part: {side: statistics.median(each) for side, each in by_side.items()}
@@ -203,15 +211,17 @@ def figures(case: Case, seconds: dict[str, dict[str, list[float]]]) -> dict[str,
     }
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any], *, shares: bool = True) -> str:
     """Seconds and share of the peak of every side, and how many times ours the others take."""
     sides = list(next(iter(result["seconds"].values())))
     lines = ["  " + " ".join([f"{'part':10}", *(f"{side:>26}" for side in sides)])]
     for part, by_side in result["seconds"].items():
         cells = []
         for seconds in by_side.values():
-            share = result["flops"][part] / seconds / (result["peak"] or float("nan"))
-            ratio = seconds / by_side["ours"] if "ours" in by_side else float("nan")
-            cells.append(f"{seconds:9.4f} s {100 * share:4.0f} % {ratio:5.2f} x")
+            ratio = seconds / (by_side.get("ours") or float("nan"))
+            share = result["flops"][part] / (seconds or 1.0) / (result["peak"] or float("nan"))
+            cells.append(
+                f"{seconds:9.4f} s {f'{100 * share:4.0f} % ' if shares else ''}{ratio:5.2f} x"
+            )
         lines.append("  " + " ".join([f"{part:10}", *(f"{cell:>26}" for cell in cells)]))
     return "\n".join(lines)
