@@ -42,10 +42,10 @@ class MatchConfig:
     fake_pull: Share  # fake <- (1 - pull) fake + pull student, after every student step
     drop_t5: Share  # share of samples without T5
     halved: Share  # share of batches on every other level of the grid, in half as many steps
-    told: bool = False  # whether the student is told of them: it has one vector more
+    told: bool = False  # whether the student is told of halved batches, by one vector more
     level: Level = "any"  # where scores are compared: `matching_point`
     last: Literal["renoise", "share"] = "renoise"  # what the last step does
-    interval_target: Target = "unbiased"  # of the fake score; "sample": the student's, as in TDM
+    interval_target: Target = "unbiased"  # of a fake score on intervals; or the "sample", as TDM's
     guidance_spread: Weight = 0.0  # the scale of every sample is drawn so far around its own
     adversarial: Literal["softplus", "hinge"] = "softplus"  # loss of the heads
     fake_eta: Share = 1.0  # noise the fake score learns on: 1 fresh, 0 the student's own, biased
