@@ -34,9 +34,8 @@ def to_noise(velocity: Array, x: Array, sigma: Array) -> Array:
 def to_velocity(x0: Array, x: Array, sigma: Array) -> Array:
     """The velocity of the line through `x` whose clean end is `x0`, for `sigma` > 0.
 
-    Of a state that was diffused from further down a student's line, and of that line's end, it is
-    what TDM's fake score learns (arXiv:2503.06674): its mean there is not the path's own, for the
-    line's noise is no fresh one. See `diffused_velocity`.
+    With a sample of the student's and a state that was diffused from its line it is what TDM's fake
+    score learns (arXiv:2503.06674); see `diffused_velocity` for what would have the path's mean.
     """
     return (x - x0) / along(sigma, x)
 

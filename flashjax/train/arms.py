@@ -162,6 +162,22 @@ def draw_interval(key: Array, low: Array, config: MatchConfig) -> tuple[Array, A
     return sigma, jnp.minimum(1.0 / added, 10.0)
 
 
+def interval_point(
+    x0: Array, own: Array, low: Array, sigma: Array, noise: Array, config: MatchConfig
+) -> tuple[Array, Array]:
+    """Where the fake score learns on an interval, and what: a point "b ..." and its velocity.
+
+    The sample `x0` moves with the student's `own` noise to the level `low` "b" and is diffused from
+    there to `sigma` "b". The "unbiased" target has the path's mean there (Phased DMD); the "sample"
+    one leads to `x0`, which lies on that line and not on any of fresh noise (TDM).
+    """
+    start = path.add_noise(x0, own, low)
+    x = path.diffuse(start, low, sigma, noise)
+    if config.interval_target == "sample":
+        return x, path.to_velocity(x0, x, sigma)
+    return x, path.diffused_velocity(start, low, sigma, noise)
+
+
 def draw_guidance(key: Array, x: Array, config: MatchConfig) -> Array | float:
     """The teacher's guidance: one scale, or one for every sample, to broadcast over `x` "b ..."."""
     if not config.guidance_spread:

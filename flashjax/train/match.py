@@ -29,6 +29,7 @@ from flashjax.train.arms import (
     draw_interval,
     draw_levels,
     gradient_of,
+    interval_point,
     matching_point,
 )
 from flashjax.train.average import averaged
@@ -195,9 +196,7 @@ def make_critic_loss(
     """
 
     def drawn(student, frozen, cond, step_key, noise) -> tuple[Array, Array, Array]:
-        """The student's samples, its own noise, and the level where they are diffused from: 0, or
-        an interval's lower end.
-        """
+        """The student's samples, its own noise, and an interval's lower end, or else 0."""
         at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
         if config.through:  # the last sample is the one that is matched
             at = StudentStep(sigmas, jnp.int32(len(sigmas) - 2), at.first)
@@ -216,11 +215,7 @@ def make_critic_loss(
             noise = path.matching_noise(own, noise, config.fake_eta)
         if config.level == "interval":
             sigma, weight = draw_interval(sigma_key, low, config)
-            start = path.add_noise(x0, own, low)  # the sample has moved there on its line
-            x = path.diffuse(start, low, sigma, noise)
-            target = path.diffused_velocity(start, low, sigma, noise)
-            if config.interval_target == "sample":
-                target = path.to_velocity(x0, x, sigma)
+            x, target = interval_point(x0, own, low, sigma, noise, config)
         else:
             sigma = draw_levels(sigma_key, len(x0), config, sigmas)
             weight = jnp.ones_like(sigma)
