@@ -12,7 +12,6 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from flashjax import config as configs
 from flashjax import trees
 from flashjax.checkpoint import load_params
 from flashjax.convert.folder import read_configs, read_transformer
@@ -22,6 +21,7 @@ from flashjax.stages import guide, match, split
 from flashjax.stages.setting import open_setting, read_setting
 from flashjax.stages.stage import read_stage
 from flashjax.stages.training import curves
+from flashjax.tools import sections
 
 CONFIG = Path(__file__).parents[2] / "configs" / "nano.py"
 STAGES = (
@@ -130,7 +130,7 @@ def opened(road) -> tuple[ConfigDict, Path]:
     """The config of the run, as its stages see it, with a teacher that is stored in less."""
     workdir, arguments = road
     overrides = [flag.removeprefix("--config.") for flag in arguments[4:]]
-    config = configs.load(CONFIG, overrides).unlock()
+    config = sections.load(str(CONFIG), overrides).unlock()
     config.compute = {"teacher_dtype": "bfloat16", "dtype": "bfloat16"}
     return config, workdir
 
