@@ -44,7 +44,8 @@ def get_config(variant: str = "full") -> ConfigDict:
             line=arm(eta=0.0, level="line"),
             dial=arm(eta=0.5, level="any"),
             renoise_grid=arm(level="grid"),
-            interval=arm(eta=0.0, level="interval", adversarial_weight=0.0),
+            interval=interval(),
+            tdm=interval(interval_target="sample"),
             # the control, as many steps of what `guide` does;
             regress=arm(matching_weight=0.0, adversarial_weight=0.0, trajectory_weight=1.0),
             # one thing each that is not the default: the losses,
@@ -55,6 +56,9 @@ def get_config(variant: str = "full") -> ConfigDict:
             features=arm(feature_weight=1.0),
             drawn_guidance=arm(guidance_spread=2.0),
             no_trajectory=arm(trajectory_weight=0.0),
+            # a student that draws in two steps, too, and is told of it or not;
+            halved=arm(halved=0.5),
+            told=arm(halved=0.5, told=True),
             # how fast, and in which order, student and critic learn;
             no_pull=arm(fake_pull=0.0),
             rate_high=arm(student_optimiser=dict(learning_rate=3 * RATE)),
@@ -93,6 +97,7 @@ def get_config(variant: str = "full") -> ConfigDict:
             "no_trajectory",
         ),
         later=("share_any", "share_next", "line", "dial"),
+        halving=("halved", "told"),
     )
     if variant not in VARIANTS:
         raise InputError(f"variant {variant!r} is unknown: choose of {', '.join(VARIANTS)}")
@@ -105,6 +110,11 @@ def arm(**changes: Any) -> dict[str, Any]:
     match = {key: value for key, value in changes.items() if key not in steps}
     rest = {key: value for key, value in changes.items() if key in steps}
     return dict(match=dict(eta=1.0, level="uniform", last="renoise") | match, **rest)
+
+
+def interval(**changes: Any) -> dict[str, Any]:
+    """The arm that diffuses a state of the student's line, and has no levels for heads."""
+    return arm(eta=0.0, level="interval", adversarial_weight=0.0, **changes)
 
 
 def short(config: ConfigDict) -> ConfigDict:
@@ -126,7 +136,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     arms, splits = grid.arms.to_dict(), grid.splits.to_dict()
     del grid.arms, grid.splits
     grid.update(steps=(2,), seeds=(0,), trajectory=(0.1,), pull=(0.02,), tuned=4, shown=2)
-    grid.update(teacher_substeps=2, first=(), later=())
+    grid.update(teacher_substeps=2, first=(), later=(), halving=())
     grid.arms = {"renoise": arms["renoise"]}
     grid.splits = {name: splits[name] for name in ("pair",)}
     return config

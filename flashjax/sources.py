@@ -37,6 +37,7 @@ from flashjax.convert.transformer import (
 )
 from flashjax.convert.weights import open_weights
 from flashjax.data.jsons import read_json
+from flashjax.models.halved import told
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.variants import SD3_VAE
 from flashjax.quantize.containers.gguf import MAGIC, open_gguf
@@ -245,7 +246,7 @@ def _read_orbax(path: Path, known: Mapping[str, Any]) -> Parts:
     nested = path / "params" / "transformer"  # of the stage `import`, which keeps each network
     inside = path / "params" if (path / "params").is_dir() else path
     params = load_params(nested if nested.is_dir() else inside)
-    params, config = params.get("transformer", params), known["transformer"]
+    params, config = told(params.get("transformer", params), halved=False), known["transformer"]
     check_same(abstract_transformer(config), params, where=f"{path}, with the sizes of --base,")
     return {"transformer": (params, config)}
 

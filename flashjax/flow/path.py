@@ -31,6 +31,15 @@ def to_noise(velocity: Array, x: Array, sigma: Array) -> Array:
     return x + (1.0 - along(sigma, x)) * velocity
 
 
+def to_velocity(x0: Array, x: Array, sigma: Array) -> Array:
+    """The velocity of the line through `x` whose clean end is `x0`, for `sigma` > 0.
+
+    With a sample of the student's and a state that was diffused from its line it is what TDM's fake
+    score learns (arXiv:2503.06674); see `diffused_velocity` for what would have the path's mean.
+    """
+    return (x - x0) / along(sigma, x)
+
+
 def matching_noise(student_noise: Array, fresh: Array, eta: Array | float) -> Array:
     """The noise of the matching point: `cos(eta pi/2) student_noise + sin(eta pi/2) fresh`.
 

@@ -25,7 +25,7 @@ from flashjax.parallel.hosts import meet
 from flashjax.parallel.mesh import make_mesh, without_branches
 from flashjax.quantize.containers.gguf import open_gguf
 from flashjax.stages.drawing import Studio, draw_all, first_sees, make_studio
-from flashjax.stages.export import FOLDER
+from flashjax.stages.export import FOLDER, HALVED
 from flashjax.stages.model import home_of, network_shardings, open_model, student_of
 from flashjax.stages.registry import check_judged, check_judges, open_judges, open_samples
 from flashjax.stages.setting import DTYPES, compute_of
@@ -202,8 +202,8 @@ def contenders(
     def undistilled() -> Params:
         return teacher
 
-    def merged() -> Params:
-        return read_transformer(workdir / "export" / FOLDER / "transformer", placement)[0]
+    def merged(folder: str = FOLDER) -> Params:
+        return read_transformer(workdir / "export" / folder / "transformer", placement)[0]
 
     few, half = counted(steps), counted(steps // 2)
     guided = f"guidance {scale}"
@@ -224,6 +224,8 @@ def contenders(
     yield Contender(
         f"teacher, {half}", half, f"not distilled, {guided}", cut(steps // 2), undistilled
     )
+    if (workdir / "export" / HALVED).is_dir():
+        exported, merged = f"{exported}, told of it", functools.partial(merged, HALVED)
     yield Contender(f"student after merge, {half}", half, exported, student(steps // 2), merged)
 
 

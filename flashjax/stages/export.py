@@ -1,4 +1,8 @@
-"""`export`: the merged student to a diffusers folder and to a single file with SD3's own keys."""
+"""`export`: the merged student to a diffusers folder and to a single file with SD3's own keys.
+
+A student that is told when it takes two steps at once is two networks that differ in one bias: the
+other one is a transformer's folder of its own.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -8,15 +12,17 @@ import ml_dtypes
 import numpy as np
 from ml_collections import ConfigDict
 
-from flashjax.convert.folder import write_pipeline
+from flashjax.convert.folder import write_parts, write_pipeline
 from flashjax.convert.sai import model_spec, write_sai
-from flashjax.stages.model import TOKENIZERS, open_networks, student_of
+from flashjax.convert.writing import replacing
+from flashjax.models.halved import HALF, told
+from flashjax.stages.model import TOKENIZERS, open_networks, trained_student
 from flashjax.stages.setting import at_its_size
 from flashjax.stages.stage import run_stage
 from flashjax.types import InputError
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
-FOLDER, SINGLE = "diffusers", "student.safetensors"
+FOLDER, SINGLE, HALVED = "diffusers", "student.safetensors", "halved"
 
 
 def section_of(config: ConfigDict) -> dict[str, Any]:
@@ -25,7 +31,7 @@ def section_of(config: ConfigDict) -> dict[str, Any]:
 
 
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Writes export/diffusers and export/student.safetensors."""
+    """Writes export/diffusers and export/student.safetensors; of a told student export/halved."""
 
     def body(folder: Path) -> dict[str, Any]:
         if config.export.dtype not in DTYPES:
@@ -33,7 +39,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         dtype = DTYPES[config.export.dtype]
         pipeline = at_its_size(config, open_networks(workdir, names=("vae", "text")))
         tokenizers = workdir / "import" / TOKENIZERS
-        student = dataclasses.replace(pipeline, transformer=student_of(workdir, "merge"))
+        trained = trained_student(workdir, "merge")
+        student = dataclasses.replace(pipeline, transformer=told(trained, halved=False))
         write_pipeline(folder / FOLDER, student, tokenizers_from=tokenizers, dtype=dtype)
         side = student.sample_size * student.vae_config.factor
         write_sai(
@@ -42,6 +49,10 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             metadata=model_spec(student.transformer_config, title=config.export.title, side=side),
             dtype=dtype,
         )
+        if HALF in trained:
+            halved = {"transformer": (told(trained, halved=True), student.transformer_config)}
+            with replacing(folder / HALVED) as new:
+                write_parts(new, halved, sample_size=student.sample_size, dtype=dtype)
         return {
             str(path.relative_to(folder)): path.stat().st_size
             for path in sorted(folder.rglob("*.safetensors"))

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.checkpoint import load_params, save_params
 from flashjax.data.remote.fetch import fetched
+from flashjax.models.halved import told, with_half
 from flashjax.parallel.prepared import Prepared
 from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.costs import match_step_flops
@@ -88,7 +89,7 @@ def matched(config: ConfigDict, workdir: Path, setting: Setting) -> Method:
         begin=begin,
         advance=probed(advance, make_probing(config, setting), every=every, steps=steps),
         steps=(critic_step, student_step),
-        average=lambda state: state.student.ema,
+        average=lambda state: told(state.student.ema, halved=False),
         draws=config.match.critic_updates + 1,
         flops=match_step_flops(config, "match", setting, branches=1),
         rates=rates_of(config, "match"),
@@ -184,8 +185,8 @@ def make_steps(
         }
         if critic is not None:
             learners = {name: went_on(learners[name], **critic[name]) for name in learners}
-        step = jnp.zeros((), jnp.int32)
-        return MatchState(step=step, student=student_descent.start(student), **learners)
+        learners["student"] = student_descent.start(with_half(student) if match.told else student)
+        return MatchState(step=jnp.zeros((), jnp.int32), **learners)
 
     return (
         make_student_step(nets, student_descent, match, sigmas),

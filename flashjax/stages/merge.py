@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from flashjax.checkpoint import save_params
 from flashjax.parallel.mesh import make_mesh
 from flashjax.stages.identity import OPERATION, leaves
-from flashjax.stages.model import student_of
+from flashjax.stages.model import trained_student
 from flashjax.stages.split import folder_of
 from flashjax.stages.stage import read_stage, run_stage
 from flashjax.train.merge import merge
@@ -30,7 +30,9 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     def body(folder: Path) -> dict[str, Any]:
         check_siblings({stage: workdir / stage for stage in stages.values()})
         mesh = make_mesh(config.mesh)
-        branches = [student_of(workdir, f"{stage}/{name}", mesh) for name, stage in stages.items()]
+        branches = [
+            trained_student(workdir, f"{stage}/{name}", mesh) for name, stage in stages.items()
+        ]
         save_params(folder / "params", merge(branches, list(weights.values())))
         return {"weights": weights}
 

@@ -27,6 +27,7 @@ from flashjax.data.remote.fetch import fetched
 from flashjax.data.tokenizers import Tokenizer, check_fits, load_tokenizers
 from flashjax.flow.schedule import Schedule
 from flashjax.models.clip import CLIPConfig
+from flashjax.models.halved import told
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.t5 import T5Config
 from flashjax.models.text import AbsentT5, TextConfig
@@ -235,8 +236,18 @@ def abstract_networks(workdir: Path, *, names: Sequence[str] = PARTS) -> Pipelin
     )
 
 
-def student_of(workdir: Path, stage: str, mesh: Mesh | None = None) -> Params:
-    """The student that a stage made, stored on `mesh`, or in this host's memory without one."""
+def student_of(
+    workdir: Path, stage: str, mesh: Mesh | None = None, *, halved: bool = False
+) -> Params:
+    """The network of the student that a stage made, for its grid, or for half as many steps.
+
+    They are one but for a student that is told of them (`match.match.told`).
+    """
+    return told(trained_student(workdir, stage, mesh), halved)
+
+
+def trained_student(workdir: Path, stage: str, mesh: Mesh | None = None) -> Params:
+    """All that a stage trained of its student, stored on `mesh`, or in this host's memory."""
 
     def shardings(tree: Params, mesh: Mesh) -> Params:
         return param_shardings(tree, ROLES["student"], mesh)

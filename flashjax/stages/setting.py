@@ -28,6 +28,7 @@ from flashjax.data.pipeline import Ahead, batches, rows_on, to_mesh
 from flashjax.data.prompts import Prompts, stream_tokens
 from flashjax.flow.schedule import student_sigmas
 from flashjax.models.attention import BACKENDS, attend_on
+from flashjax.models.halved import with_half
 from flashjax.models.heads import Heads, HeadsConfig
 from flashjax.models.layers import apply
 from flashjax.models.mmdit import REMAT, MMDiT, features_of, velocity_of
@@ -49,7 +50,7 @@ from flashjax.stages.model import (
     open_networks,
     open_tokenizer,
     read_model,
-    student_of,
+    trained_student,
 )
 from flashjax.train.match import Networks
 from flashjax.train.state import Frozen
@@ -193,7 +194,7 @@ def read_setting(config: ConfigDict, workdir: Path, setting: Setting) -> Setting
     )
     student = None
     if setting.student:
-        student = student_of(workdir, setting.student, mesh)
+        student = trained_student(workdir, setting.student, mesh)
         trees.check_same(frozen.student, student, where=str(workdir / setting.student / PARAMS))
     empty = jax.device_put(setting.empty, whole_on(mesh))
     first_and_number = jnp.array([0, len(setting.sigmas) - 1], jnp.int32)
@@ -267,7 +268,7 @@ def make_setting(
     span: Any = jax.ShapeDtypeStruct((2,), jnp.int32, sharding=whole)
     frozen = Frozen(
         teacher=teacher,
-        student=abstract_as(pipeline.transformer, "float32", mesh, "student") if student else None,
+        student=abstract_student(config, pipeline.transformer, mesh) if student else None,
         text=text if encode is None else {},
         empty=everywhere(captions, whole),
         span=span,
@@ -330,6 +331,13 @@ def abstract_as(network: Params, dtype: str, mesh: Mesh, role: str) -> Params:
     """The shapes of a network on the mesh, as its role is stored."""
     shapes = jax.eval_shape(lambda tree: trees.cast(tree, DTYPES[dtype]), network)
     return abstract_on(shapes, param_shardings(shapes, ROLES[role], mesh))
+
+
+def abstract_student(config: ConfigDict, network: Params, mesh: Mesh) -> Params:
+    """The shapes of what `match` trains of a student with such a network, as it is stored."""
+    if config.match.match.get("told", False):
+        network = jax.eval_shape(with_half, network)
+    return abstract_as(network, "float32", mesh, "student")
 
 
 def everywhere(tree: Any, sharding: NamedSharding) -> Any:

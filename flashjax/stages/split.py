@@ -34,7 +34,7 @@ from flashjax.stages.match import (
     rates_of,
     read_critic,
 )
-from flashjax.stages.setting import Setting, open_setting, state_layout
+from flashjax.stages.setting import Setting, masters, open_setting, state_layout
 from flashjax.train.state import Frozen
 from flashjax.types import Batch, InputError, Metrics, Params
 
@@ -85,7 +85,7 @@ def branched(
     """The method of `match` for the branches `names`, each on its own steps and sub-mesh."""
     student_step, critic_step, init = make_steps(config, "split", setting)
     mesh, key = setting.mesh, jax.random.key(config.seed)
-    network = setting.frozen.student
+    network = masters(setting.frozen.teacher)
     one = jax.eval_shape(init, network, network, key)
     shardings = branch_shardings(state_layout(one, mesh), mesh)
 

@@ -102,6 +102,7 @@ def probed(
     inputs = [next(batches) for _ in range(options.inputs)]
     own = configs.section(config, "match.match", MatchConfig)
     sigmas = np.asarray(setting.sigmas)
+    own = dataclasses.replace(own, interval_target="unbiased")  # the critic's, who learns nothing
     arms = {name: dataclasses.replace(own, **ARMS[name]) for name in names}
     probes = {
         name: jax.jit(make_probe(setting.nets, arm, setting.sigmas)) for name, arm in arms.items()

@@ -21,6 +21,7 @@ from flashjax.train.rollout import StudentStep
 from flashjax.types import Count, InputError, Positive, Share, Weight, code_of
 
 Level: TypeAlias = Literal["any", "next", "grid", "uniform", "line", "interval"]
+Target: TypeAlias = Literal["unbiased", "sample"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,10 @@ class MatchConfig:
     fake_pull: Share  # fake <- (1 - pull) fake + pull student, after every student step
     drop_t5: Share  # share of samples without T5
     halved: Share  # share of batches on every other level of the grid, in half as many steps
+    told: bool = False  # whether the student is told of halved batches, by one vector more
     level: Level = "any"  # where scores are compared: `matching_point`
     last: Literal["renoise", "share"] = "renoise"  # what the last step does
+    interval_target: Target = "unbiased"  # of a fake score on intervals; or the "sample", as TDM's
     guidance_spread: Weight = 0.0  # the scale of every sample is drawn so far around its own
     adversarial: Literal["softplus", "hinge"] = "softplus"  # loss of the heads
     fake_eta: Share = 1.0  # noise the fake score learns on: 1 fresh, 0 the student's own, biased
@@ -71,7 +74,11 @@ class MatchConfig:
                 "through=True matches the last sample of the whole grid: set halved=0, and a level "
                 'other than "interval"'
             )
+        if self.told and not self.halved:
+            raise InputError("told=True but halved=0: there is nothing to tell the student of")
         interval = self.level == "interval"
+        if self.interval_target == "sample" and not interval:
+            raise InputError('interval_target="sample" is of level="interval": set that, too')
         if interval and self.fake_eta != 1.0:
             raise InputError('level="interval" diffuses with fresh noise: leave fake_eta at 1')
         judged = self.adversarial_weight or self.feature_weight
@@ -153,6 +160,22 @@ def draw_interval(key: Array, low: Array, config: MatchConfig) -> tuple[Array, A
     sigma = above(low, jnp.float32(high), share, high)
     added = jnp.square(sigma) - jnp.square((1.0 - sigma) / (1.0 - low) * low)
     return sigma, jnp.minimum(1.0 / added, 10.0)
+
+
+def interval_point(
+    x0: Array, own: Array, low: Array, sigma: Array, noise: Array, config: MatchConfig
+) -> tuple[Array, Array]:
+    """Where the fake score learns on an interval, and what: a point "b ..." and its velocity.
+
+    The sample `x0` moves with the student's `own` noise to the level `low` "b" and is diffused from
+    there to `sigma` "b". The "unbiased" target has the path's mean there (Phased DMD); the "sample"
+    one leads to `x0`, which lies on that line and not on any of fresh noise (TDM).
+    """
+    start = path.add_noise(x0, own, low)
+    x = path.diffuse(start, low, sigma, noise)
+    if config.interval_target == "sample":
+        return x, path.to_velocity(x0, x, sigma)
+    return x, path.diffused_velocity(start, low, sigma, noise)
 
 
 def draw_guidance(key: Array, x: Array, config: MatchConfig) -> Array | float:

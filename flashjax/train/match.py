@@ -20,6 +20,7 @@ from flashjax.flow.guidance import Velocity, guided
 from flashjax.losses import adversarial, distribution_matching
 from flashjax.losses.feature_matching import feature_loss
 from flashjax.losses.trajectory import segment_velocity, trajectory_loss
+from flashjax.models.halved import told
 from flashjax.models.text import TextConfig, draw_t5_drop, encode_pair
 from flashjax.train.accumulate import gradients
 from flashjax.train.arms import (
@@ -28,6 +29,7 @@ from flashjax.train.arms import (
     draw_interval,
     draw_levels,
     gradient_of,
+    interval_point,
     matching_point,
 )
 from flashjax.train.average import averaged
@@ -170,7 +172,8 @@ def make_student_step(
         state = dataclasses.replace(state, step=state.step + 1, student=student)
         if not config.fake_pull:
             return state, metrics
-        pulled = averaged(state.fake.params, student.params, 1.0 - config.fake_pull)
+        whole = told(student.params, halved=False)  # the fake score knows of no grid
+        pulled = averaged(state.fake.params, whole, 1.0 - config.fake_pull)
         params = jax.tree.map(  # a student that did not move pulls nobody
             lambda new, old: jnp.where(student.tally.in_row, old, new), pulled, state.fake.params
         )
@@ -193,30 +196,30 @@ def make_critic_loss(
     """
 
     def drawn(student, frozen, cond, step_key, noise) -> tuple[Array, Array, Array]:
-        """The student's samples, its own noise, and their level: 0, or an interval's lower end."""
+        """The student's samples, its own noise, and an interval's lower end, or else 0."""
         at = draw_step(step_key, sigmas, frozen.span, halved=config.halved)
         if config.through:  # the last sample is the one that is matched
             at = StudentStep(sigmas, jnp.int32(len(sigmas) - 2), at.first)
+        student = told(student, at.halved)
         x = student_input(nets.velocity, student, frozen, at, cond, noise=noise)
         sigma = jnp.full(x.shape[:1], at.sigmas[at.index])
         velocity = nets.velocity(student, x, sigma, cond)
-        end = at.sigmas[at.index + 1] if config.level == "interval" else 0.0
-        sample = x + path.along(end - sigma, x) * velocity
-        return sample, path.to_noise(velocity, x, sigma), jnp.full_like(sigma, end)
+        low = at.sigmas[at.index + 1] if config.level == "interval" else 0.0
+        ends = path.to_x0(velocity, x, sigma), path.to_noise(velocity, x, sigma)
+        return *ends, jnp.full_like(sigma, low)
 
-    def judged(learned, sample, own, low, batch, cond, key) -> tuple[Array, Metrics]:
+    def judged(learned, x0, own, low, batch, cond, key) -> tuple[Array, Metrics]:
         sigma_key, noise_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, sample.shape)
+        noise = jax.random.normal(noise_key, x0.shape)
         if config.fake_eta < 1.0:  # 1 is the fresh noise to the last bit
             noise = path.matching_noise(own, noise, config.fake_eta)
         if config.level == "interval":
             sigma, weight = draw_interval(sigma_key, low, config)
-            x = path.diffuse(sample, low, sigma, noise)
-            target = path.diffused_velocity(sample, low, sigma, noise)
+            x, target = interval_point(x0, own, low, sigma, noise, config)
         else:
-            sigma = draw_levels(sigma_key, len(sample), config, sigmas)
+            sigma = draw_levels(sigma_key, len(x0), config, sigmas)
             weight = jnp.ones_like(sigma)
-            x, target = path.add_noise(sample, noise, sigma), noise - sample
+            x, target = path.add_noise(x0, noise, sigma), noise - x0
         velocity, fake_tokens = nets.features(learned["fake"], x, sigma, cond)
         fake_loss = jnp.mean(weight * trajectory_loss(velocity, target))
         if not (config.adversarial_weight and batch.pictures):
@@ -236,8 +239,8 @@ def make_critic_loss(
         drop = draw_t5_drop(drop_key, len(batch.latents), config.drop_t5)
         cond, _ = encode_pair(nets.text, frozen.text, batch.tokens, frozen.empty, drop=drop)
         noise = jax.random.normal(noise_key, batch.latents.shape)
-        sample, own, low = drawn(student, frozen, cond, step_key, noise)
-        return judged(learned, sample, own, low, batch, cond, loss_key)
+        x0, own, low = drawn(student, frozen, cond, step_key, noise)
+        return judged(learned, x0, own, low, batch, cond, loss_key)
 
     return loss_fn
 

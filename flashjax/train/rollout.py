@@ -13,6 +13,7 @@ from jax import Array
 from flashjax.flow.guidance import Velocity, guided
 from flashjax.flow.path import along, to_noise, to_x0
 from flashjax.flow.solvers import euler
+from flashjax.models.halved import told
 from flashjax.train.state import Frozen
 from flashjax.types import Cond, InputError, Params
 
@@ -45,12 +46,14 @@ def roll_out(
 class StudentStep:
     """A step of the student: the grid that it belongs to, its index, the first of its branch.
 
-    A grid "s+1" may end in more than one 0; its steps are its levels above 0.
+    A grid "s+1" may end in more than one 0; its steps are its levels above 0. `halved` says that
+    each is two of the student's own at once.
     """
 
     sigmas: Array
     index: Array
     first: Array
+    halved: Array | bool = False
 
 
 def draw_step(key: Array, sigmas: Array, span: Array, *, halved: float) -> StudentStep:
@@ -62,7 +65,8 @@ def draw_step(key: Array, sigmas: Array, span: Array, *, halved: float) -> Stude
     half = jnp.zeros_like(sigmas).at[: len(sigmas[::2])].set(sigmas[::2])
     take_two = jax.random.bernoulli(jax.random.fold_in(key, 1), halved)
     stride = 1 + take_two
-    return StudentStep(jnp.where(take_two, half, sigmas), index // stride, first // stride)
+    grid = jnp.where(take_two, half, sigmas)
+    return StudentStep(grid, index // stride, first // stride, take_two)
 
 
 def student_input(
@@ -74,11 +78,14 @@ def student_input(
     *,
     noise: Array,
 ) -> Array:
-    """The student's own state before a step: frozen steps up to its branch, then its own."""
+    """The student's own state before a step: frozen steps up to its branch, then its own.
+
+    `params` have been told of the step's grid, as the frozen ones are here.
+    """
     first: Array | int = 0
     if frozen.student is not None:
-        first = step.first
-        noise = roll_out(velocity, frozen.student, noise, step.sigmas, cond, first=0, upto=first)
+        first, before = step.first, told(frozen.student, step.halved)
+        noise = roll_out(velocity, before, noise, step.sigmas, cond, first=0, upto=first)
     return roll_out(velocity, params, noise, step.sigmas, cond, first=first, upto=step.index)
 
 
@@ -102,6 +109,7 @@ def take_step(
     velocity: Velocity, params: Params, frozen: Frozen, at: StudentStep, cond: Cond, noise: Array
 ) -> Taken:
     """One step of the student, from where its own trajectory has come to without a gradient."""
+    params = told(params, at.halved)
     x = student_input(velocity, params, frozen, at, cond, noise=noise)
     sigma, next_sigma = (jnp.full(x.shape[:1], at.sigmas[at.index + k]) for k in (0, 1))
     found = velocity(params, x, sigma, cond)

@@ -87,6 +87,36 @@ def test_a_diffused_state_is_distributed_as_the_path_and_its_velocity_has_the_pa
     assert abs(naive[0] - slope) > 0.05
 
 
+def test_a_velocity_to_the_clean_end_is_the_inverse_of_the_end_along_a_velocity(ends):
+    x, velocity = ends
+    sigma = SIGMA.at[0].set(0.01)
+    x0 = to_x0(velocity, x, sigma)
+    np.testing.assert_allclose(path.to_velocity(x0, x, sigma), velocity, rtol=1e-3, atol=1e-4)
+
+
+def test_the_target_of_the_sample_is_biased_where_the_line_s_noise_is_no_fresh_one(key):
+    """A linear student x0 = a noise, which is N(0, a^2): both means are lines through 0."""
+    number, a, low, high = 400_000, 0.5, 0.4, 0.8
+    noise, fresh = jax.random.normal(key, (2, number))
+    levels = [jnp.full(number, level) for level in (low, high)]
+    x0 = a * noise
+    state = path.add_noise(x0, noise, levels[0])
+    x = path.diffuse(state, *levels, fresh)
+    got = np.polyfit(x, path.to_velocity(x0, x, levels[1]), 1)[0]
+
+    kept, moved = (1 - high) / (1 - low), (1 - low) * a + low
+    added = high**2 - (kept * low) ** 2
+    variance = (kept * moved) ** 2 + added
+    assert got == pytest.approx((1 - kept * moved * a / variance) / high, abs=0.01)
+
+    # The path's own at `high`, of the data whose state at `low` has the variance of this one.
+    data = (moved**2 - low**2) / (1 - low) ** 2
+    own = (high - (1 - high) * data) / ((1 - high) ** 2 * data + high**2)
+    unbiased = np.polyfit(x, path.diffused_velocity(state, *levels, fresh), 1)[0]
+    assert unbiased == pytest.approx(own, abs=0.01)
+    assert abs(got - own) > 0.05
+
+
 def test_from_the_data_a_diffusion_is_the_path_itself(key):
     x, noise = jax.random.normal(key, (2, 5, 3))
     low, high = jnp.zeros(5), jnp.linspace(0.1, 0.9, 5)

@@ -12,13 +12,16 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from flashjax import config as configs
 from flashjax import trees
 from flashjax.checkpoint import load_params
+from flashjax.convert.folder import read_configs, read_transformer
+from flashjax.models.halved import HALF, told
+from flashjax.sources import open_file, read_parts
 from flashjax.stages import guide, match, split
 from flashjax.stages.setting import open_setting, read_setting
 from flashjax.stages.stage import read_stage
 from flashjax.stages.training import curves
+from flashjax.tools import sections
 
 CONFIG = Path(__file__).parents[2] / "configs" / "nano.py"
 STAGES = (
@@ -46,6 +49,9 @@ def small(teacher: Path) -> list[str]:
         "evaluate.chunk": 8,
         "evaluate.shown": 2,
         "evaluate.teacher_steps": 3,
+        "match.match.halved": 1.0,
+        "match.match.told": True,
+        "match.student_optimiser.learning_rate": 3e-3,  # so that two steps are seen in float16
     }
     for stage in ("guide", "match", "split"):
         sizes |= {f"{stage}.job.steps": 2, f"{stage}.job.batch_size": 4}
@@ -124,7 +130,7 @@ def opened(road) -> tuple[ConfigDict, Path]:
     """The config of the run, as its stages see it, with a teacher that is stored in less."""
     workdir, arguments = road
     overrides = [flag.removeprefix("--config.") for flag in arguments[4:]]
-    config = configs.load(CONFIG, overrides).unlock()
+    config = sections.load(str(CONFIG), overrides).unlock()
     config.compute = {"teacher_dtype": "bfloat16", "dtype": "bfloat16"}
     return config, workdir
 
@@ -142,7 +148,8 @@ def test_student_and_fake_score_begin_with_the_weights_as_they_were_imported(ope
     same(guide.guided(config, workdir, shapes).begin(frozen).learner.params, imported)
     state = match.matched(config, workdir, shapes).begin(frozen)
     same(state.fake.params, imported)
-    same(state.student.params, load_params(workdir / "guide" / "params"))
+    same(told(state.student.params, halved=False), load_params(workdir / "guide" / "params"))
+    assert not state.student.params[HALF]["bias"].any()
 
 
 @pytest.mark.parametrize("captions", ["within the steps", "apart", "of a file"])
@@ -206,6 +213,43 @@ def test_branches_start_from_the_matched_student_and_part(road):
     records = (workdir / "split" / "metrics" / "metrics.jsonl").read_text().splitlines()
     last = json.loads(records[-1])
     assert last["lo/student/matching_loss"] != last["hi/student/matching_loss"]
+
+
+def test_a_told_student_ships_as_two_networks_that_differ_in_one_bias(road):
+    """The vector is matched, parts with the branches, is merged with them, and is in no file."""
+    workdir, _ = road
+    found = {
+        stage: load_params(workdir / stage / "params")
+        for stage in ("match", "split/lo", "split/hi", "merge")
+    }
+    vectors = {stage: params[HALF]["bias"] for stage, params in found.items()}
+    lo, hi = vectors["split/lo"], vectors["split/hi"]
+    assert vectors["match"].any() and np.any(lo != hi) and np.any(lo != vectors["match"])
+    np.testing.assert_allclose(vectors["merge"], 0.3 * lo + 0.7 * hi, rtol=1e-4, atol=1e-9)
+
+    biases = []
+    for halved, folder in ((False, "diffusers"), (True, "halved")):
+        shipped, _ = read_transformer(workdir / "export" / folder / "transformer")
+        same(shipped, trees.cast(told(found["merge"], halved), np.float16))
+        biases.append(shipped["time_2"]["bias"])
+    assert np.any(biases[0] != biases[1])
+    single = open_file(workdir / "export" / "student.safetensors")
+    assert not any(HALF in name for name in single)
+
+
+def test_two_steps_are_drawn_by_the_student_that_is_told_of_them(road):
+    workdir, _ = road
+    rows = read_stage(workdir / "evaluate")["results"]["rows"]
+    notes = {row["name"]: row["note"] for row in rows}
+    assert notes["student after merge, 2 steps"] == "exported, float16, told of it"
+    assert notes["student after merge, 4 steps"] == "exported, float16"
+
+
+def test_a_stage_s_weights_alone_are_the_network_too(road):
+    workdir, _ = road
+    known = read_configs(workdir / "export" / "diffusers")
+    params, _ = read_parts(workdir / "merge", known=known)["transformer"]
+    same(params, told(load_params(workdir / "merge" / "params"), halved=False))
 
 
 def test_a_stages_folder_draws_what_its_exported_file_draws(flashjax, road, tmp_path):

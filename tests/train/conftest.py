@@ -26,9 +26,9 @@ TEXT = TextConfig(
 
 
 def features(params, x, sigma, cond):
-    """A two-layer velocity, and the two "taps" of its hidden layer."""
+    """A two-layer velocity, and the two "taps" of its hidden layer; "time_2" as in an MMDiT."""
     pooled, text = cond.pooled @ params["pooled"], jnp.mean(cond.text, axis=1) @ params["text"]
-    shift = pooled + text + sigma[:, None] * params["sigma"]
+    shift = pooled + text + sigma[:, None] * params["sigma"] + params["time_2"]["bias"]
     hidden = jnp.tanh(x @ params["inner"] + shift[:, None, None, :])
     tokens = hidden.reshape(x.shape[0], -1, WIDTH)
     return hidden @ params["outer"], jnp.stack([tokens, tokens**2])
@@ -59,7 +59,8 @@ def init_velocity(seed):
         "outer": (WIDTH, CHANNELS),
     }
     random = np.random.default_rng(seed)
-    return {name: jnp.float32(random.normal(size=shape)) for name, shape in shapes.items()}
+    params = {name: jnp.float32(random.normal(size=shape)) for name, shape in shapes.items()}
+    return params | {"time_2": {"bias": jnp.float32(random.normal(size=WIDTH))}}
 
 
 def tokens(random, batch):

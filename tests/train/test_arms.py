@@ -143,6 +143,8 @@ WRONG = [
     {"renoise": (0.0, 0.98)},
     {"level": "interval"},  # with heads
     {"level": "interval", "adversarial_weight": 0.0, "eta": 0.5},
+    {"interval_target": "sample"},  # without an interval
+    {"told": True},  # of nothing
 ]
 
 

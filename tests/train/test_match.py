@@ -365,11 +365,13 @@ def test_the_heads_do_not_move_the_fake_score(world, critic_step):
     assert quiet["heads/loss"] != loud["heads/loss"]
 
 
-def test_on_an_interval_the_fake_score_learns_the_unbiased_target_from_the_next_state(world):
-    """At step 2 of four: the student's state at .5, noised on; no heads."""
+@pytest.mark.parametrize("target", ["unbiased", "sample"])
+def test_on_an_interval_the_fake_score_learns_its_target_from_the_next_state(world, target):
+    """At step 2 of four: the student's state at .5, noised on; no heads. "sample" is TDM's."""
     state, key, net = world.state(TX), key_of_step(2), world.nets
-    arm = world.config(level="interval", adversarial_weight=0.0, trajectory_weight=0.0)
-    step = jax.jit(make_critic_step(net, CRITIC, CRITIC, arm, SIGMAS))
+    arm = {"level": "interval", "interval_target": target}
+    config = world.config(**arm, adversarial_weight=0.0, trajectory_weight=0.0)
+    step = jax.jit(make_critic_step(net, CRITIC, CRITIC, config, SIGMAS))
 
     @jax.jit
     @jax.value_and_grad
@@ -378,15 +380,20 @@ def test_on_an_interval_the_fake_score_learns_the_unbiased_target_from_the_next_
         cond, _ = reference_conds(world, world.frozen, keys[4])
         student = state.student.params
         x = reference_input(world, world.frozen, student, cond, keys[1], 2, 0)
-        start = x - 0.25 * net.velocity(student, x, jnp.full(3, 0.75), cond)
+        own = net.velocity(student, x, jnp.full(3, 0.75), cond)
+        start = x - 0.25 * own
         level_key, fresh_key = jax.random.split(keys[2])
         t = 0.5 + 0.48 * jnp.maximum(jax.random.uniform(level_key, (3,)), 1e-3)
         noise = jax.random.normal(fresh_key, x.shape)
         a, s = wide(2 * (1 - t)), wide(jnp.sqrt(t**2 - (1 - t) ** 2))
-        target = -2 * start + (wide(t) + wide(1 - t)) / s * noise
-        v = net.velocity(fake, a * start + s * noise, t, cond)
+        y = a * start + s * noise
+        want = {
+            "unbiased": -2 * start + (wide(t) + wide(1 - t)) / s * noise,
+            "sample": (y - (x - 0.75 * own)) / wide(t),
+        }
+        v = net.velocity(fake, y, t, cond)
         weight = jnp.minimum(1 / s.ravel() ** 2, 10)
-        return jnp.mean(weight * jnp.mean((v - target) ** 2, axis=(1, 2, 3)))
+        return jnp.mean(weight * jnp.mean((v - want[target]) ** 2, axis=(1, 2, 3)))
 
     after, metrics = step(state, world.frozen, world.batch, key)
     loss, grads = reference(state.fake.params)

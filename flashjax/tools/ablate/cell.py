@@ -27,7 +27,7 @@ from flashjax.train.merge import merge
 from flashjax.types import InputError, Params
 
 CELLS, SHARED, JUDGED, BROKEN, SHOWN = "cells", "shared", "judged", "broken.json", "shown.npy"
-TEACHER = "teacher"
+TEACHER, HALVED = "teacher", "halved"
 FIRST = ("import", "prepare", "data")  # what all cells share
 
 log = logging.getLogger(__name__)
@@ -131,12 +131,17 @@ def judge_teacher(config: ConfigDict, place: Path) -> None:
 
 
 def judge_student(config: ConfigDict, grid: AblateConfig, place: Path, stage: str) -> None:
-    """What the student of a stage comes to."""
+    """What the student of a stage comes to, and in half as many steps if it has learnt them."""
 
     def body(folder: Path) -> dict[str, Any]:
         desk = Desk(config, place, folder, shown=grid.shown)
-        student = desk.studio.place(student_of(place, stage, desk.mesh))
-        return {"student": desk.judge(student, desk.sampler(config), desk.captions)}
+
+        def judged(*, halved: bool) -> dict[str, Any]:
+            student = desk.studio.place(student_of(place, stage, desk.mesh, halved=halved))
+            return desk.judge(student, desk.sampler(config, stride=1 + halved), desk.captions)
+
+        found = {HALVED: judged(halved=True)} if config.match.match.halved else {}
+        return found | {"student": judged(halved=False)}  # the last one's pictures are kept
 
     inputs = {stage: place / stage}
     run_stage(JUDGED, asked_of(config), place, body, inputs=inputs, seed=config.seed)
@@ -216,9 +221,11 @@ class Desk:
     def _program(self) -> Callable[[Sampler], Any]:
         return functools.cache(self.studio.program)  # one compilation for all weights
 
-    def sampler(self, config: ConfigDict, *, experts: tuple[float, ...] = ()) -> Sampler:
-        """The student's grid."""
-        sigmas = student_sigmas(config.student.steps, self.pipeline.shift)
+    def sampler(
+        self, config: ConfigDict, *, stride: int = 1, experts: tuple[float, ...] = ()
+    ) -> Sampler:
+        """The student's grid, or every other level of it."""
+        sigmas = student_sigmas(config.student.steps // stride, self.pipeline.shift)
         return Sampler(tuple(sigmas.tolist()), experts=experts)
 
     def other_captions(self, count: int) -> list[str]:

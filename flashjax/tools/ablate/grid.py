@@ -40,6 +40,7 @@ class AblateConfig:
     split_from: str  # the arm whose students are split
     first: tuple[str, ...] = ()  # arms that are run before the others
     later: tuple[str, ...] = ()  # arms of the levels after a step's: one step has none of them
+    halving: tuple[str, ...] = ()  # arms that draw in half as many steps, too: from four steps on
     teacher_substeps: Count = 16  # of the teacher over all steps of the student, for its guidance
     tuned: Count = 100  # held-out captions that the weights of branches are chosen on
     shown: Whole = 8  # pictures of each row in the page
@@ -76,7 +77,7 @@ def read_grid(config: ConfigDict) -> AblateConfig:
     if "ablate" not in config:
         raise InputError("the config has no section `ablate`: begin with configs/ablation_nano.py")
     grid = configs.section(config, "ablate", AblateConfig)
-    named = {"first": grid.first, "later": grid.later}
+    named = {"first": grid.first, "later": grid.later, "halving": grid.halving}
     named["split_from"] = (grid.split_from,) if grid.splits else ()
     for key, names in named.items():
         for name in names:
@@ -115,7 +116,7 @@ def cells(grid: AblateConfig) -> list[Cell]:
 
 def _arms(grid: AblateConfig, names: Sequence[str], terms: tuple[float, float]) -> Iterator[Cell]:
     for seed, steps, arm in itertools.product(grid.seeds, grid.steps, names):
-        if steps > 1 or arm not in grid.later:
+        if steps >= (4 if arm in grid.halving else 2 if arm in grid.later else 1):
             yield Cell(steps, arm, *terms, seed)
 
 

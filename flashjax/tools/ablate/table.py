@@ -15,7 +15,16 @@ from scipy import stats
 from flashjax.data.jsons import read_array, read_json
 from flashjax.stages.stage import stage_results
 from flashjax.stages.training import curves
-from flashjax.tools.ablate.cell import BROKEN, CELLS, JUDGED, SHARED, SHOWN, TEACHER, state_of
+from flashjax.tools.ablate.cell import (
+    BROKEN,
+    CELLS,
+    HALVED,
+    JUDGED,
+    SHARED,
+    SHOWN,
+    TEACHER,
+    state_of,
+)
 from flashjax.tools.ablate.grid import AblateConfig, Cell, cells
 
 LEVEL = 0.95
@@ -59,39 +68,60 @@ def value_of(found: Sequence[float]) -> Value:
 
 
 def rows_of(grid: AblateConfig, workdir: Path) -> list[Row]:
-    """The rows of all that is done so far: of each number of steps what is guided, arms, splits."""
+    """The rows of all that is done so far: of each number of steps what is guided, arms, splits.
+
+    A student that draws in half as many steps, too, has a second row there.
+    """
     groups: dict[Cell, list[Cell]] = {}
     for cell in cells(grid):
         groups.setdefault(dataclasses.replace(cell, seed=0), []).append(cell)
     order = {steps: place for place, steps in enumerate(grid.steps)}
-    found = [row for group in groups.values() if (row := row_of(group, workdir)) is not None]
+    every = [row for group in groups.values() for row in rows_of_group(group, workdir)]
+    found = [row for row in every if row.steps in order]
     return sorted(found, key=lambda row: (order[row.steps], bool(row.split)))
 
 
-def row_of(group: Sequence[Cell], workdir: Path) -> Row | None:
-    """The row of cells that differ in the seed alone; None where none of them is at its end."""
+def rows_of_group(group: Sequence[Cell], workdir: Path) -> list[Row]:
+    """The rows of cells that differ in the seed alone; none where none of them is at its end."""
     states = {cell: state_of(cell, workdir) for cell in group}
     done = [cell for cell, state in states.items() if state == "done"]
     broken = sum(state == "broken" for state in states.values())
     if not done and not broken:
-        return None
+        return []
     results = [stage_results(workdir / CELLS / cell.name / JUDGED) for cell in done]
-    figures = [{f["name"]: f["value"] for f in r["student"]["figures"]} for r in results]
-    names = list(figures[0]) if figures else []
     first, shown = group[0], None
     if done and (path := workdir / CELLS / done[0].name / JUDGED / SHOWN).is_file():
         shown = read_array(path)
-    return Row(
+    row = Row(
         steps=first.steps,
         arm=first.arm,
         trajectory=first.trajectory if first.arm else None,
         pull=first.pull if first.arm else None,
         split=first.split,
-        values={name: value_of([found[name] for found in figures]) for name in names},
+        values=values_of([result["student"] for result in results]),
         broken=broken,
         weights=[result["weights"] for result in results if "weights" in result],
         pictures=shown,
     )
+    halved = [result[HALVED] for result in results if HALVED in result]
+    if not halved:
+        return [row]
+    half = dataclasses.replace(
+        row,
+        steps=row.steps // 2,
+        arm=f"{row.arm}, of {row.steps} steps",
+        values=values_of(halved),
+        broken=0,
+        pictures=None,
+    )
+    return [row, half]
+
+
+def values_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Value]:
+    """Means and intervals of the figures of rows that differ in the seed alone."""
+    figures = [{figure["name"]: figure["value"] for figure in row["figures"]} for row in rows]
+    names = list(figures[0]) if figures else []
+    return {name: value_of([found[name] for found in figures]) for name in names}
 
 
 def references(workdir: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from flashjax.stages.model import packaged
 from flashjax.stages.setting import (
     DTYPES,
     Setting,
-    abstract_as,
+    abstract_student,
     compute_of,
     computed_text,
     everywhere,
@@ -248,7 +248,7 @@ def _split(which: int) -> Callable[..., Planned]:
         )
         on_branch = NamedSharding(mesh, PartitionSpec("branch"))
         spans = jax.ShapeDtypeStruct((number, 2), jnp.int32, sharding=on_branch)
-        before = abstract_as(network, "float32", mesh, "student")  # the steps before a branch
+        before = abstract_student(config, network, mesh)  # takes the steps before a branch
         frozen = dataclasses.replace(setting.frozen, student=before)
         step = split.jit_on_branches(steps[which], mesh=mesh, shardings=shardings)
         batch = setting.abstract_batch(config.split.job.batch_size)

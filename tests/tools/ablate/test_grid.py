@@ -27,8 +27,10 @@ def test_the_grid_has_every_arm_anchor_pull_steps_and_seed_once(grid):
     assert len({cell.name for cell in every}) == len(every)
     arms = [cell for cell in every if cell.arm and not cell.split]
     assert len(grid.arms) >= 10 and len(grid.seeds) >= 3
-    assert len(arms) == (len(grid.arms) * 3 - len(grid.later)) * 4 * len(grid.seeds)
+    left = len(grid.later) + 2 * len(grid.halving)
+    assert len(arms) == (len(grid.arms) * 3 - left) * 4 * len(grid.seeds)
     assert not any(cell.steps == 1 and cell.arm in grid.later for cell in arms)
+    assert {cell.steps for cell in arms if cell.arm in grid.halving} == {4}
     assert {(cell.trajectory, cell.pull) for cell in arms} == {
         (0.1, 0.02),
         (0.1, 0.0),
@@ -88,6 +90,13 @@ def test_a_cell_changes_its_arm_and_its_terms_alone(config, grid):
     assert config.seed == 0 and config.student.steps == 4
 
 
+@pytest.mark.parametrize(("arm", "told"), [("halved", False), ("told", True)])
+def test_an_arm_that_halves_does_so_where_others_do_not(config, grid, arm, told):
+    match = configured(config, grid, Cell(4, arm, 0.1, 0.02)).match.match
+    assert match.halved == 0.5 and match.get("told", False) == told
+    assert configured(config, grid, Cell(4, "renoise", 0.1, 0.02)).match.match.halved == 0
+
+
 def test_a_split_has_its_branches_a_mesh_for_them_and_weights_by_name(config, grid):
     found = configured(config, grid, Cell(4, "renoise", 0.1, 0.02, 0, "quarters"))
     assert found.split.mesh.branch == len(found.split.branches) == 4
@@ -98,6 +107,7 @@ WRONG = {
     'ablate.arms.renoise.match.level="nowhere"': "ablate.arms.renoise: match.match.level takes",
     "ablate.split_from=nobody": "ablate.split_from has 'nobody': choose of the arms",
     "ablate.first=nobody": "ablate.first has 'nobody'",
+    "ablate.halving=nobody": "ablate.halving has 'nobody'",
     "ablate.arms.renoise.match.eta=2.0": "ablate.arms.renoise: match.match.eta=2.0: give",
 }
 

@@ -73,6 +73,23 @@ def test_rows_are_what_is_done_with_what_broke(workdir):
     assert split.weights == [{"lo": 0.3, "hi": 0.7}]
 
 
+def test_a_student_that_halves_its_steps_stands_among_those_of_half_as_many(workdir):
+    grid = dataclasses.replace(
+        GRID, steps=(4, 2), arms={**GRID.arms, "told": {}}, halving=("told",)
+    )
+    for seed, value in enumerate((60.0, 64.0)):
+        cell = Cell(4, "told", 0.1, 0.02, seed)
+        results = {"student": figures(80.0), "halved": figures(value)}
+        run_stage(
+            JUDGED, {}, workdir / CELLS / cell.name, lambda _, r=results: r, inputs={}, seed=0
+        )
+    found = {(row.steps, row.arm): row.values for row in rows_of(grid, workdir)}
+    assert found[4, "told"]["whole"].mean == 80.0
+    assert found[2, "told, of 4 steps"]["whole"].mean == 62.0
+    alone = rows_of(dataclasses.replace(grid, steps=(4,)), workdir)  # no such rows to stand among
+    assert {row.steps for row in alone} == {4}
+
+
 def test_the_page_and_the_json_say_the_same(workdir):
     told = summary(GRID, workdir, "flashjax ablate")
     assert told["cells"]["done"] == 5 and told["cells"]["all"] == 1 + 6 + 3
