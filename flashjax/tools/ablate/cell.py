@@ -27,7 +27,7 @@ from flashjax.train.merge import merge
 from flashjax.types import InputError, Params
 
 CELLS, SHARED, JUDGED, BROKEN, SHOWN = "cells", "shared", "judged", "broken.json", "shown.npy"
-TEACHER, HALVED = "teacher", "halved"
+TEACHER, STUDENT, HALVED = "teacher", "student", "halved"
 FIRST = ("import", "prepare", "data")  # what all cells share
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def judge_student(config: ConfigDict, grid: AblateConfig, place: Path, stage: st
             return desk.judge(student, desk.sampler(config, stride=1 + halved), desk.captions)
 
         found = {HALVED: judged(halved=True)} if config.match.match.halved else {}
-        return found | {"student": judged(halved=False)}  # the last one's pictures are kept
+        return found | {STUDENT: judged(halved=False)}  # the last one's pictures are kept
 
     inputs = {stage: place / stage}
     run_stage(JUDGED, asked_of(config), place, body, inputs=inputs, seed=config.seed)
@@ -162,7 +162,7 @@ def judge_branches(config: ConfigDict, grid: AblateConfig, cell: Cell, place: Pa
             bounds, order = experts(config, arm.branches, desk.pipeline.shift)
             sampler = desk.sampler(config, experts=bounds)
             pair = tuple(desk.studio.place(branches[index]) for index in order)
-            return {"student": desk.judge(pair, sampler, desk.captions)}
+            return {STUDENT: desk.judge(pair, sampler, desk.captions)}
         sampler, tuned = desk.sampler(config), desk.other_captions(grid.tuned)
         swept = []
         for weights in arm.weights if len(arm.weights) > 1 else ():
@@ -171,7 +171,7 @@ def judge_branches(config: ConfigDict, grid: AblateConfig, cell: Cell, place: Pa
         best = max(swept, key=first_figure)["weights"] if swept else arm.weights[0]
         merged = desk.studio.place(merge(branches, [best[name] for name in names]))
         judged = desk.judge(merged, sampler, desk.captions)
-        return {"student": judged, "weights": best, "swept": swept}
+        return {STUDENT: judged, "weights": best, "swept": swept}
 
     asked = asked_of(config) | {"tuned": grid.tuned, "weights": list(arm.weights)}
     inputs = {stage: place / stage for stage in stages.values()}

@@ -28,7 +28,7 @@ from flashjax.tools import sections
 from flashjax.tools.ablate import page
 from flashjax.tools.ablate.cell import CELLS, run_cell, share, state_of
 from flashjax.tools.ablate.grid import AblateConfig, Cell, cells, configured, needs, read_grid
-from flashjax.tools.ablate.table import summary
+from flashjax.tools.ablate.table import Brought, brought_by, summary
 from flashjax.types import InputError
 
 TABLE, PAGE, COMPILED, LOG = "ablation.json", "ablation.html", "compiled", "log.txt"
@@ -61,7 +61,10 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     failed: list[str] = []
     if not options.table:
         share(config, workdir)
-        left = [c for name, c in every.items() if not state_of(c, workdir)]
+    others = options.others.split(",") if options.others else []
+    brought = brought_by(others, list(every.values()), workdir)
+    if not options.table:
+        left = left_of(grid, list(every.values()), workdir, brought)
         left = [every[options.only]] if options.only else left[: options.most or None]
         if options.jobs == 1:
             done = here(config, grid, workdir, left)
@@ -71,9 +74,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
             failed += [problem] if problem else []
             log.info("ablate: %s, %d of %d", cell.name, number, len(left))
             if not options.only:
-                tell(config, grid, workdir, command)
+                tell(config, grid, workdir, command, brought)
     if not options.only:
-        tell(config, grid, workdir, command)
+        tell(config, grid, workdir, command, brought)
         print(workdir / PAGE)
     if failed:
         raise InputError(*failed)
@@ -93,11 +96,24 @@ def checked(config: ConfigDict) -> AblateConfig:
     return grid
 
 
-def tell(config: ConfigDict, grid: AblateConfig, workdir: Path, command: str) -> None:
+def left_of(
+    grid: AblateConfig, every: Sequence[Cell], workdir: Path, brought: Brought
+) -> list[Cell]:
+    """The cells that are not done: of those that others ran only what a cell here goes on from."""
+    here = [cell for cell in every if not state_of(cell, workdir)]
+    asked = {cell.name for cell in here if cell.name not in brought}
+    for cell in reversed(here):  # what a cell needs comes before it
+        asked |= needs(grid, cell) if cell.name in asked else set()
+    return [cell for cell in here if cell.name in asked]
+
+
+def tell(
+    config: ConfigDict, grid: AblateConfig, workdir: Path, command: str, brought: Brought
+) -> None:
     """Writes the table and the page of what is done so far."""
-    told = summary(grid, workdir, command)
+    told = summary(grid, workdir, command, brought)
     write_json(workdir / TABLE, told)
-    page.write(workdir / PAGE, grid, workdir, told, config.report.title)
+    page.write(workdir / PAGE, grid, workdir, told, config.report.title, brought)
 
 
 def here(

@@ -6,15 +6,22 @@ from typing import Any
 
 from flashjax.evaluate.report import environment, panels, write_page
 from flashjax.tools.ablate.grid import AblateConfig
-from flashjax.tools.ablate.table import Row, Value, curves_of, rows_of
+from flashjax.tools.ablate.table import Brought, Row, Value, curves_of, rows_of
 
 SHOWN_METRICS = ("student/score_gap", "student/grad_norm", "fake/loss", "student/trajectory_loss")
 TEMPLATE = "ablation.html.j2"
 
 
-def write(path: Path, grid: AblateConfig, workdir: Path, told: dict[str, Any], title: str) -> None:
+def write(
+    path: Path,
+    grid: AblateConfig,
+    workdir: Path,
+    told: dict[str, Any],
+    title: str,
+    brought: Brought,
+) -> None:
     """Writes the page of what is done so far."""
-    rows = rows_of(grid, workdir)
+    rows = rows_of(grid, workdir, brought)
     names = [figure["name"] for figure in told["teacher"]["figures"]]
     decimals = {figure["name"]: figure["decimals"] for figure in told["teacher"]["figures"]}
     runs = {steps: curves_of(grid, workdir, steps, SHOWN_METRICS) for steps in grid.steps}

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import stats
@@ -22,10 +22,12 @@ from flashjax.tools.ablate.cell import (
     JUDGED,
     SHARED,
     SHOWN,
+    STUDENT,
     TEACHER,
     state_of,
 )
 from flashjax.tools.ablate.grid import AblateConfig, Cell, cells
+from flashjax.types import InputError
 
 LEVEL = 0.95
 
@@ -67,7 +69,21 @@ def value_of(found: Sequence[float]) -> Value:
     return Value(mean, tail * float(np.std(found, ddof=1)) / math.sqrt(len(found)), len(found))
 
 
-def rows_of(grid: AblateConfig, workdir: Path) -> list[Row]:
+Brought: TypeAlias = Mapping[str, Mapping[str, Any]]  # results of cells that others ran, by name
+
+
+def results_of(every: Sequence[Cell], workdir: Path, brought: Brought) -> dict[Cell, Any]:
+    """What the cells came to that are done, here or elsewhere."""
+    found: dict[Cell, Any] = {}
+    for cell in every:
+        if state_of(cell, workdir) == "done":
+            found[cell] = stage_results(workdir / CELLS / cell.name / JUDGED)
+        elif cell.name in brought:
+            found[cell] = brought[cell.name]
+    return found
+
+
+def rows_of(grid: AblateConfig, workdir: Path, brought: Brought) -> list[Row]:
     """The rows of all that is done so far: of each number of steps what is guided, arms, splits.
 
     A student that draws in half as many steps, too, has a second row there.
@@ -76,29 +92,27 @@ def rows_of(grid: AblateConfig, workdir: Path) -> list[Row]:
     for cell in cells(grid):
         groups.setdefault(dataclasses.replace(cell, seed=0), []).append(cell)
     order = {steps: place for place, steps in enumerate(grid.steps)}
-    every = [row for group in groups.values() for row in rows_of_group(group, workdir)]
+    every = [row for group in groups.values() for row in rows_of_group(group, workdir, brought)]
     found = [row for row in every if row.steps in order]
     return sorted(found, key=lambda row: (order[row.steps], bool(row.split)))
 
 
-def rows_of_group(group: Sequence[Cell], workdir: Path) -> list[Row]:
+def rows_of_group(group: Sequence[Cell], workdir: Path, brought: Brought) -> list[Row]:
     """The rows of cells that differ in the seed alone; none where none of them is at its end."""
-    states = {cell: state_of(cell, workdir) for cell in group}
-    done = [cell for cell, state in states.items() if state == "done"]
-    broken = sum(state == "broken" for state in states.values())
+    done = results_of(group, workdir, brought)
+    broken = sum(state_of(cell, workdir) == "broken" for cell in group)
     if not done and not broken:
         return []
-    results = [stage_results(workdir / CELLS / cell.name / JUDGED) for cell in done]
-    first, shown = group[0], None
-    if done and (path := workdir / CELLS / done[0].name / JUDGED / SHOWN).is_file():
-        shown = read_array(path)
+    first, results = group[0], list(done.values())
+    paths = [workdir / CELLS / cell.name / JUDGED / SHOWN for cell in done]
+    shown = next((read_array(path) for path in paths if path.is_file()), None)
     row = Row(
         steps=first.steps,
         arm=first.arm,
         trajectory=first.trajectory if first.arm else None,
         pull=first.pull if first.arm else None,
         split=first.split,
-        values=values_of([result["student"] for result in results]),
+        values=values_of([result[STUDENT] for result in results]),
         broken=broken,
         weights=[result["weights"] for result in results if "weights" in result],
         pictures=shown,
@@ -129,13 +143,54 @@ def references(workdir: Path) -> dict[str, Any]:
     return stage_results(workdir / SHARED / JUDGED)
 
 
-def summary(grid: AblateConfig, workdir: Path, command: str) -> dict[str, Any]:
+def brought_by(paths: Sequence[str], every: Sequence[Cell], workdir: Path) -> dict[str, Any]:
+    """The results in tables that other workdirs or machines made of this grid's cells.
+
+    InputError where their teacher, drawn and judged alike, came to something else.
+    """
+    found: dict[str, Any] = {}
+    for path in paths:
+        table = read_json(Path(path))
+        try:
+            theirs = table[TEACHER]["figures"][0]
+            results = {name: slim(result) for name, result in table["results"].items()}
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise InputError(
+                f"--others {path}: no ablation.json with its cells' results"
+            ) from error
+        ours = references(workdir)[TEACHER]["figures"][0]
+        if theirs["name"] != ours["name"] or not _close(theirs["value"], ours):
+            told = (f"{figure['name']} {figure['value']}" for figure in (theirs, ours))
+            raise InputError(
+                f"--others {path}: its teacher has {', this one '.join(told)}: other captions, or "
+                "another config"
+            )
+        found = results | found
+    return {cell.name: found[cell.name] for cell in every if cell.name in found}
+
+
+def _close(value: float, figure: Mapping[str, Any]) -> bool:
+    """Whether it is that figure but for what another machine's last bits make of it."""
+    return abs(value - figure["value"]) <= (figure["error"] or 0.0) / 2
+
+
+def slim(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of a cell as a table keeps them: of its figures names and values."""
+    kept: dict[str, Any] = {"weights": results["weights"]} if "weights" in results else {}
+    for name in (STUDENT, HALVED):
+        if name in results:
+            figures = [{k: f[k] for k in ("name", "value")} for f in results[name]["figures"]]
+            kept[name] = {"figures": figures}
+    return kept
+
+
+def summary(grid: AblateConfig, workdir: Path, command: str, brought: Brought) -> dict[str, Any]:
     """All that the table says, as JSON."""
     every = cells(grid)
-    states = [state_of(cell, workdir) for cell in every]
+    done = results_of(every, workdir, brought)
     shared = references(workdir)
     told = []
-    for row in rows_of(grid, workdir):
+    for row in rows_of(grid, workdir, brought):
         plain = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}
         values = {name: dataclasses.asdict(value) for name, value in row.values.items()}
         told.append({k: v for k, v in plain.items() if k != "pictures"} | {"values": values})
@@ -143,13 +198,14 @@ def summary(grid: AblateConfig, workdir: Path, command: str) -> dict[str, Any]:
         "command": command,
         "cells": {
             "all": len(every),
-            "done": states.count("done"),
+            "done": len(done),
             "broken": broken_of(every, workdir),
         },
         TEACHER: shared[TEACHER],
         "real": shared["real"],
         "notes": shared["notes"],
         "rows": told,
+        "results": {cell.name: slim(found) for cell, found in done.items()},
     }
 
 

@@ -98,6 +98,12 @@ def ablate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--most", type=int, default=0, metavar="N", help="cells; 0 is all of them")
     verb.add_argument("--only", default="", metavar="CELL", help="the one cell of this name")
     verb.add_argument("--table", action="store_true", help="of what is done; nothing is trained")
+    verb.add_argument(
+        "--others",
+        default="",
+        metavar="FILE,FILE,…",
+        help="ablation.json of other workdirs: their cells are told, and not run again",
+    )
     verb.add_argument("--dry_run", action="store_true", help="check the grid, list its cells")
 
 

@@ -8,9 +8,11 @@ from scipy import stats
 
 from flashjax.stages.stage import run_stage, write_json
 from flashjax.tools.ablate.cell import BROKEN, CELLS, JUDGED, SHARED, state_of
-from flashjax.tools.ablate.grid import AblateConfig, Cell, SplitArm
+from flashjax.tools.ablate.command import left_of
+from flashjax.tools.ablate.grid import AblateConfig, Cell, SplitArm, cells
 from flashjax.tools.ablate.page import write
-from flashjax.tools.ablate.table import rows_of, summary, value_of
+from flashjax.tools.ablate.table import brought_by, rows_of, summary, value_of
+from flashjax.types import InputError
 
 GRID = AblateConfig(
     steps=(4,),
@@ -65,7 +67,7 @@ def test_an_interval_is_students_over_the_seeds():
 
 
 def test_rows_are_what_is_done_with_what_broke(workdir):
-    guided, renoise, share, split = rows_of(GRID, workdir)
+    guided, renoise, share, split = rows_of(GRID, workdir, {})
     assert [guided.arm, renoise.arm, share.arm, split.split] == ["", "renoise", "share", "pair"]
     assert renoise.values["whole"].mean == pytest.approx(73.0)
     assert renoise.values["whole"].seeds == 3 and guided.values["whole"].half is None
@@ -83,23 +85,60 @@ def test_a_student_that_halves_its_steps_stands_among_those_of_half_as_many(work
         run_stage(
             JUDGED, {}, workdir / CELLS / cell.name, lambda _, r=results: r, inputs={}, seed=0
         )
-    found = {(row.steps, row.arm): row.values for row in rows_of(grid, workdir)}
+    found = {(row.steps, row.arm): row.values for row in rows_of(grid, workdir, {})}
     assert found[4, "told"]["whole"].mean == 80.0
     assert found[2, "told, of 4 steps"]["whole"].mean == 62.0
-    alone = rows_of(dataclasses.replace(grid, steps=(4,)), workdir)  # no such rows to stand among
+    alone = rows_of(
+        dataclasses.replace(grid, steps=(4,)), workdir, {}
+    )  # no such rows to stand among
     assert {row.steps for row in alone} == {4}
 
 
 def test_the_page_and_the_json_say_the_same(workdir):
-    told = summary(GRID, workdir, "flashjax ablate")
+    told = summary(GRID, workdir, "flashjax ablate", {})
     assert told["cells"]["done"] == 5 and told["cells"]["all"] == 1 + 6 + 3
     assert list(told["cells"]["broken"].values()) == ["10 updates were skipped"]
-    write(workdir / "a.html", GRID, workdir, told, "Arms & legs")
+    write(workdir / "a.html", GRID, workdir, told, "Arms & legs", {})
     page = (workdir / "a.html").read_text()
     half = dataclasses.asdict(value_of([70.0, 74.0, 75.0]))["half"]
     assert f"73.0 ± {half:.1f}" in page and "Arms &amp; legs" in page
     assert '<td class="best">80.0</td>' in page and "1 broke" in page
     assert page.count("<html") == 1 and 'src="http' not in page
+
+
+def test_what_others_ran_is_in_the_table_and_not_left(workdir, tmp_path_factory):
+    """A new workdir with a table of this one knows its cells, and adds a seed to them."""
+    table = tmp_path_factory.mktemp("other") / "ablation.json"
+    write_json(table, summary(GRID, workdir, "flashjax ablate", {}))
+    here = tmp_path_factory.mktemp("here")
+    grid = dataclasses.replace(GRID, seeds=(0, 1, 2, 3))
+    shared = {"teacher": figures(90.2), "real": figures(95.0), "notes": []}
+    shared["teacher"]["figures"][0]["error"] = 0.5
+    run_stage(JUDGED, {}, here / SHARED, lambda _: shared, inputs={}, seed=0)
+    new = here / CELLS / Cell(4, "renoise", 0.1, 0.02, 3).name
+    run_stage(JUDGED, {}, new, lambda _: {"student": figures(81.0)}, inputs={}, seed=0)
+
+    brought = brought_by([str(table)], cells(grid), here)
+    row = next(row for row in rows_of(grid, here, brought) if row.arm == "renoise")
+    assert row.values["whole"] == value_of([70.0, 74.0, 75.0, 81.0])
+    told = summary(grid, here, "flashjax ablate", brought)
+    assert told["cells"]["done"] == 6 and told["results"].keys() == {*brought, new.name}
+
+    left = left_of(grid, cells(grid), here, brought)
+    names = {cell.name for cell in left}
+    assert "4-guided" in names  # its folder is not here, and cells here go on from it
+    assert Cell(4, "renoise", 0.1, 0.02, 1).name in names  # as a split of its seed does
+    whole = dict.fromkeys(cell.name for cell in cells(grid))
+    assert left_of(grid, cells(grid), here, whole) == []
+
+    shared["teacher"]["figures"][0]["value"] = 91.0
+    other = tmp_path_factory.mktemp("third")
+    run_stage(JUDGED, {}, other / SHARED, lambda _: shared, inputs={}, seed=0)
+    with pytest.raises(InputError, match=r"its teacher has whole 90.0, this one whole 91.0"):
+        brought_by([str(table)], cells(grid), other)
+    write_json(table, {"teacher": {"figures": []}, "results": {}})
+    with pytest.raises(InputError, match=r"--others .*ablation.json: no ablation.json"):
+        brought_by([str(table)], cells(grid), here)
 
 
 def test_a_cell_that_is_neither_done_nor_broken_is_left(workdir):
