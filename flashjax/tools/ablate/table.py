@@ -150,6 +150,8 @@ def brought_by(paths: Sequence[str], every: Sequence[Cell], workdir: Path) -> di
     """
     found: dict[str, Any] = {}
     for path in paths:
+        if not Path(path).is_file():
+            raise InputError(f"--others {path}: there is no such file; give an ablation.json")
         table = read_json(Path(path))
         try:
             theirs = table[TEACHER]["figures"][0]

@@ -136,6 +136,8 @@ def test_what_others_ran_is_in_the_table_and_not_left(workdir, tmp_path_factory)
     run_stage(JUDGED, {}, other / SHARED, lambda _: shared, inputs={}, seed=0)
     with pytest.raises(InputError, match=r"its teacher has whole 90.0, this one whole 91.0"):
         brought_by([str(table)], cells(grid), other)
+    with pytest.raises(InputError, match=r"--others .*no.json: there is no such file"):
+        brought_by([str(here / "no.json")], cells(grid), here)
     write_json(table, {"teacher": {"figures": []}, "results": {}})
     with pytest.raises(InputError, match=r"--others .*ablation.json: no ablation.json"):
         brought_by([str(table)], cells(grid), here)
