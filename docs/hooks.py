@@ -9,8 +9,8 @@ from typing import Any
 from latex2mathml.converter import convert
 
 KEYS, DECISIONS = "<!-- keys of a config -->", "<!-- decisions in force -->"
-ARMS = re.compile(r"<!-- arms with (\d+) steps -->")
-ABLATION = Path(__file__).parent / "figures" / "ablation.json"
+ARMS = re.compile(r"<!-- arms with (\d+) steps of (\w+) -->")  # a table of docs/figures
+FIGURES = Path(__file__).parent / "figures"
 NOTES = Path(__file__).parents[1] / "BUILD_NOTES.md"
 _EQUATION = re.compile(r"^\$\$\n(.+?)\n\$\$$", re.MULTILINE | re.DOTALL)
 
@@ -28,7 +28,7 @@ def on_page_markdown(markdown: str, **known: object) -> str:
     if KEYS in markdown:
         markdown = markdown.replace(KEYS, "\n".join(tables()))
     markdown = markdown.replace(DECISIONS, decisions(NOTES.read_text()))
-    markdown = ARMS.sub(lambda found: "\n".join(arms(int(found[1]))), markdown)
+    markdown = ARMS.sub(lambda found: "\n".join(arms(int(found[1]), found[2])), markdown)
     return _EQUATION.sub(lambda found: convert(found[1], display="block"), markdown)
 
 
@@ -60,9 +60,9 @@ def tables() -> Iterator[str]:
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def arms(steps: int) -> Iterator[str]:
-    """The table of the arms of a student of so many steps, as `flashjax ablate` wrote it."""
-    told = json.loads(ABLATION.read_text())
+def arms(steps: int, table: str) -> Iterator[str]:
+    """The arms of a student of so many steps in a table that `flashjax ablate` wrote."""
+    told = json.loads((FIGURES / f"{table}.json").read_text())
     figures = [f for f in told["teacher"]["figures"] if f["error"] or not f["heading"]]
     names = [figure["name"] for figure in figures]
     decimals = {figure["name"]: figure["decimals"] for figure in figures}
