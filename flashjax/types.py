@@ -134,7 +134,7 @@ class Constrain(Protocol):
         """Whether products see batch and tokens as one dim.
 
         XLA's CPU compiler copies the gradient of a product with two such dims transposed before it
-        sums over them: a third of a training step. Where tokens are split, they stay a dim.
+        sums over them: a fifth of the gradient. Where tokens are split, they stay a dim.
         """
         ...
 
