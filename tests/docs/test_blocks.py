@@ -197,4 +197,4 @@ def test_a_command_that_is_wrong_would_be_found(monkeypatch):
         with pytest.raises((cli.InputError, AssertionError)):
             check(text.split(), set())
     with pytest.raises(AssertionError, match="nobody has made"):
-        check("flashjax sample --source runs/nano/merge --prompt a --out b".split(), set())
+        check("flashjax sample --source runs/unmade/merge --prompt a --out b".split(), set())
