@@ -148,6 +148,12 @@ def needs(grid: AblateConfig, cell: Cell) -> set[str]:
     return found - {cell.name}
 
 
+def terms_of(grid: AblateConfig, cell: Cell) -> tuple[float, float]:
+    """The anchor and the pull that a cell is matched with: its arm may have its own."""
+    own = _plain(_plain(grid.arms[cell.arm]).get("match", {}))
+    return own.get("trajectory_weight", cell.trajectory), own.get("fake_pull", cell.pull)
+
+
 def configured(config: ConfigDict, grid: AblateConfig, cell: Cell) -> ConfigDict:
     """The config of a cell: the recipe, with what the cell changes."""
     found = ConfigDict(copy.deepcopy(config.to_dict())).unlock()

@@ -26,7 +26,7 @@ from flashjax.tools.ablate.cell import (
     TEACHER,
     state_of,
 )
-from flashjax.tools.ablate.grid import AblateConfig, Cell, cells
+from flashjax.tools.ablate.grid import AblateConfig, Cell, cells, terms_of
 from flashjax.types import InputError
 
 LEVEL = 0.95
@@ -92,12 +92,16 @@ def rows_of(grid: AblateConfig, workdir: Path, brought: Brought) -> list[Row]:
     for cell in cells(grid):
         groups.setdefault(dataclasses.replace(cell, seed=0), []).append(cell)
     order = {steps: place for place, steps in enumerate(grid.steps)}
-    every = [row for group in groups.values() for row in rows_of_group(group, workdir, brought)]
+    every = [
+        row for group in groups.values() for row in rows_of_group(grid, group, workdir, brought)
+    ]
     found = [row for row in every if row.steps in order]
     return sorted(found, key=lambda row: (order[row.steps], bool(row.split)))
 
 
-def rows_of_group(group: Sequence[Cell], workdir: Path, brought: Brought) -> list[Row]:
+def rows_of_group(
+    grid: AblateConfig, group: Sequence[Cell], workdir: Path, brought: Brought
+) -> list[Row]:
     """The rows of cells that differ in the seed alone; none where none of them is at its end."""
     done = results_of(group, workdir, brought)
     broken = sum(state_of(cell, workdir) == "broken" for cell in group)
@@ -106,11 +110,12 @@ def rows_of_group(group: Sequence[Cell], workdir: Path, brought: Brought) -> lis
     first, results = group[0], list(done.values())
     paths = [workdir / CELLS / cell.name / JUDGED / SHOWN for cell in done]
     shown = next((read_array(path) for path in paths if path.is_file()), None)
+    trajectory, pull = terms_of(grid, first) if first.arm else (None, None)
     row = Row(
         steps=first.steps,
         arm=first.arm,
-        trajectory=first.trajectory if first.arm else None,
-        pull=first.pull if first.arm else None,
+        trajectory=trajectory,
+        pull=pull,
         split=first.split,
         values=values_of([result[STUDENT] for result in results]),
         broken=broken,

@@ -75,6 +75,15 @@ def test_rows_are_what_is_done_with_what_broke(workdir):
     assert split.weights == [{"lo": 0.3, "hi": 0.7}]
 
 
+def test_an_arm_with_a_term_of_its_own_is_told_with_it(workdir):
+    arms = {**GRID.arms, "free": {"match": {"trajectory_weight": 0.0, "eta": 1.0}}}
+    place = workdir / CELLS / Cell(4, "free", 0.1, 0.02, 0).name
+    run_stage(JUDGED, {}, place, lambda _: {"student": figures(80.0)}, inputs={}, seed=0)
+    rows = rows_of(dataclasses.replace(GRID, arms=arms), workdir, {})
+    found = {row.arm: (row.trajectory, row.pull) for row in rows}
+    assert found["free"] == (0.0, 0.02) and found["share"] == (0.1, 0.02)
+
+
 def test_a_student_that_halves_its_steps_stands_among_those_of_half_as_many(workdir):
     grid = dataclasses.replace(
         GRID, steps=(4, 2), arms={**GRID.arms, "told": {}}, halving=("told",)
