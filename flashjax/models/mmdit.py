@@ -105,7 +105,11 @@ class Stream(nn.Module):
         heads = (3, config.heads, config.head_width)
         head_names = (None, "heads", None)
         self.modulation = self.dense(
-            (chunks, width), (None, "width"), sums=config.sums, kernel_init=layers.zeros
+            (chunks, width),
+            (None, "width"),
+            inputs=("stored",),
+            sums=config.sums,
+            kernel_init=layers.zeros,
         )
         self.qkv = self.dense(heads, head_names)
         if config.qk_norm:
@@ -134,7 +138,7 @@ class Stream(nn.Module):
 
     def project(self, x: Array, c: Array) -> tuple[tuple[Array, Array, Array], Array, Array]:
         """`q, k, v` of "b n d", the modulation chunks "b k d" and the normed input."""
-        mod = self.modulation(jax.nn.silu(c).astype(self.config.dtype))
+        mod = self.modulation(c)
         normed = layer_norm(x)
         q, k, v = jnp.moveaxis(self.qkv(self.modulated(normed, mod[:, 0], mod[:, 1])), 2, 0)
         if self.config.qk_norm:
@@ -224,6 +228,9 @@ class MMDiT(nn.Module):
         config = self.config
         image = self.embed_patches(x.astype(config.dtype))
         c = self.embed_condition(1000.0 * sigma, cond.pooled.astype(config.dtype))
+        # Modulations have a third of the weights, and see one row of a sample: it goes to where
+        # their kernels are stored, and their sums come back.
+        c = self.constrain(jax.nn.silu(c).astype(config.dtype), "rows", "stored")
         text = self.dense((config.width,), ("width",), "context_embed", sums=config.sums)(
             cond.text.astype(config.dtype)
         )
@@ -302,9 +309,10 @@ class MMDiT(nn.Module):
             (2, config.width),
             (None, "width"),
             "final_modulation",
+            inputs=("stored",),
             sums=config.sums,
             kernel_init=layers.zeros,
-        )(jax.nn.silu(c).astype(config.dtype))
+        )(c)
         patch = config.patch * config.patch * config.channels
         image = modulate(layer_norm(image), mod[:, 0], mod[:, 1]).astype(config.dtype)
         final = self.dense((patch,), (None,), "final", kernel_init=layers.zeros, sums=config.sums)

@@ -16,27 +16,35 @@ ACTIVATIONS = {
     "attended_heads": ("tensor", "context"),  # inside attention, where sequences are whole
     "hidden": "tensor",
     "width": None,
+    # What has one row of a sample goes to kernels, not they to it: rows by `data` alone, and their
+    # width as kernels are stored.
+    "rows": "data",
+    "stored": "fsdp",
 }
 
 _GROUP = r"(dual|joint)/(image|text)"
 _LAST = r"last/(image|text)"
 
+_STAY = (  # used where they are stored: no pass gathers them
+    (rf"{_GROUP}/modulation/kernel", P(None, "fsdp", None, None)),
+    (rf"{_LAST}/modulation/kernel", P("fsdp", None, None)),
+    (r"final_modulation/kernel", P("fsdp", None, None)),
+)
+
 MMDIT = Rules(
     params=(
+        *_STAY,
         (rf"{_GROUP}/qkv2?/kernel", P(None, "fsdp", None, "tensor", None)),
         (rf"{_GROUP}/proj2?/kernel", P(None, "tensor", None, "fsdp")),
         (rf"{_GROUP}/fc1/kernel", P(None, "fsdp", "tensor")),
         (rf"{_GROUP}/fc2/kernel", P(None, "tensor", "fsdp")),
-        (rf"{_GROUP}/modulation/kernel", P(None, "fsdp", None, None)),
         (rf"{_LAST}/qkv2?/kernel", P("fsdp", None, "tensor", None)),
         (rf"{_LAST}/proj2?/kernel", P("tensor", None, "fsdp")),
         (rf"{_LAST}/fc1/kernel", P("fsdp", "tensor")),
         (rf"{_LAST}/fc2/kernel", P("tensor", "fsdp")),
-        (rf"{_LAST}/modulation/kernel", P("fsdp", None, None)),
         (r"(time|pooled)_[12]/kernel", P("fsdp", None)),
         (r"context_embed/kernel", P("fsdp", None)),
         (r"patch_embed/kernel", P(None, "fsdp")),  # its input is short
-        (r"final_modulation/kernel", P("fsdp", None, None)),
         (r"final/kernel", P("fsdp", None)),
         (r"position", P(None, None, "fsdp")),  # SD3.5-Medium stores 384 x 384 places
         (r".*/(bias|scale)", P()),
@@ -63,10 +71,13 @@ TEXT = Rules(  # frozen and read once a batch: split for storage, in whichever d
 # Every head has a count of its own in the optimiser.
 HEADS = Rules(params=((r"pool/.*", P()), (r"count", P())), activations=ACTIVATIONS)
 
+# Where there is room no pass gathers a teacher; what stays is split all the same.
+WHOLE_MMDIT = Rules(params=(*_STAY, *MMDIT.without("fsdp").params), activations=ACTIVATIONS)
+
 # What the networks of a run are stored in. The learner of guidance is a student.
 ROLES = {
     "teacher": MMDIT,
-    "whole_teacher": MMDIT.without("fsdp"),  # where there is room: no pass gathers it
+    "whole_teacher": WHOLE_MMDIT,
     "student": MMDIT,
     "learner": MMDIT,
     "fake": MMDIT,

@@ -184,7 +184,7 @@ def toy() -> ModuleType:
 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "costs"
-AGAIN = "REFRESH_GOLDEN=1 python -m pytest tests/parallel -k costs"
+AGAIN = "REFRESH_GOLDEN=1 python -m pytest tests/parallel -k cost"
 # Products are counted as the program runs them, loops and all. Bytes and memory are XLA's own
 # figures of one program: they move a little with its order and fusions, by more than a twentieth
 # where an activation is kept or a buffer is not given up.

@@ -6,9 +6,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from flashjax import trees
 from flashjax.flow.guidance import guided
 from flashjax.flow.solvers import euler
 from flashjax.parallel.layout import REPLICATED, ROLES
@@ -59,8 +61,20 @@ def test_a_whole_teacher_draws_the_same_and_is_gathered_in_no_pass(toy):
     np.testing.assert_allclose(split(*given), whole(*given_whole), rtol=1e-4, atol=1e-4)
     costs = [toy.costs_of(program, make_mesh(EIGHT)) for program in (split, whole)]
     assert ["all-gather fsdp f32" in cost["collectives"] for cost in costs] == [True, False]
-    kernels = jax.tree.leaves(given_whole[0])
-    assert all("fsdp" not in jax.tree.leaves(tuple(leaf.sharding.spec)) for leaf in kernels)
+    split = {
+        path
+        for path, leaf in trees.flatten(given_whole[0]).items()
+        if "fsdp" in jax.tree.leaves(tuple(leaf.sharding.spec))
+    }
+    assert split and all("modulation/kernel" in path for path in split)
+
+
+@pytest.mark.parametrize("role", ["teacher", "whole_teacher"])
+def test_no_modulation_is_gathered(toy, role):
+    program, _ = sampler(toy, role)
+    lines = [line for line in program.as_text().splitlines() if "modulation/" in line]
+    assert any(" all-reduce(" in line for line in lines)
+    assert not any(" all-gather(" in line for line in lines)
 
 
 def test_a_cost_that_grew_is_told_from_what_to_what(toy):
