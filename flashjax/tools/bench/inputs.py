@@ -137,8 +137,7 @@ def make_cache(folder: Path, sample: Batch, batch: int) -> None:
 
 def fields_of(sample: Batch) -> dict[str, Field]:
     """The fields of a record of such a sample."""
-    kinds = {name: trees.flatten(sample.tokens)[name] for name in trees.flatten(sample.tokens)}
-    kinds = {LATENTS: sample.latents} | kinds
+    kinds = {LATENTS: sample.latents} | trees.flatten(sample.tokens)
     return {name: Field(x.shape[1:], np.dtype(x.dtype).name) for name, x in kinds.items()}
 
 

@@ -53,7 +53,18 @@ def run(
         measure(planned, found, compute, student_steps, profile=profile)
         for planned in programs(config, jax.devices(), names or RUNNABLE)
     ]
-    return {"config": path, "chip": found.name, "rows": rows}
+    result = {"config": path, "chip": found.name, "rows": rows}
+    return result | iteration(rows, config.match.critic_updates)
+
+
+def iteration(rows: list[dict[str, Any]], critics: int) -> dict[str, float]:
+    """Seconds of an outer iteration, the student's step and `critics` of the critic's, if run."""
+    means = {row["program"]: float(np.mean(row["seconds"])) for row in rows}
+    if not {"student", "critic"} <= set(means):
+        return {}
+    seconds = means["student"] + critics * means["critic"]
+    print(f"iteration: the student's step and {critics} of the critic's: {seconds:.3f} s")
+    return {"iteration_seconds": seconds}
 
 
 def measure(
