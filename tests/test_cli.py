@@ -16,6 +16,7 @@ from flashjax.evaluate.sample import SOLVERS
 from flashjax.stages import run as stages
 from flashjax.tools import drawing, export, front, probe
 from flashjax.tools.axes import AXES
+from flashjax.tools.bench import command as bench
 from flashjax.tools.flags import checkpoints, instruments
 from flashjax.tools.quantize import command as quantize
 from flashjax.tools.verbs import ROAD, VERBS
@@ -235,6 +236,7 @@ def test_choices_in_flags_are_those_of_the_tools():
     assert checkpoints.FORMATS == ", ".join(quantize.NAMES)
     assert set(checkpoints.AXES.split(", ")) == set(AXES) - {"guidance"}
     assert instruments.ARMS == tuple(probe.ARMS)
+    assert instruments.BENCHES == list(bench.BENCHES)
 
 
 @pytest.mark.parametrize("key", ["computte", "quantise"])

@@ -114,6 +114,20 @@ def sampling(
     that guidance goes away from, read only with guidance. What is encoded already is taken as it
     is.
     """
+    solved = solving(pipeline, sampler, model=model)
+
+    def sample(params: Params, tokens: Prompts, empty: Prompts, noise: Array) -> Array:
+        latents = solved(params, tokens, empty, noise)
+        decoder = trees.cast(params["vae"], jnp.float32)  # the one network of a single dtype
+        if max(latents.shape[1:3]) > tile:
+            return tiled_decode(pipeline.vae_config, decoder, latents, tile=tile)
+        return vae.decode(pipeline.vae_config, decoder, latents)
+
+    return sample
+
+
+def solving(pipeline: Pipeline, sampler: Sampler, *, model: MMDiT | None = None) -> Sample:
+    """Builds what `sampling` does before it decodes: the same arguments -> latents "b h w c"."""
     model = model or MMDiT(pipeline.transformer_config)
     velocity = velocity_of(model)
     if sampler.experts:
@@ -128,7 +142,7 @@ def sampling(
         without = velocity_of(model, skip=skip.blocks)
         return skip_guided(velocity, without, scale, skip=skip, sigmas=np.asarray(sampler.sigmas))
 
-    def sample(params: Params, tokens: Prompts, empty: Prompts, noise: Array) -> Array:
+    def latents(params: Params, tokens: Prompts, empty: Prompts, noise: Array) -> Array:
         transformer = params["transformer"]
         cond = encoded(pipeline.text_config, params["text"], tokens)
         if sampler.guidance_scale == 1.0:
@@ -138,13 +152,9 @@ def sampling(
             uncond = jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), one, cond)
             teach = guide()
             field = lambda x, sigma: teach(transformer, x, sigma, cond, uncond)
-        latents = solve(field, noise, sigmas)
-        decoder = trees.cast(params["vae"], jnp.float32)  # the one network of a single dtype
-        if max(latents.shape[1:3]) > tile:
-            return tiled_decode(pipeline.vae_config, decoder, latents, tile=tile)
-        return vae.decode(pipeline.vae_config, decoder, latents)
+        return solve(field, noise, sigmas)
 
-    return sample
+    return latents
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -2,9 +2,11 @@
 
 import functools
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from flashjax.parallel.chips import CHIPS, Chip, chip_of
 from flashjax.types import InputError
@@ -39,12 +41,18 @@ def device_peak() -> float | None:
 
 def measured_peak() -> float:
     """FLOP/s of the best of some matrix products on all cores, 0.1 s of them."""
-    matrix = jnp.ones((SIDE, SIDE), jnp.float32)
-    product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
-    product(matrix, matrix).block_until_ready()
+    call, flops = product()
+    call()
     seconds = []
     for _ in range(TRIES):
         started = time.perf_counter()
-        product(matrix, matrix).block_until_ready()
+        call()
         seconds.append(time.perf_counter() - started)
-    return 2.0 * SIDE**3 / min(seconds)
+    return flops / min(seconds)
+
+
+def product(side: int = SIDE, dtype: jnp.dtype = jnp.float32) -> tuple[Callable[[], Array], float]:
+    """A product of square matrices on the first device, over when it returns, and its FLOP."""
+    matrix = jnp.ones((side, side), dtype)
+    compiled = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+    return lambda: compiled(matrix, matrix).block_until_ready(), 2.0 * side**3

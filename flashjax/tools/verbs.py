@@ -157,7 +157,7 @@ VERBS = {
     "bench": Verb(
         INSTRUMENTS_GROUP,
         "measure speed and memory on this machine",
-        "Conversion, codecs, or a config's steps on random weights.",
+        "Steps, drawing, attention, input, compiling, starts, checkpoints, conversion, codecs.",
         "flashjax bench steps --config nano --programs guide",
         tool="tools.bench.command",
         configured=True,

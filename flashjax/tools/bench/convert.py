@@ -33,6 +33,7 @@ from flashjax.models.variants import MMDIT
 from flashjax.parallel.layout import MMDIT as RULES
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import param_shardings
+from flashjax.tools.bench.measuring import counted
 from flashjax.tools.export import convert
 from flashjax.types import Cond, InputError, Params
 
@@ -41,37 +42,39 @@ LATENTS, TEXT_TOKENS = (32, 32), 154  # 256 px; tokens of two prompts
 FLOAT16 = np.dtype(np.float16)
 
 
-def run(model: str, workdir: Path) -> None:
-    """Prints seconds, GB/s, and peak memory and read bytes as ratios to the file's size."""
+def run(model: str, workdir: Path) -> dict[str, Any]:
+    """Prints and returns seconds, GB/s, and peak memory and read bytes as ratios to the file."""
     if model not in MMDIT:
         raise InputError(f"--model {model} is unknown: choose of {', '.join(MMDIT)}")
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{model}.", dir=workdir) as scratch:
-        run_in(Path(scratch), model)
+        return {"model": model, "rows": run_in(Path(scratch), model)}
 
 
-def run_in(workdir: Path, model: str) -> None:
-    """All parts, one after the other, in a folder of their own."""
+def run_in(workdir: Path, model: str) -> list[dict[str, Any]]:
+    """All parts, one after the other, in a folder of their own; a row for each."""
     source = workdir / f"{model}.safetensors"
     seconds = write_random(source, model)
     size = source.stat().st_size
     print(f"{source}: {len(random_tensors(model))} tensors, {size / 1e9:.2f} GB, F16")
-    report("write, prove", seconds, size)
+    rows = [report("write, prove", seconds, size)]
 
     there, back = workdir / "there", workdir / "back"
     outcome = measured("export", source, there, "sai,diffusers")
-    report("import, export to both layouts, prove", outcome["seconds"], size, outcome)
+    rows.append(report("import, export to both layouts, prove", outcome["seconds"], size, outcome))
     same("single file", source, there / "model.safetensors")
     outcome = measured("export", there / "diffusers" / "transformer", back, "sai")
-    report("diffusers folder to single file, prove", outcome["seconds"], size, outcome)
+    rows.append(report("diffusers folder to single file, prove", outcome["seconds"], size, outcome))
     # The folder has no metadata of the single file: its tensors must be the same.
     same("tensors from the diffusers folder", source, back / "model.safetensors", data_only=True)
     outcome = measured("load", source)
-    report("import alone", outcome["seconds"], size, outcome)
+    rows.append(report("import alone", outcome["seconds"], size, outcome))
     outcome = measured("draw", source)
-    report("import, one step of a picture", outcome["seconds"], size, outcome)
+    rows.append(report("import, one step of a picture", outcome["seconds"], size, outcome))
     for outcome in measured_together(source):
-        report(f"import, one of {PROCESSES} processes", outcome["seconds"], size, outcome)
+        what = f"import, one of {PROCESSES} processes"
+        rows.append(report(what, outcome["seconds"], size, outcome))
+    return rows
 
 
 def random_tensors(model: str) -> Tensors:
@@ -172,8 +175,10 @@ def data_of(path: Path) -> np.ndarray:
     return np.memmap(path, np.uint8, "r", start)
 
 
-def report(what: str, seconds: float, size: int, outcome: dict[str, Any] | None = None) -> None:
-    """One line of figures."""
+def report(
+    what: str, seconds: float, size: int, outcome: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """One line of figures; returns them."""
     line = f"{what}: {seconds:.1f} s, {size / seconds / 1e9:.2f} GB/s of the file"
     if outcome:
         line += (
@@ -182,6 +187,7 @@ def report(what: str, seconds: float, size: int, outcome: dict[str, Any] | None 
             f", read {outcome['read_bytes'] / size:.2f} of it"
         )
     print(line, flush=True)
+    return {"part": what, "file_bytes": size, **(outcome or {}), "seconds": seconds}
 
 
 def main() -> None:
@@ -207,12 +213,6 @@ def main() -> None:
 
 
 PARTS: dict[str, Callable[..., Any]] = {"export": export, "load": load, "draw": draw}
-
-
-def counted(file: str, name: str) -> int:
-    """A number that Linux keeps about this process."""
-    lines = Path(file).read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from flashjax.convert.transformer import abstract_transformer
 from flashjax.flow.schedule import SigmaDensity, student_sigmas
 from flashjax.models.attention import cudnn_attend
 from flashjax.models.flops import mmdit_flops
-from flashjax.models.layers import attend
+from flashjax.models.layers import Attend, attend
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, features_of, velocity_of
 from flashjax.models.variants import MMDIT, NANO_LENGTH, SD3_TEXT
-from flashjax.stages.setting import DTYPES, Compute
+from flashjax.stages.setting import DTYPES, Compute, compute_of
+from flashjax.tools import sections
 from flashjax.tools.bench.steps import SPREAD, scattered
 from flashjax.train.arms import MatchConfig, draw_levels, matching_point
 from flashjax.train.flops import critic_flops, student_flops
@@ -122,9 +123,47 @@ def sigmas_of() -> Array:
     return jnp.asarray(student_sigmas(STEPS, SHIFT))
 
 
+def compute_with(config: str | None, overrides: list[str]) -> Compute:
+    """The section `compute` of a config, or its defaults where there is none."""
+    if not config:
+        return Compute()
+    loaded = sections.load(config, overrides)
+    sections.check(loaded, "bench")
+    return compute_of(loaded)
+
+
+def transformer_of(sizes: MMDiTConfig, compute: Compute) -> MMDiT:
+    """The network as `compute` has it, on one device. InputError for another machine's kernel."""
+    kernels = kernels_here()
+    if compute.attention not in kernels:
+        raise InputError(
+            f"compute.attention={compute.attention}: one device of this machine has "
+            f"{', '.join(kernels)}; set compute.attention so"
+        )
+    dtypes = {name: DTYPES[getattr(compute, name)] for name in ("dtype", "residual")}
+    how = {name: getattr(compute, name) for name in ("remat", "unroll")}
+    return MMDiT(dataclasses.replace(sizes, **how, **dtypes), attend=kernels[compute.attention])
+
+
+def kernels_here() -> dict[str, Attend]:
+    """The attentions of models/attention.py that one device of this machine has, by name."""
+    found: dict[str, Attend] = {"xla": attend}
+    if jax.default_backend() == "gpu":
+        found["cudnn"] = cudnn_attend
+    if jax.default_backend() == "tpu":
+        from flashjax.models.splash import splash_attend  # Pallas takes a second to import
+
+        found["splash"] = splash_attend
+    return found
+
+
 def random_params(sizes: MMDiTConfig, seed: int) -> Params:
+    """Weights of a transformer in fp32."""
+    return random_tree(abstract_transformer(sizes), seed)
+
+
+def random_tree(abstract: Params, seed: int) -> Params:
     """Weights in fp32 that look random: no projection is 0, as those of a new model are."""
-    abstract = abstract_transformer(sizes)
 
     def fill(path: str, leaf: Any) -> Array:
         numbers = SPREAD * jnp.sin(scattered(leaf.shape) * (100.0 / SPREAD) + seed)
@@ -209,13 +248,7 @@ class Ours:
     compute: Compute
 
     def __post_init__(self) -> None:
-        kernels = {"xla": attend, "cudnn": cudnn_attend}
-        if self.compute.attention not in kernels:
-            raise InputError("bench torch runs on one device: set compute.attention xla or cudnn")
-        dtypes = {name: DTYPES[getattr(self.compute, name)] for name in ("dtype", "residual")}
-        how = {name: getattr(self.compute, name) for name in ("remat", "unroll")}
-        sizes = dataclasses.replace(self.case.sizes, **how, **dtypes)
-        model = MMDiT(sizes, attend=kernels[self.compute.attention])
+        model = transformer_of(self.case.sizes, self.compute)
         self.nets = Networks(
             velocity=velocity_of(model),
             features=features_of(model, (0,)),

@@ -9,6 +9,7 @@ import ctypes
 import importlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from flashjax.models.variants import MMDIT
 from flashjax.quantize.codecs.codec import Q6_K, Q8_0, Codec
 from flashjax.quantize.codecs.tensors import CHUNK_COLUMNS, encode_tensor
 from flashjax.quantize.policy import BLOCKS
-from flashjax.tools.bench.convert import counted
+from flashjax.tools.bench.measuring import counted
 from flashjax.types import InputError
 
 POOL = 2**24  # random numbers that all tensors are cut from
@@ -29,13 +30,14 @@ MOST_SECONDS = {"cpu": 90, "gpu": 5}  # for SD3.5-Medium in Q6_K: two cores, one
 MOST_TENSORS = 4  # that memory may grow by meanwhile
 
 
-def run(model: str, *, ggml: str | None = None) -> None:
-    """Prints seconds, weights a second, peak memory, and the ratio to the peers."""
+def run(model: str, *, ggml: str | None = None) -> dict[str, Any]:
+    """Prints and returns seconds, weights a second, peak memory, and the ratio to the peers."""
     if model not in MMDIT:
         raise InputError(f"--model {model} is unknown: choose of {', '.join(MMDIT)}")
     pool = np.random.default_rng(0).normal(scale=STD, size=POOL).astype(np.float32)
     sample = pool[:PEER_WEIGHTS].reshape(-1, CHUNK_COLUMNS)
     largest = max(array.nbytes for _, array in tensors_of(model, pool))
+    rows = []
     for codec in CODECS:
         encode_tensor(sample[:1], codec, name="warm")  # compiled before the clock runs
         before = counted("/proc/self/status", "VmHWM")
@@ -61,8 +63,21 @@ def run(model: str, *, ggml: str | None = None) -> None:
                 f"{'met' if met else 'NOT MET'}",
                 flush=True,
             )
-        for peer, encode in peers(codec, ggml).items():
-            compare(peer, codec, encode, sample, weights / cpu)
+        rows.append(
+            {
+                "codec": codec.name,
+                "weights": weights,
+                "seconds": wall,
+                "cpu_seconds": cpu,
+                "memory_grew_bytes": grown,
+                "largest_tensor_bytes": largest,
+                "peers": [
+                    compare(peer, codec, encode, sample, weights / cpu)
+                    for peer, encode in peers(codec, ggml).items()
+                ],
+            }
+        )
+    return {"model": model, "rows": rows}
 
 
 def device_memory(largest: int) -> str:
@@ -120,14 +135,18 @@ def ggml_encode(codec: Codec, library: str) -> Encode:
     return encode
 
 
-def compare(peer: str, codec: Codec, encode: Encode, sample: np.ndarray, ours: float) -> None:
+def compare(
+    peer: str, codec: Codec, encode: Encode, sample: np.ndarray, ours: float
+) -> dict[str, Any]:
     """One line: the peer's speed as a ratio to ours, and how many bytes are the same."""
     used = time.process_time()
     theirs = encode(sample)
     rate = sample.size / (time.process_time() - used)
-    same = theirs == np.asarray(codec.encode(sample))
+    same = float((theirs == np.asarray(codec.encode(sample))).all(axis=1).mean())
     print(
         f"  {peer}: {rate / 1e6:.1f} M weights a CPU second, ours {ours / rate:.2f} times as many; "
-        f"{100 * same.all(axis=1).mean():.2f} % of rows of {sample.shape[1]} equal",
+        f"{100 * same:.2f} % of rows of {sample.shape[1]} equal",
         flush=True,
     )
+    speed = {"weights_per_cpu_second": rate, "ours_times_as_many": ours / rate}
+    return {"peer": peer, **speed, "equal_rows": same}

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flashjax.types import InputError
 
@@ -20,8 +21,8 @@ STARTS = ("cold", "warm", "warm again")
 BEFORE = {"guide": "prepare", "match": "guide"}  # the last stage that is there already
 
 
-def run(path: str, overrides: Sequence[str], workdir: Path) -> None:
-    """Prints the seconds of each start, and all of them as JSON. InputError for a used workdir.
+def run(path: str, overrides: Sequence[str], workdir: Path) -> dict[str, Any]:
+    """Prints the seconds of each start; returns all of them. InputError for a used workdir.
 
     Each stage has a run of its own in `workdir`; what comes before `match` is one step of `guide`.
     """
@@ -43,6 +44,7 @@ def run(path: str, overrides: Sequence[str], workdir: Path) -> None:
                 flush=True,
             )
     print(json.dumps(found))
+    return {"config": path, "seconds": found}
 
 
 def command(verb: str, flags: Sequence[str]) -> list[str]:

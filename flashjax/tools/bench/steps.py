@@ -37,8 +37,8 @@ def run(
     *,
     chip: str | None,
     profile: bool = False,
-) -> None:
-    """Prints seconds a step, MFU and peak memory of `names`, or of all that can be run alone."""
+) -> dict[str, Any]:
+    """Prints and returns seconds a step, MFU and memory of `names`, or of all that run alone."""
     unknown = set(names) - set(RUNNABLE)
     if unknown:
         raise InputError(f"--programs {','.join(unknown)}: bench steps runs {', '.join(RUNNABLE)}")
@@ -48,14 +48,32 @@ def run(
     device = jax.devices()[0]
     found = find_chip(chip, device.device_kind)
     print(f"{jax.device_count()} x {device.device_kind}, taken for {found.name}; {path}")
-    for planned in programs(config, jax.devices(), names or RUNNABLE):
-        measure(planned, found, compute_of(config), config.student.steps, profile=profile)
+    compute, student_steps = compute_of(config), config.student.steps
+    rows = [
+        measure(planned, found, compute, student_steps, profile=profile)
+        for planned in programs(config, jax.devices(), names or RUNNABLE)
+    ]
+    result = {"config": path, "chip": found.name, "rows": rows}
+    return result | iteration(rows, config.match.critic_updates)
+
+
+def iteration(rows: list[dict[str, Any]], critics: int) -> dict[str, float]:
+    """Seconds of an outer iteration, the student's step and `critics` of the critic's, if run."""
+    means = {row["program"]: float(np.mean(row["seconds"])) for row in rows}
+    if not {"student", "critic"} <= set(means):
+        return {}
+    seconds = means["student"] + critics * means["critic"]
+    print(f"iteration: the student's step and {critics} of the critic's: {seconds:.3f} s")
+    return {"iteration_seconds": seconds}
 
 
 def measure(
     planned: Planned, chip: Chip, compute: Compute, student_steps: int, *, profile: bool = False
-) -> None:
-    """Compiles and runs one program; prints its figures, and its longest operations if asked."""
+) -> dict[str, Any]:
+    """Compiles and runs one program; prints its figures, and its longest operations if asked.
+
+    Returns the figures.
+    """
     started = time.perf_counter()
     compiled = planned.step.lower(*planned.arguments).compile()
     compile_seconds = time.perf_counter() - started
@@ -81,6 +99,20 @@ def measure(
     )
     if profile:
         print(operations.table(operations.traced(lambda: compiled(state, *arguments[1:]))))
+    return {
+        "program": planned.name,
+        "samples": planned.samples,
+        "seconds": seconds,
+        "planned_seconds": plan["step_seconds"],
+        "compile_seconds": compile_seconds,
+        "model_flops_per_device": plan["model_flops_per_device"],
+        "executed_flops_per_device": plan["executed_flops_per_device"],
+        "mfu": plan["model_flops_per_device"] / chip.flops / mean,
+        "planned_bytes": plan["need_bytes"],
+        "peak_bytes": device_peak_bytes(),
+        "fused_attentions": fused,
+        "not_finite": lost,
+    }
 
 
 def run_steps(compiled: Any, arguments: tuple[Any, ...]) -> tuple[list[float], dict[str, Any], Any]:
@@ -130,8 +162,13 @@ def scattered(shape: tuple[int, ...]) -> Array:
 def peak_text(planned_bytes: float) -> str:
     """The device's own peak so far, if it keeps one, beside what the plan says is needed."""
     said = f"the program's own account {sized(planned_bytes)}"
-    stats = jax.local_devices()[0].memory_stats()
-    if not stats:
+    peak = device_peak_bytes()
+    if peak is None:
         return f"{said}; this device keeps no count of its own"
-    peak = stats["peak_bytes_in_use"]
     return f"{sized(peak)} at the peak of this process; {said}"
+
+
+def device_peak_bytes() -> int | None:
+    """The most memory that the first device has had; None where it keeps no count."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats["peak_bytes_in_use"] if stats else None

@@ -5,11 +5,8 @@ else the machine does meets all of them.
 """
 
 import dataclasses
-import json
-import os
 import statistics
 import time
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
@@ -18,9 +15,8 @@ import numpy as np
 
 from flashjax.convert.transformer import transformer_to
 from flashjax.parallel.peak import device_peak, find_chip
-from flashjax.stages.setting import Compute, compute_of
-from flashjax.tools import sections
-from flashjax.tools.bench import matched
+from flashjax.stages.setting import Compute
+from flashjax.tools.bench import matched, measuring
 from flashjax.tools.bench.matched import CRITICS, PARTS, Case, Draws, Ours
 from flashjax.tools.bench.torch_side import Theirs
 from flashjax.types import InputError
@@ -41,23 +37,14 @@ def run(
     rounds: int,
     checkpointing: bool,
     chip: str | None,
-    out: str | None,
-) -> None:
-    """Prints seconds, share of the peak and ratios of every part; writes them to `out`, too."""
-    case, compute = matched.case_of(size), Compute()
-    if config:
-        loaded = sections.load(config, overrides)
-        sections.check(loaded, "bench")
-        compute = compute_of(loaded)
+) -> dict[str, Any]:
+    """Prints seconds, share of the peak and ratios of every part; returns them."""
+    case = matched.case_of(size)
+    compute = matched.compute_with(config, overrides)
     chosen = listed("sides", sides, SIDES), listed("parts", parts, PARTS)
-    if rounds < 1:
-        raise InputError(f"--rounds {rounds}: give 1 or more")
-    if out and not Path(out).absolute().parent.is_dir():
-        raise InputError(f"--json {out}: there is no folder {Path(out).parent}")
+    measuring.check_rounds(rounds)
     peak = find_chip(chip, "").flops if chip else device_peak()
-    result = compared(case, compute, *chosen, rounds, peak=peak, checkpointing=checkpointing)
-    if out:
-        Path(out).write_text(json.dumps(result, indent=1) + "\n")
+    return compared(case, compute, *chosen, rounds, peak=peak, checkpointing=checkpointing)
 
 
 def listed(flag: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -100,7 +87,12 @@ def compared(
         for call in calls[side].values():
             call()
         print(f"  {side}: ready after {time.perf_counter() - started:.0f} s", flush=True)
-    seconds, user = timed(calls, parts, rounds)
+    turns = {(part, side): calls[side][part] for part in parts for side in sides}
+    spent = measuring.take_turns(turns, rounds, warm=False)
+    seconds, user = (
+        {p: {s: getattr(spent[p, s], kind_of_time) for s in sides} for p in parts}
+        for kind_of_time in ("wall", "user")
+    )
     result = figures(case, seconds) | {"device": kind, "peak": peak, "errors": errors}
     result |= {"dtype": compute.dtype, "rounds": rounds, "remat": compute.remat}
     result["user"] = figures(case, user)["seconds"]
@@ -142,12 +134,12 @@ def agreement(case: Case) -> dict[str, float]:
     """
     with jax.default_matmul_precision("highest"):
         errors = {part: difference(case, part) for part in matched.DRAWN}
-    worst = max(errors, key=lambda part: errors[part])
-    if not errors[worst] <= TOLERANCE:
-        raise InputError(
-            f"bench torch: the {worst}'s gradients differ by {errors[worst]:.1e} of theirs, more "
-            f"than {TOLERANCE}: this version of torch or diffusers computes something else"
-        )
+    for part, error in errors.items():
+        if not error <= TOLERANCE:
+            raise InputError(
+                f"bench torch: the {part}'s gradients differ by {error:.1e} of theirs, more than "
+                f"{TOLERANCE}: this version of torch or diffusers computes something else"
+            )
     return errors
 
 
@@ -170,26 +162,10 @@ def difference(case: Case, part: str) -> float:
     errors = [
         np.linalg.norm(own[name] - x) / max(np.linalg.norm(x), least) for name, x in found.items()
     ]
-    return float(max(*errors, abs(float(loss) - their_loss) / abs(their_loss)))
+    return float(np.max([*errors, abs(float(loss) - their_loss) / abs(their_loss)]))  # NaN stays
 
 
 Measured: TypeAlias = dict[str, dict[str, list[float]]]  # by part and side
-
-
-def timed(
-    calls: dict[str, matched.Calls], parts: tuple[str, ...], rounds: int
-) -> tuple[Measured, Measured]:
-    """Seconds of each call, the sides taking turns; and the user's time of the processors."""
-    wall: Measured = {part: {side: [] for side in calls} for part in parts}
-    user: Measured = {part: {side: [] for side in calls} for part in parts}
-    for _ in range(rounds):
-        for part in parts:
-            for side, own in calls.items():
-                started, busy = time.perf_counter(), os.times().user
-                own[part]()
-                wall[part][side].append(time.perf_counter() - started)
-                user[part][side].append(os.times().user - busy)
-    return wall, user
 
 
 def figures(case: Case, seconds: Measured) -> dict[str, Any]:
@@ -214,7 +190,7 @@ def figures(case: Case, seconds: Measured) -> dict[str, Any]:
 def table(result: dict[str, Any], *, shares: bool = True) -> str:
     """Seconds and share of the peak of every side, and how many times ours the others take."""
     sides = list(next(iter(result["seconds"].values())))
-    lines = ["  " + " ".join([f"{'part':10}", *(f"{side:>26}" for side in sides)])]
+    rows = []
     for part, by_side in result["seconds"].items():
         cells = []
         for seconds in by_side.values():
@@ -223,5 +199,5 @@ def table(result: dict[str, Any], *, shares: bool = True) -> str:
             cells.append(
                 f"{seconds:9.4f} s {f'{100 * share:4.0f} % ' if shares else ''}{ratio:5.2f} x"
             )
-        lines.append("  " + " ".join([f"{part:10}", *(f"{cell:>26}" for cell in cells)]))
-    return "\n".join(lines)
+        rows.append([part, *cells])
+    return measuring.table(["part", *sides], rows)

@@ -4,7 +4,7 @@ import argparse
 
 from flashjax.tools.flags.road import CONFIG
 
-BENCHES = ("convert", "quantize", "startup", "steps", "torch")
+BENCHES = ("attention checkpoint compile convert input quantize sample startup steps torch").split()
 CACHE = "~/.cache/flashjax/plan"
 ARMS = ("own", "shared", "shared_all", "next", "grid", "renoised", "line")  # of `probe`
 PROBED = "shared,grid,renoised"
@@ -28,29 +28,42 @@ def plan(verb: argparse.ArgumentParser) -> None:
 def bench(verb: argparse.ArgumentParser) -> None:
     """Of `bench`."""
     verb.add_argument("what", choices=BENCHES, help="what is measured")
-    verb.add_argument("--workdir", metavar="DIR", help="`convert` and `startup` write there")
+    verb.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="`convert`, `startup`, `checkpoint` write there; a run that `input` reads",
+    )
     verb.add_argument("--model", default="sd35_medium", help="a name of models/variants.py")
     verb.add_argument("--ggml", metavar="LIB", help="a ggml library to compare `quantize` with")
     verb.add_argument(
         "--config",
         metavar="FILE",
-        help="of `startup`; whose `steps` run on random weights; of whose `compute` is `torch`",
+        help="of `steps`, `compile`, `startup`, `input`; of `torch`, `sample` and `attention` its "
+        "section `compute`",
     )
-    verb.add_argument("--programs", default="", help="a comma-separated choice of these steps")
+    verb.add_argument(
+        "--programs", default="", help="of `steps` and `compile`: a comma-separated choice"
+    )
     verb.add_argument("--profile", action="store_true", help="of `steps`: the longest operations")
     verb.add_argument("--chip", help="what this machine has, where its own name does not say it")
     verb.add_argument(
         "--size",
         default="nano/64/32",
-        help="of `torch`: NAME/PIXELS/BATCH or WIDTH/DEPTH/IMAGE+TEXT/BATCH, as 256/6/64+24/32",
+        help="of `sample`, `attention`, `input`, `checkpoint` and `torch`: NAME/PIXELS/BATCH or "
+        "WIDTH/DEPTH/IMAGE+TEXT/BATCH, as 256/6/64+24/32",
     )
     verb.add_argument("--sides", default="ours,eager,compiled", help="of `torch`; and blocks")
     verb.add_argument("--parts", default="forward,gradient,student,critic", help="of `torch`")
-    verb.add_argument("--rounds", type=int, default=5, metavar="N", help="of `torch`, measured")
+    verb.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="of what takes turns: medians are told"
+    )
+    verb.add_argument(
+        "--step_seconds", type=float, metavar="X", help="of a step that waits for `input`"
+    )
     verb.add_argument(
         "--checkpointing", action="store_true", help="of `torch`: its blocks are computed again"
     )
-    verb.add_argument("--json", metavar="FILE", help="where `torch` writes its figures")
+    verb.add_argument("--json", metavar="FILE", help="where the figures are written, too")
 
 
 def status(verb: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from flashjax.cli import main
 from flashjax.parallel.mesh import make_mesh
-from flashjax.tools.bench.steps import find_chip, random_arguments
+from flashjax.tools.bench.steps import find_chip, iteration, random_arguments
 from flashjax.types import InputError
 
 
@@ -36,6 +36,13 @@ def test_a_device_is_taken_for_the_chip_that_it_is_called(name, kind, chip) -> N
 def test_a_device_of_no_known_name_is_asked_about() -> None:
     with pytest.raises(InputError, match="called TPU v9: give --chip of v4"):
         find_chip(None, "TPU v9")
+
+
+def test_an_iteration_is_told_where_both_of_its_steps_are(capsys) -> None:
+    rows = [{"program": "student", "seconds": [1.0, 3.0]}, {"program": "critic", "seconds": [0.5]}]
+    assert iteration(rows, 5) == {"iteration_seconds": 4.5}
+    assert "and 5 of the critic's: 4.500 s" in capsys.readouterr().out
+    assert iteration(rows[:1], 5) == {}
 
 
 def test_weights_are_random_and_optimisers_zero_where_they_will_lie() -> None:

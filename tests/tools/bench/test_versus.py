@@ -21,6 +21,13 @@ def test_another_maths_is_not_compared(monkeypatch) -> None:
         versus.agreement(case_of("64/3/4+3/2"))
 
 
+def test_numbers_that_are_none_are_not_compared(monkeypatch) -> None:
+    told = {"student": 1e-6, "critic": float("nan")}
+    monkeypatch.setattr(versus, "difference", lambda case, part: told[part])
+    with pytest.raises(InputError, match="the critic's gradients differ by nan"):
+        versus.agreement(case_of("64/3/4+3/2"))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
