@@ -11,10 +11,11 @@ import json
 import math
 import os
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import jax
 import ml_dtypes
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -34,7 +35,7 @@ TOKENS, CONDS = tuple(Tokens.__dataclass_fields__), tuple(Cond.__dataclass_field
 Kept: TypeAlias = Literal["float32", "bfloat16", "int32"]
 DIMS = {LATENTS: 3, "text": 2}  # of a field's shape where it is not one
 UNKNOWN: Mapping[str, int] = types.MappingProxyType({})
-KEPT_ROWS = 64  # batches whose records are remembered: every field asks for the same rows
+CHECKED = 64  # records that a check of a shard reads at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +104,8 @@ def check_shard(path: Path) -> None:
     """InputError for a shard of which a record cannot be read: each has a hash of its own."""
     try:
         source = ArrayRecordDataSource([str(path)])
-        for start in range(0, len(source), KEPT_ROWS):
-            source.__getitems__(list(range(start, min(start + KEPT_ROWS, len(source)))))
+        for start in range(0, len(source), CHECKED):
+            source.__getitems__(list(range(start, min(start + CHECKED, len(source)))))
     except (ValueError, RuntimeError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -128,7 +129,15 @@ class Records:
                 f"{folder}: bucket {bucket.name} has {len(self._source)} records, its manifest "
                 f"says {bucket.count}: delete {folder} and run prepare again"
             )
-        self.rows = functools.lru_cache(maxsize=KEPT_ROWS)(self._rows)
+
+    @functools.cached_property
+    def rows(self) -> Callable[[tuple[int, ...]], dict[str, np.ndarray]]:
+        """All fields of the chosen records: each field of a batch asks for the same ones.
+
+        A batch is remembered, in as many parts as there may be devices that ask; more would be
+        gigabytes of embedded captions.
+        """
+        return functools.lru_cache(maxsize=jax.local_device_count())(self._rows)
 
     def _rows(self, chosen: tuple[int, ...]) -> dict[str, np.ndarray]:
         with self._reading():

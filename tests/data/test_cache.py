@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ from flashjax.data.cache import (
     without_pictures,
     write_shard,
 )
-from flashjax.data.pipeline import batches
+from flashjax.data.pipeline import batches, to_mesh
+from flashjax.parallel.mesh import make_mesh
 from flashjax.types import Cond, InputError, Tokens
 
 MADE = {"vae": "abc", "scaling_factor": 1.5, "side": 64}
@@ -55,6 +57,24 @@ def arrays_of(number=6, kind="tokens"):
         return latents | {name: getattr(tokens, name) for name in TOKENS}
     shapes = {"text": (number, 5, 4), "pooled": (number, 3)}
     return latents | {k: random.normal(size=shapes[k]).astype(np.float32) for k in CONDS}
+
+
+def test_records_of_a_batch_are_read_once_and_those_of_the_last_ones_forgotten(tmp_path):
+    (bucket,) = open_buckets(tmp_path, write(tmp_path, arrays_of(24, "conds")))
+    records = bucket.latents._records
+    source, asked = records._source, []
+
+    class Counting:
+        def __getitems__(self, chosen):
+            asked.append(chosen)
+            return source.__getitems__(chosen)
+
+    records._source = Counting()
+    draw, mesh = batches(bucket, batch_size=4, seed=0), make_mesh({"data": 1})
+    for _ in range(5):
+        to_mesh(next(draw), mesh)
+    assert len(asked) == 5
+    assert records.rows.cache_info().currsize <= jax.local_device_count()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
