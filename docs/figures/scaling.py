@@ -7,6 +7,7 @@ in every pass that gathers them. Nothing is compiled: the crosses are plans that
 import functools
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib
@@ -18,6 +19,7 @@ from flashjax.parallel.chips import CHIPS
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.tools.plan.programs import compute_of, device_bytes, programs
 from flashjax.tools.plan.report import executed
+from flashjax.types import Params
 
 matplotlib.rcParams.update({"svg.hashsalt": "flashjax", "font.size": 8, "axes.spines.top": False})
 matplotlib.rcParams["axes.spines.right"] = False
@@ -33,13 +35,19 @@ PANELS = {
     "side": (512, 768, 1024, 1536),
 }
 COLOURS = {"compute": "#37474f", "teacher split": "#c62828", "teacher whole": "#1565c0"}
-COMPILED = {"compute": 674, "teacher split": 174, "teacher whole": 82}  # ms: configs/plans
+COMPILED = {"compute": 674, "teacher split": 124, "teacher whole": 63}  # ms: configs/plans
 
 
 def at(panel: str, value: int) -> dict[str, int]:
     """The usual sizes but for one; more chips have more samples, two each."""
     more = {"batch": 2 * value} if panel == "chips" else {}
     return USUAL | {panel: value} | more
+
+
+def gathered(params: Params) -> list[Any]:
+    """The kernels that a pass gathers: modulations are used where they are."""
+    named = trees.flatten(params).items()
+    return [x for path, x in named if path.endswith("kernel") and "modulation" not in path]
 
 
 @functools.cache
@@ -51,11 +59,7 @@ def student(chips: int, batch: int, blocks: int, side: int) -> tuple[dict, dict]
     (program,) = programs(config, jax.devices()[:chips], ("student",))
     state, frozen, *_ = program.arguments
     fsdp, data = program.mesh.shape["fsdp"], program.mesh.shape["data"]
-    kernels = sum(
-        2 * math.prod(leaf.shape)  # bf16
-        for path, leaf in trees.flatten(state.student.params).items()
-        if path.endswith("kernel")
-    )
+    kernels = sum(2 * math.prod(leaf.shape) for leaf in gathered(state.student.params))  # bf16
     gather, reduce = (fsdp - 1) / fsdp, 2 * (data - 1) / data / fsdp
     passes = {"teacher whole": program.trips + 2 + 3}  # the student's two, the fake score's three
     passes["teacher split"] = passes["teacher whole"] + 1 + config.match.match.trajectory_substeps
@@ -63,7 +67,7 @@ def student(chips: int, batch: int, blocks: int, side: int) -> tuple[dict, dict]
     for name, number in passes.items():  # its own gradient comes to as much as a pass
         seconds[name] = kernels * ((number + 1) * gather + reduce) / CHIP.ici_bandwidth
     held = sum(map(device_bytes, jax.tree.leaves(program.arguments)))
-    teacher = jax.tree.leaves(frozen.teacher)
+    teacher = gathered(frozen.teacher)
     more = sum(leaf.size * leaf.dtype.itemsize for leaf in teacher)
     more -= sum(map(device_bytes, teacher))
     return (
