@@ -6,12 +6,12 @@ another result. *Operation* (mesh, computation, intervals) may change whenever a
 been trained with those that it has.
 """
 
-import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flashjax.stages.imports import sources
 from flashjax.types import is_code
 
 OPERATION = re.compile(
@@ -56,15 +56,19 @@ def told(found: Mapping[str, Change]) -> str:
 def code_named(section: Mapping[str, Any]) -> dict[str, Path]:
     """The files of somebody's own code that a section names, by its key: other code, other stage.
 
-    What such a file imports in its turn is not known.
+    What such a file imports of its own folder is noted, too, by the module's name beside the key.
     """
     named = {
-        f"{key}={text}": importlib.util.find_spec(text.partition(":")[0])
+        f"{key}={text}": text.partition(":")[0]
         for key, value in leaves(section).items()
         for text in (value if isinstance(value, list | tuple) else [value])
         if isinstance(text, str) and is_code(text)
     }
-    return {key: Path(spec.origin) for key, spec in named.items() if spec and spec.origin}
+    return {
+        key if name == module else f"{key}, {name}": path
+        for key, module in named.items()
+        for name, path in sources(module).items()
+    }
 
 
 def leaves(tree: Any, path: str = "") -> dict[str, Any]:

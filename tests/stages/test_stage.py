@@ -176,6 +176,18 @@ def test_code_that_changed_under_its_name_is_another_stage(nested, tmp_path, mon
         _run(tmp_path / "w", Body(), section)
 
 
+def test_code_that_the_named_code_imports_is_an_input_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_arms.py").write_text("from my_maths import gradient\n")
+    (tmp_path / "my_maths.py").write_text("def gradient(): return 1\n")
+    section = {"match": {"gradient": "my_arms:gradient"}}
+    _run(tmp_path / "w", Body(), section)
+    _run(tmp_path / "w", Body(), section)
+    (tmp_path / "my_maths.py").write_text("def gradient(): return 2\n")
+    with pytest.raises(InputError, match="my_arms:gradient, my_maths has changed"):
+        _run(tmp_path / "w", Body(), section)
+
+
 def test_missing_or_unfinished_inputs_are_named(tmp_path):
     with pytest.raises(InputError, match="input guide is missing"):
         _run(tmp_path, Body(), inputs={"guide": tmp_path / "guide"})
