@@ -105,7 +105,7 @@ class JobConfig:
 Draw: TypeAlias = Callable[[Any], Mapping[str, Any]]
 Judge: TypeAlias = Callable[[Any], Figure]
 
-# Make ready to draw, and to judge so many captions.
+# Make ready to draw, once the first step is done, and to judge so many captions.
 Pictures: TypeAlias = Callable[[], Draw]
 Judged: TypeAlias = Callable[[int], Judge]
 
@@ -226,7 +226,7 @@ def watching(
     checkpoints: Checkpoints,
 ) -> Iterator[tuple[MetricsHook, list[Hook]]]:
     """The hook that writes a job's metrics, and those that show and look at its state."""
-    pictures, judge = _made_ready(job, speed.goodput, watched)  # they may refuse
+    judge = _judge(job, speed.goodput, watched)  # it may refuse
     bar = progress(name, start=start, stop=job.steps)
     with bar as shown, traced(folder / TRACE, span_of(job.profile), start=start) as trace:
         writer = _writer(name, folder, job, start, shown)
@@ -240,27 +240,36 @@ def watching(
                 most_skipped=job.most_skipped,
                 more=speed,
             )
-            looks = _looks(job, writer, speed.goodput, pictures, judge, checkpoints)
+            looks = _looks(job, writer, speed.goodput, watched, judge, checkpoints)
             yield logged, [shown, trace, *looks]
         finally:
             writer.close()
 
 
-def _made_ready(
-    job: JobConfig, goodput: Goodput, watched: Watched
-) -> tuple[Draw | None, Judge | None]:
-    """What draws a state and what judges it, where the job is to be looked at."""
+def _judge(job: JobConfig, goodput: Goodput, watched: Watched) -> Judge | None:
+    """What judges a state, where the job is to be judged."""
+    if not job.judge_steps or not watched.judge:
+        return None
     with goodput.during("evaluation"):
-        draw = watched.pictures() if job.sample_steps and watched.pictures else None
-        judge = watched.judge(job.judged) if job.judge_steps and watched.judge else None
-    return draw, judge
+        return watched.judge(job.judged)
+
+
+def _drawing(pictures: Pictures, goodput: Goodput) -> tuple[Hook, Draw]:
+    """A hook that makes ready to draw, or refuses, after the first step; and what draws."""
+    ready = functools.cache(pictures)
+
+    def hook(step: int, state: Any, metrics: Metrics) -> None:
+        with goodput.during("evaluation"):
+            ready()
+
+    return hook, lambda state: ready()(state)
 
 
 def _looks(
     job: JobConfig,
     writer: MetricWriter,
     goodput: Goodput,
-    draw: Draw | None,
+    watched: Watched,
     judge: Judge | None,
     checkpoints: Checkpoints,
 ) -> list[Hook]:
@@ -275,7 +284,9 @@ def _looks(
         return every(steps, hook, stop=job.steps)
 
     hooks: list[Hook] = []
-    if draw is not None:
+    if job.sample_steps and watched.pictures:
+        ready, draw = _drawing(watched.pictures, goodput)
+        hooks.append(ready)
         show = lambda step, state: writer.write_images(step, draw(state))
         hooks.append(now_and_then(job.sample_steps, show))
     if judge is not None:
