@@ -79,12 +79,11 @@ def distil(
 
     def body(path: Path) -> dict[str, Any]:
         job = configs.section(config, f"{name}.job", JobConfig)
-        check_trackers(job.trackers)
+        check_asked(job, config, workdir)
         shapes = setting()
-        trained = method(shapes)
+        trained = with_origin(method(shapes), name, config, workdir)
         key = jax.random.key(config.seed)
         if max(steps_saved(path), default=0) < job.steps:
-            say_origin(trained, name, config, workdir)
             compile_ahead(trained, shapes, job.batch_size, key)
         show_parameters(trained.average(trained.abstract))
         opened = read_setting(config, workdir, shapes)
@@ -97,8 +96,6 @@ def distil(
             say = judging(config, workdir, opened, count)
             return lambda state: say(trained.average(state))
 
-        if job.sample_steps:
-            fixed_prompts(config, workdir, 1)  # refuses now where there is nothing to draw
         batches = opened.batches(job.batch_size, seed=config.seed)
         state = run_job(
             name,
@@ -116,15 +113,25 @@ def distil(
             ),
         )
         keep(path, state, opened)
-        counted = {"steps": job.steps, "samples": job.steps * job.batch_size * trained.draws}
-        return counted | dict(results or {})
+        samples = job.steps * job.batch_size * trained.draws
+        return {"steps": job.steps, "samples": samples, **(results or {})}
 
     whole = {**section, "compute": dataclasses.asdict(compute_of(config))}
     return run_stage(folder or name, whole, workdir, body, inputs=inputs, seed=config.seed)
 
 
-def say_origin(method: Method, name: str, config: ConfigDict, workdir: Path) -> None:
-    """Tells the steps what they are made of: the whole config, and the model's description.
+def check_asked(job: JobConfig, config: ConfigDict, workdir: Path) -> None:
+    """InputError for trackers that are not there, and for pictures where no caption can be drawn.
+
+    What else may refuse to draw reads weights, and does so after the first step.
+    """
+    check_trackers(job.trackers)
+    if job.sample_steps:
+        fixed_prompts(config, workdir, 1)
+
+
+def with_origin(method: Method, name: str, config: ConfigDict, workdir: Path) -> Method:
+    """The method, its steps told what they are made of: the config, and the model's description.
 
     Nothing is told where a method is somebody's own code: what that imports is not known, so that
     its programs are traced at every start.
@@ -132,14 +139,14 @@ def say_origin(method: Method, name: str, config: ConfigDict, workdir: Path) -> 
     whole = configs.to_dict(config)
     own = code_named({key: part for key, part in whole.items() if key not in DATA_AND_JUDGES})
     if own:
-        log.info(
-            "%s: its steps are traced at every start, for code of yours: %s", name, listed(own)
-        )
-        return
+        said = "%s: its steps are traced at every start, for code of yours: %s"
+        log.info(said, name, listed(own))
+        return method
     model = workdir / "import" / MODEL
     described = model.read_text() if model.exists() else ""
     for number, step in enumerate(method.steps):
         step.comes_from("\0".join([name, str(number), configs.to_json(config), described]))
+    return method
 
 
 def compile_ahead(method: Method, shapes: Setting, batch_size: int, key: jax.Array) -> None:
