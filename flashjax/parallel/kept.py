@@ -7,12 +7,12 @@ compiles from the same bytes: a run that was interrupted has the programs of an 
 """
 
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,12 +162,12 @@ def digest(code: str, origin: str, arguments: tuple[Any, ...]) -> str:
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:32]
 
 
-@functools.cache
 def code_digest(folder: Path, started: float) -> str:
     """Of every source file below a folder; "" if one is younger than this process.
 
-    What was written since `started`, of the monotonic clock, may not be what was imported. A file's
-    ctime says when its contents came to be there, which tools that copy files leave alone.
+    What was written since `started`, of the monotonic clock, may not be what was imported, or what
+    will be: every step looks again. A file's ctime says when its contents came to be there, which
+    tools that copy files cannot choose.
     """
     found, since = hashlib.sha256(), time.time() - (time.monotonic() - started)
     for path in sorted(folder.rglob("*.py")):
@@ -186,6 +186,7 @@ def _leaf(leaf: Any) -> str:
 
 def _surroundings() -> Iterator[str]:
     """What every program of this process comes from."""
+    yield sys.version
     for package in PACKAGES:
         yield f"{package} {importlib.metadata.version(package)}"
     client = jax.devices()[0].client
