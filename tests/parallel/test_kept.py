@@ -282,3 +282,12 @@ def test_a_folder_of_jax_s_own_variable_gets_none_of_ours(folder, monkeypatch):
     hosts.keep_programs(folder / "ours")
     assert kept._Where.folder is None  # of a folder that many programs may have
     assert (jax.config.jax_compilation_cache_dir, hosts.KEPT_SECONDS) == before
+
+
+def test_a_folder_of_a_run_gets_what_is_traced(folder, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # this process has a cache
+    hosts.keep_programs(folder / "ours")
+    start()(*arguments())
+    (file,) = (folder / "ours").iterdir()
+    assert file.suffix == kept.SUFFIX
