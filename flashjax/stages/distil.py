@@ -123,7 +123,7 @@ def distil(
 def check_asked(job: JobConfig, config: ConfigDict, workdir: Path) -> None:
     """InputError for trackers that are not there, and for pictures where no caption can be drawn.
 
-    What else may refuse to draw reads weights, and does so after the first step.
+    What else may refuse to draw reads weights, and does so after the second step.
     """
     check_trackers(job.trackers)
     if job.sample_steps:

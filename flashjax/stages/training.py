@@ -30,7 +30,7 @@ from flashjax.train.average import AverageConfig
 from flashjax.train.goodput import Drawn, Goodput, counted
 from flashjax.train.heartbeat import heartbeat
 from flashjax.train.histograms import gradient_samples
-from flashjax.train.loop import Hook, Step, every, loop
+from flashjax.train.loop import Hook, Step, every, loop, once
 from flashjax.train.metrics import (
     CURVES,
     Broken,
@@ -105,7 +105,7 @@ class JobConfig:
 Draw: TypeAlias = Callable[[Any], Mapping[str, Any]]
 Judge: TypeAlias = Callable[[Any], Figure]
 
-# Make ready to draw, once the first step is done, and to judge so many captions.
+# Make ready to draw, once some steps are done, and to judge so many captions.
 Pictures: TypeAlias = Callable[[], Draw]
 Judged: TypeAlias = Callable[[int], Judge]
 
@@ -254,17 +254,6 @@ def _judge(job: JobConfig, goodput: Goodput, watched: Watched) -> Judge | None:
         return watched.judge(job.judged)
 
 
-def _drawing(pictures: Pictures, goodput: Goodput) -> tuple[Hook, Draw]:
-    """A hook that makes ready to draw, or refuses, after the first step; and what draws."""
-    ready = functools.cache(pictures)
-
-    def hook(step: int, state: Any, metrics: Metrics) -> None:
-        with goodput.during("evaluation"):
-            ready()
-
-    return hook, lambda state: ready()(state)
-
-
 def _looks(
     job: JobConfig,
     writer: MetricWriter,
@@ -275,19 +264,23 @@ def _looks(
 ) -> list[Hook]:
     """The hooks that look at a state now and then: its pictures, their judge, its gradients."""
 
-    def now_and_then(steps: int, look: Callable[[int, Any], None]) -> Hook:
+    def looking(look: Callable[[int, Any], object]) -> Hook:
         def hook(step: int, state: Any, metrics: Metrics) -> None:
             jax.block_until_ready(metrics)  # so that the step's seconds stay its own
             with goodput.during("evaluation"):
                 look(step, state)
 
-        return every(steps, hook, stop=job.steps)
+        return hook
+
+    def now_and_then(steps: int, look: Callable[[int, Any], None]) -> Hook:
+        return every(steps, looking(look), stop=job.steps)
 
     hooks: list[Hook] = []
     if job.sample_steps and watched.pictures:
-        ready, draw = _drawing(watched.pictures, goodput)
-        hooks.append(ready)
-        show = lambda step, state: writer.write_images(step, draw(state))
+        drawing = functools.cache(watched.pictures)
+        # Not at the first: before the loop has ended it a signal ends the process, and it is lost.
+        hooks.append(once(2, looking(lambda step, state: drawing())))
+        show = lambda step, state: writer.write_images(step, drawing()(state))
         hooks.append(now_and_then(job.sample_steps, show))
     if judge is not None:
 
