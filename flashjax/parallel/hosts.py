@@ -22,7 +22,7 @@ import numpy as np
 from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
-from flashjax.parallel import peers, signals, watch
+from flashjax.parallel import kept, peers, signals, watch
 from flashjax.parallel.prepared import under_way
 from flashjax.types import InputError
 
@@ -154,11 +154,14 @@ def keep_programs(folder: Path | str) -> None:
     """Has JAX keep what it compiles in a folder, and look there before; after `initialise`.
 
     The first process writes and all read. A folder that JAX's own variable names stays. Programs of
-    several processes on CPUs are none of the others', and are compiled anew.
+    several processes on CPUs are none of the others', and are compiled anew. What one process
+    traces is kept there, too: in a folder of ours, as JAX's may be that of many programs.
     """
     several_cpus = jax.process_count() > 1 and jax.default_backend() == "cpu"
     if several_cpus or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        kept.keep_in(None)
         return
+    kept.keep_in(Path(folder).absolute())
     jax.config.update("jax_compilation_cache_dir", str(Path(folder).absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_SECONDS)
 

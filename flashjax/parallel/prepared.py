@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import jax
 
+from flashjax.parallel import kept
 from flashjax.parallel.compiling import COMPILING
 
 Program: TypeAlias = "concurrent.futures.Future[Any]"
@@ -28,6 +29,11 @@ class Prepared:
     def __init__(self, step: Any, *more: Any, check: Callable[[str], None] | None = None) -> None:
         self._step, self._more, self._check = step, more, check
         self._programs: dict[Any, Program] = {}
+        self._origin = ""
+
+    def comes_from(self, origin: str) -> None:
+        """Says all that the step is made of beside our code: its programs may be kept traced."""
+        self._origin = origin
 
     def prepare(self, state: Any, frozen: Any, batch: Any, key: jax.Array) -> None:
         """Begins to compile for these arrays, or their shapes with shardings, and does not wait.
@@ -51,7 +57,7 @@ class Prepared:
 
     def _compile(self, *arguments: Any) -> Any:
         with COMPILING.aside():
-            program = self._step.lower(*arguments).compile()
+            program = kept.compiled(self._step, arguments, self._origin)
             if self._check:
                 self._check(program.as_text())
         return program

@@ -4,6 +4,7 @@ The steps are compiled while weights are read: neither knows of the other.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,20 @@ from flashjax import config as configs
 from flashjax.data.pipeline import Together
 from flashjax.evaluate.judge import Figure
 from flashjax.parallel.prepared import Prepared
-from flashjax.stages.identity import leaves
+from flashjax.stages.identity import code_named, leaves
+from flashjax.stages.model import MODEL
 from flashjax.stages.setting import Setting, compute_of, read_setting
 from flashjax.stages.stage import run_stage, steps_saved
 from flashjax.stages.training import JobConfig, Watched, run_job, show_parameters
-from flashjax.stages.watching import judging, sampled
+from flashjax.stages.watching import fixed_prompts, judging, sampled
 from flashjax.train.speed import Rate, Work
 from flashjax.train.state import Frozen
 from flashjax.train.trackers import check_trackers
-from flashjax.types import Params
+from flashjax.types import Params, listed
+
+DATA_AND_JUDGES = ("data", "evaluate")  # sections whose code makes no step
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +79,9 @@ def distil(
 
     def body(path: Path) -> dict[str, Any]:
         job = configs.section(config, f"{name}.job", JobConfig)
-        check_trackers(job.trackers)
+        check_asked(job, config, workdir)
         shapes = setting()
-        trained = method(shapes)
+        trained = with_origin(method(shapes), name, config, workdir)
         key = jax.random.key(config.seed)
         if max(steps_saved(path), default=0) < job.steps:
             compile_ahead(trained, shapes, job.batch_size, key)
@@ -107,11 +113,40 @@ def distil(
             ),
         )
         keep(path, state, opened)
-        counted = {"steps": job.steps, "samples": job.steps * job.batch_size * trained.draws}
-        return counted | dict(results or {})
+        samples = job.steps * job.batch_size * trained.draws
+        return {"steps": job.steps, "samples": samples, **(results or {})}
 
     whole = {**section, "compute": dataclasses.asdict(compute_of(config))}
     return run_stage(folder or name, whole, workdir, body, inputs=inputs, seed=config.seed)
+
+
+def check_asked(job: JobConfig, config: ConfigDict, workdir: Path) -> None:
+    """InputError for trackers that are not there, and for pictures where no caption can be drawn.
+
+    What else may refuse to draw reads weights, and does so after the second step.
+    """
+    check_trackers(job.trackers)
+    if job.sample_steps:
+        fixed_prompts(config, workdir, 1)
+
+
+def with_origin(method: Method, name: str, config: ConfigDict, workdir: Path) -> Method:
+    """The method, its steps told what they are made of: the config, and the model's description.
+
+    Nothing is told where a method is somebody's own code: what that imports is not known, so that
+    its programs are traced at every start.
+    """
+    whole = configs.to_dict(config)
+    own = code_named({key: part for key, part in whole.items() if key not in DATA_AND_JUDGES})
+    if own:
+        said = "%s: its steps are traced at every start, for code of yours: %s"
+        log.info(said, name, listed(own))
+        return method
+    model = workdir / "import" / MODEL
+    described = model.read_text() if model.exists() else ""
+    for number, step in enumerate(method.steps):
+        step.comes_from("\0".join([name, str(number), configs.to_json(config), described]))
+    return method
 
 
 def compile_ahead(method: Method, shapes: Setting, batch_size: int, key: jax.Array) -> None:

@@ -30,7 +30,7 @@ from flashjax.train.average import AverageConfig
 from flashjax.train.goodput import Drawn, Goodput, counted
 from flashjax.train.heartbeat import heartbeat
 from flashjax.train.histograms import gradient_samples
-from flashjax.train.loop import Hook, Step, every, loop
+from flashjax.train.loop import Hook, Step, every, loop, once
 from flashjax.train.metrics import (
     CURVES,
     Broken,
@@ -105,7 +105,7 @@ class JobConfig:
 Draw: TypeAlias = Callable[[Any], Mapping[str, Any]]
 Judge: TypeAlias = Callable[[Any], Figure]
 
-# Make ready to draw, and to judge so many captions.
+# Make ready to draw, once some steps are done, and to judge so many captions.
 Pictures: TypeAlias = Callable[[], Draw]
 Judged: TypeAlias = Callable[[int], Judge]
 
@@ -226,7 +226,7 @@ def watching(
     checkpoints: Checkpoints,
 ) -> Iterator[tuple[MetricsHook, list[Hook]]]:
     """The hook that writes a job's metrics, and those that show and look at its state."""
-    pictures, judge = _made_ready(job, speed.goodput, watched)  # they may refuse
+    judge = _judge(job, speed.goodput, watched)  # it may refuse
     bar = progress(name, start=start, stop=job.steps)
     with bar as shown, traced(folder / TRACE, span_of(job.profile), start=start) as trace:
         writer = _writer(name, folder, job, start, shown)
@@ -240,43 +240,47 @@ def watching(
                 most_skipped=job.most_skipped,
                 more=speed,
             )
-            looks = _looks(job, writer, speed.goodput, pictures, judge, checkpoints)
+            looks = _looks(job, writer, speed.goodput, watched, judge, checkpoints)
             yield logged, [shown, trace, *looks]
         finally:
             writer.close()
 
 
-def _made_ready(
-    job: JobConfig, goodput: Goodput, watched: Watched
-) -> tuple[Draw | None, Judge | None]:
-    """What draws a state and what judges it, where the job is to be looked at."""
+def _judge(job: JobConfig, goodput: Goodput, watched: Watched) -> Judge | None:
+    """What judges a state, where the job is to be judged."""
+    if not job.judge_steps or not watched.judge:
+        return None
     with goodput.during("evaluation"):
-        draw = watched.pictures() if job.sample_steps and watched.pictures else None
-        judge = watched.judge(job.judged) if job.judge_steps and watched.judge else None
-    return draw, judge
+        return watched.judge(job.judged)
 
 
 def _looks(
     job: JobConfig,
     writer: MetricWriter,
     goodput: Goodput,
-    draw: Draw | None,
+    watched: Watched,
     judge: Judge | None,
     checkpoints: Checkpoints,
 ) -> list[Hook]:
     """The hooks that look at a state now and then: its pictures, their judge, its gradients."""
 
-    def now_and_then(steps: int, look: Callable[[int, Any], None]) -> Hook:
+    def looking(look: Callable[[int, Any], object]) -> Hook:
         def hook(step: int, state: Any, metrics: Metrics) -> None:
             jax.block_until_ready(metrics)  # so that the step's seconds stay its own
             with goodput.during("evaluation"):
                 look(step, state)
 
-        return every(steps, hook, stop=job.steps)
+        return hook
+
+    def now_and_then(steps: int, look: Callable[[int, Any], None]) -> Hook:
+        return every(steps, looking(look), stop=job.steps)
 
     hooks: list[Hook] = []
-    if draw is not None:
-        show = lambda step, state: writer.write_images(step, draw(state))
+    if job.sample_steps and watched.pictures:
+        drawing = functools.cache(watched.pictures)
+        # Not at the first: before the loop has ended it a signal ends the process, and it is lost.
+        hooks.append(once(2, looking(lambda step, state: drawing())))
+        show = lambda step, state: writer.write_images(step, drawing()(state))
         hooks.append(now_and_then(job.sample_steps, show))
     if judge is not None:
 

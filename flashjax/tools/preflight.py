@@ -24,7 +24,7 @@ from flashjax.sources import transformer_sizes
 from flashjax.stages import draw, export, match, split
 from flashjax.stages.contents import bytes_below
 from flashjax.stages.evaluate import BITS
-from flashjax.stages.model import MODEL, home_of, open_model, source_of
+from flashjax.stages.model import MODEL, home_of, read_model, source_of
 from flashjax.stages.registry import check_data, check_held_out, check_judged, check_judges
 from flashjax.tools import sections
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
@@ -50,8 +50,7 @@ def problems(config: ConfigDict, workdir: Path, stages: Sequence[str] = tuple(RO
     if all(isinstance(error, configs.OutOfRange) for error in wrong):  # others stumble over types
         found += [line for check in CHECKS for line in check(config, stages)]
         if "match" in stages and "import" not in stages and (workdir / "import" / MODEL).exists():
-            imported, _ = open_model(workdir, names=())
-            found += told(check_taps, config, imported.transformer_config)
+            found += told(check_taps, config, read_model(workdir).transformer)
     if not found and {"import", "guide"} <= set(stages):
         found = list(space(config, workdir))
     return list(dict.fromkeys(found))

@@ -5,6 +5,7 @@ n goes on with `start=n`. The loop knows no checkpoints, writers or evaluators; 
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -69,6 +70,17 @@ def every(steps: int, hook: Hook, *, stop: int | None = None) -> Hook:
             hook(step, state, metrics)
 
     return sometimes
+
+
+def once(number: int, hook: Hook) -> Hook:
+    """The hook at the step of this number alone, counted from 1 at every start."""
+    calls = itertools.count(1)
+
+    def at_that(step: int, state: State, metrics: Metrics) -> None:
+        if next(calls) == number:
+            hook(step, state, metrics)
+
+    return at_that
 
 
 @contextlib.contextmanager

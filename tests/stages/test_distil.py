@@ -1,7 +1,9 @@
 """The sentence of distillation: its steps compile while weights are read."""
 
 import dataclasses
+import logging
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from flashjax.stages.stage import read_stage
 from flashjax.types import InputError
 
 JOB = {"steps": 3, "batch_size": 4, "log_steps": 1, "checkpoint_steps": 3}
+OWN = "json.decoder:JSONDecoder"  # somebody's code
 SAMPLES = np.arange(12.0, dtype=np.float32)
 
 
@@ -112,3 +115,30 @@ def test_what_the_trace_of_a_step_refuses_ends_the_stage_as_itself(monkeypatch, 
     with pytest.raises(InputError) as refused:
         run(tmp_path, step)
     assert refused.value.args == ("toy.taps=9: there are 2 blocks",)
+
+
+def test_steps_are_told_all_that_they_are_made_of_but_not_of_code_that_is_not_ours(
+    monkeypatch, tmp_path, caplog
+):
+    """What such code imports is not known: nobody could say whether it has changed."""
+    config = ConfigDict({"seed": 0, "toy": {"job": JOB, "rate": 1.0}, "data": {"source": OWN}})
+    (tmp_path / "import").mkdir()
+    model = tmp_path / "import" / "model.json"
+
+    def origins(name="toy"):
+        told = []
+        steps = [types.SimpleNamespace(comes_from=told.append) for _ in range(2)]
+        distil.with_origin(types.SimpleNamespace(steps=steps), name, config, tmp_path)
+        return told
+
+    seen = origins()
+    model.write_text('{"shift": 3.0}')
+    seen += origins()
+    config.toy.rate = 2.0
+    seen += origins()
+    seen += origins("match")
+    assert len(set(seen)) == len(seen) == 8  # of data of one's own, too: a step sees its shapes
+    config.toy.gradient = OWN
+    with caplog.at_level(logging.INFO):
+        assert origins() == []
+    assert "toy: its steps are traced at every start" in caplog.text and OWN in caplog.text

@@ -110,6 +110,39 @@ def test_a_job_that_begins_anew_has_the_curves_of_its_own_start_alone(tmp_path):
     assert 99.0 not in [record.get("toy/loss") for record in curves(tmp_path)]
 
 
+def test_the_first_step_waits_for_nothing_that_draws_and_what_cannot_draw_refuses_soon(
+    tmp_path,
+):
+    """To read a decoder takes seconds, a model's minutes: only pictures need it.
+
+    After the second step a signal ends nothing before all is saved.
+    """
+    happened = []
+
+    def counted(state, batch):
+        happened.append("step")
+        return advance(state, batch)
+
+    def pictures():
+        happened.append("made ready")
+        return lambda state: happened.append("draw") or {"grid": np.zeros((4, 4, 3), np.uint8)}
+
+    job = dataclasses.replace(JOB, steps=4, sample_steps=3)
+    data = Ahead(batches(SAMPLES, batch_size=JOB.batch_size, seed=0), np.asarray)
+    given = dict(step=counted, init=init, abstract=jax.eval_shape(init), data=data)
+    run_job("toy", tmp_path / "run", job, **given, watched=Watched(Work(2), pictures))
+    assert happened == ["step", "step", "made ready", "step", "draw", "step", "draw"]
+
+    def refuse():
+        raise InputError("the decoder is damaged")
+
+    with pytest.raises(InputError, match="decoder"):
+        run_job("toy", tmp_path / "refused", job, **given, watched=Watched(Work(2), refuse))
+    assert happened[7:] == ["step", "step"] and not [
+        *(tmp_path / "refused" / "checkpoints").iterdir()
+    ]
+
+
 def test_a_finished_job_keeps_its_newest_checkpoint(tmp_path):
     job = dataclasses.replace(JOB, checkpoint_steps=2, keep=3, milestone_steps=4)
     data = Ahead(batches(SAMPLES, batch_size=JOB.batch_size, seed=0), np.asarray)

@@ -1,5 +1,6 @@
 """Everything that is wrong with a config is said at once, and nothing is written."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -10,7 +11,9 @@ from flashjax import config as configs
 from flashjax import trees
 from flashjax.cli import main
 from flashjax.convert import folder as folders
+from flashjax.convert.folder import read_pipeline
 from flashjax.convert.sai import write_sai
+from flashjax.stages.model import TOKENIZERS, keep_model
 from flashjax.tools import preflight, sections
 
 NANO = Path(__file__).parents[2] / "configs" / "nano.py"
@@ -57,6 +60,22 @@ def test_what_a_run_takes_is_of_its_own_teacher_and_not_of_the_one_its_recipe_is
     (guide,) = (program for program in planned if program.name == "guide")
     bare = sum(leaf.size for leaf in jax.tree.leaves(guide.arguments[0].learner.ema))
     assert bare == weights and preflight.disk_bytes(planned) < 100 * 4 * weights
+
+
+def test_an_imported_model_s_blocks_are_known_by_its_description_alone(shallow_teacher, tmp_path):
+    """To open its tokenizers takes a second, of every start of `match`."""
+    folder = tmp_path / "run" / "import"
+    folder.mkdir(parents=True)
+    keep_model(folder, read_pipeline(shallow_teacher), tokenizers=shallow_teacher)
+    shutil.rmtree(folder / TOKENIZERS)
+
+    def problems(taps):
+        config = configs.load(NANO, [f"match.heads.taps={taps}"])
+        return preflight.problems(config, tmp_path / "run", ["match"])
+
+    assert problems("(0,)") == []
+    (line,) = problems("(0,9)")
+    assert line.startswith("match.heads.taps=(0, 9): the teacher has blocks 0 to ")
 
 
 def test_prompts_alone_have_nothing_that_heads_could_see(tmp_path):

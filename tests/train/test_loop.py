@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from flashjax.parallel import signals
-from flashjax.train.loop import Interrupted, every, loop
+from flashjax.train.loop import Interrupted, every, loop, once
 from flashjax.types import InputError
 
 
@@ -42,6 +42,14 @@ def test_every_adds_the_last_step():
     for step in range(1, 11):
         hook(step, None, {})
     assert seen == [4, 8, 10]
+
+
+def test_once_counts_the_steps_of_its_start():
+    seen = []
+    hook = once(2, lambda step, *_: seen.append(step))
+    for step in (11, 12, 13):
+        hook(step, None, {})
+    assert seen == [12]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
