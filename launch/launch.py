@@ -161,8 +161,7 @@ def submit(how: str, launches: Sequence[Launch], *, dry_run: bool) -> int:
             jobs += [(command, "") for command in tpu_vm(launch)]
     for command, text in jobs:
         if dry_run:
-            print(f"# {shlex.join(command)}" if text else shlex.join(command))
-            print(text, end="\n" if text else "")
+            print(shown(command, text))
             continue
         try:
             code = subprocess.run(command, input=text.encode(), check=False).returncode
@@ -171,6 +170,14 @@ def submit(how: str, launches: Sequence[Launch], *, dry_run: bool) -> int:
         if code:
             return code
     return 0
+
+
+def shown(command: Sequence[str], text: str) -> str:
+    """A command, as a comment of what it would be given: a script is one as it is printed."""
+    told, (first, _, rest) = shlex.join(command), text.partition("\n")
+    if first.startswith("#!"):
+        return f"{first}\n# {told}\n{rest}"
+    return f"# {told}\n{text}" if text else told
 
 
 if __name__ == "__main__":

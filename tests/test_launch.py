@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 
 import pytest
@@ -189,7 +190,7 @@ def test_tpu_vms_wait_and_install_before_they_start(capsys):
         subprocess.run(["bash", "-n", "-c", script], check=True)
 
 
-# The flags of each command, from its own parser (xpk) and its reference pages (sbatch, gcloud).
+# The flags of each command, from its own parser: the tests below ask those of them that are here.
 FLAGS = {
     "sbatch": "job-name array nodes ntasks-per-node gpus-per-node time requeue signal open-mode "
     "output",
@@ -215,6 +216,51 @@ def test_launchers_use_flags_that_their_commands_have(capsys):
             if words[0] == flags:
                 given = {word.partition("=")[0][2:] for word in words if word.startswith("--")}
                 assert given <= {*FLAGS[flags].split()}, given
+
+
+@pytest.mark.skipif(not shutil.which("sbatch"), reason="sbatch is not here: slurm-client has it")
+def test_sbatch_itself_reads_the_script_as_it_is_printed(capsys, tmp_path, monkeypatch):
+    cluster = (
+        "ClusterName=x\nSlurmctldHost=localhost\nSlurmctldPort=1\nGresTypes=gpu\nMessageTimeout=1\n"
+    )
+    (tmp_path / "slurm.conf").write_text(cluster + "NodeName=n1\nPartitionName=p Nodes=ALL\n")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    script = tmp_path / "job.sh"
+
+    def answer(text):
+        script.write_text(text)
+        asked = ["sbatch", "--test-only", str(script)]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=120).stderr
+
+    for more in ((), ("--separate", "--verbs", "split"), ("--image", "docker://a/b:c")):
+        text = printed(capsys, "slurm", "--target", "h100:64", *more)
+        assert "connect failure" in answer(text) or "contact slurm controller" in answer(text)
+    (step,) = re.findall(r"^srun (.*) \\$", text, re.M)
+    for flags, said in ((step, "connect failure"), (f"{step} --waits=1", "unrecognized option")):
+        asked = ["srun", *shlex.split(flags), "true"]
+        assert said in subprocess.run(asked, capture_output=True, text=True, timeout=120).stderr
+    assert "unrecognized option" in answer(text.replace("--requeue", "--requeued"))
+    assert "batch script" in answer(f"# {text}")
+
+
+@pytest.mark.skipif(not shutil.which("gcloud"), reason="gcloud is not here")
+def test_gcloud_itself_reads_every_flag(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("CLOUDSDK_CORE_DISABLE_PROMPTS", "1")
+
+    def answer(words):  # without an account nothing is asked of anybody
+        found = [*words, "--project", "p"]
+        return subprocess.run(found, capture_output=True, text=True, timeout=300).stderr
+
+    lines = printed(capsys, "tpu-vm", "--target", "v6e:8x8", *VM).splitlines()
+    commands = [shlex.split(line) for line in lines if line.startswith("gcloud")]
+    create, _, start = commands
+    waited = re.search(r"s=\$\((gcloud .*)\); \[", shlex.split(lines[1])[2])[1]
+    told = [answer(words) for words in (create, shlex.split(waited), start)]
+    if "active account" not in told[-1] and "alpha" in told[-1]:  # a component that may lack
+        told.pop()
+    assert all("active account" in text and "rrecognized" not in text for text in told), told
+    assert "unrecognized arguments" in answer([*create, "--accelerator", "x"])
 
 
 def test_local_processes_are_told_where_to_meet(capsys):
