@@ -3,6 +3,7 @@
 Letters: b batch, n tokens, d width, h heads, k head width, f frequencies.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -86,6 +87,7 @@ class Dense(nn.Module):
     kernel_init: Initializer = fan_in
     dtype: jnp.dtype = jnp.float32
     sums: jnp.dtype | None = None  # what products are summed to; None is `dtype`
+    gradients: jnp.dtype | None = None  # what those of weights are summed to; None is `dtype`
     constrain: Constrain = unconstrained
 
     @nn.compact
@@ -99,20 +101,27 @@ class Dense(nn.Module):
 
         kernel = parameter(self, "kernel", init_kernel, (*inputs, *self.shape))
         names = (*(self.inputs or (None,) * self.contract), *self.names)
-        kernel = lay_out_for_use(self.constrain, names, kernel.astype(self.dtype))
         if self.is_mutable_collection(MOMENTS):
             rows = x.reshape(-1, flat[0]).astype(jnp.float32)
             self.sow(MOMENTS, "kernel", rows.T @ rows / len(rows), reduce_fn=_latest)
         x = x.reshape(*((-1,) if self.constrain.rows else lead), flat[0])
-        kernel = kernel.reshape(flat)
-        wide = self.sums is not None and jnp.dtype(self.sums) != jnp.dtype(self.dtype)
-        y = multiply(x, kernel, self.sums) if wide else x @ kernel
-        y = y.reshape(*lead, *self.shape)
+        y = self.product(x, kernel, names, flat).reshape(*lead, *self.shape)
         if self.use_bias:
             bias = parameter(self, "bias", zeros, self.shape)
-            y = y + bias.astype(y.dtype)
+            apart = self.gradients is not None
+            y = add_bias(self.gradients, y, bias) if apart else y + bias.astype(y.dtype)
         leading = ("batch", "tokens")[: len(lead)]
         return self.constrain(y, *leading, *self.names)
+
+    def product(self, x: Array, kernel: Array, names: Names, flat: tuple[int, int]) -> Array:
+        """`x @ kernel`, with the kernel laid out by these names and cast."""
+        if self.gradients is not None:
+            sums = self.sums or self.dtype
+            how = Apart(self.constrain, names, flat, self.dtype, sums, self.gradients)
+            return multiply_apart(how, x, kernel)
+        kernel = lay_out_for_use(self.constrain, names, kernel.astype(self.dtype)).reshape(flat)
+        wide = self.sums is not None and jnp.dtype(self.sums) != jnp.dtype(self.dtype)
+        return multiply(x, kernel, self.sums) if wide else x @ kernel
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -153,6 +162,62 @@ def lay_out_for_use(constrain: Constrain, used: Names, kernel: Array) -> Array:
 lay_out_for_use.defvjp(
     lambda constrain, used, kernel: (constrain(kernel, *used), None),
     lambda constrain, used, _, gradient: (gradient,),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Apart:
+    """A product whose kernel has gradients of a dtype of their own: summed in it, over devices too.
+
+    JAX's own have the dtype that the kernel is cast to, and are cast back when they are summed.
+    """
+
+    constrain: Constrain
+    names: Names
+    flat: tuple[int, int]  # the kernel's shape in the product
+    dtype: jnp.dtype
+    sums: jnp.dtype
+    gradients: jnp.dtype
+
+    def used(self, kernel: Array) -> Array:
+        """The kernel as the product takes it."""
+        return self.constrain(kernel.astype(self.dtype), *self.names).reshape(self.flat)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def multiply_apart(how: Apart, x: Array, kernel: Array) -> Array:
+    """`x @ kernel` of "... i" and the kernel as it is stored."""
+    return jnp.matmul(x, how.used(kernel), preferred_element_type=how.sums)
+
+
+def _multiplied_apart(how: Apart, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return jnp.matmul(x, how.used(kernel), preferred_element_type=how.sums), (x, kernel)
+
+
+def _multiply_apart_back(
+    how: Apart, kept: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = kept
+    gradient, rows = gradient.astype(x.dtype), tuple(range(x.ndim - 1))
+    found = jnp.tensordot(x, gradient, (rows, rows), preferred_element_type=how.gradients)
+    return gradient @ how.used(kernel).T, found.reshape(kernel.shape).astype(kernel.dtype)
+
+
+multiply_apart.defvjp(_multiplied_apart, _multiply_apart_back)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def add_bias(gradients: jnp.dtype, y: Array, bias: Array) -> Array:
+    """`y + bias`, "... o" and "o"; the bias' gradient is summed in a dtype of its own."""
+    return y + bias.astype(y.dtype)
+
+
+add_bias.defvjp(
+    lambda _, y, bias: (y + bias.astype(y.dtype), bias),
+    lambda gradients, bias, gradient: (
+        gradient,
+        jnp.sum(gradient, tuple(range(gradient.ndim - bias.ndim)), gradients).astype(bias.dtype),
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from flashjax.models import layers
-from flashjax.models.layers import Attend, Dense, RMSNorm, layer_norm, modulate
+from flashjax.models.layers import Attend, Dense, Names, RMSNorm, layer_norm, modulate
 from flashjax.models.parameters import as_floats, held
 from flashjax.types import Cond, Constrain, Count, InputError, Params, Whole, unconstrained
 
@@ -68,6 +68,7 @@ class MMDiTConfig:
     unroll: Count = 1  # blocks of a round of the scan
     dtype: jnp.dtype = jnp.float32
     residual: jnp.dtype | None = None  # of the streams that blocks add to; None is `dtype`
+    gradients: jnp.dtype | None = None  # that those of weights are summed to; None is `dtype`
 
     def __post_init__(self) -> None:
         layers.check_dtype(self.dtype)
@@ -88,6 +89,14 @@ class MMDiTConfig:
     def sums(self) -> jnp.dtype:
         """The dtype of the streams, and of what is added to them."""
         return self.residual or self.dtype
+
+
+def _dense(
+    config: MMDiTConfig, constrain: Constrain, shape: tuple[int, ...], names: Names, **kwargs: Any
+) -> Dense:
+    """A projection as the network is computed."""
+    dtype, gradients = config.dtype, config.gradients
+    return Dense(shape, names, dtype=dtype, gradients=gradients, constrain=constrain, **kwargs)
 
 
 class Stream(nn.Module):
@@ -126,7 +135,7 @@ class Stream(nn.Module):
 
     def dense(self, shape: tuple[int, ...], names: tuple[str | None, ...], **kwargs) -> Dense:
         """A projection in this stream's dtype and layout."""
-        return Dense(shape, names, dtype=self.config.dtype, constrain=self.constrain, **kwargs)
+        return _dense(self.config, self.constrain, shape, names, **kwargs)
 
     def added(self, **kwargs) -> Dense:
         """A projection to what is added to the stream, in its dtype."""
@@ -260,9 +269,7 @@ class MMDiT(nn.Module):
 
     def dense(self, shape: tuple[int, ...], names: tuple, name: str, **kwargs) -> Dense:
         """A named projection in the model's dtype and layout."""
-        return Dense(
-            shape, names, dtype=self.config.dtype, constrain=self.constrain, name=name, **kwargs
-        )
+        return _dense(self.config, self.constrain, shape, names, name=name, **kwargs)
 
     def embed_patches(self, x: Array) -> Array:
         """Latents "b h w c" to tokens "b n d" with the centre of the position table added."""

@@ -16,9 +16,10 @@ from flashjax import config as configs
 from flashjax.data.pipeline import Together
 from flashjax.evaluate.judge import Figure
 from flashjax.parallel.prepared import Prepared
+from flashjax.stages.compute import compute_of
 from flashjax.stages.identity import code_named, leaves
 from flashjax.stages.model import MODEL
-from flashjax.stages.setting import Setting, compute_of, read_setting
+from flashjax.stages.setting import Setting, read_setting
 from flashjax.stages.stage import run_stage, steps_saved
 from flashjax.stages.training import JobConfig, Watched, run_job, show_parameters
 from flashjax.stages.watching import fixed_prompts, judging, sampled

@@ -38,15 +38,8 @@ from flashjax.parallel.hosts import is_first
 from flashjax.parallel.layout import STATE
 from flashjax.parallel.sharding import Constraint
 from flashjax.parallel.watch import alive
-from flashjax.stages.setting import (
-    DTYPES,
-    Compute,
-    at_its_size,
-    compute_of,
-    computed_text,
-    lay_out,
-    make_encoder,
-)
+from flashjax.stages.compute import DTYPES, Compute, compute_of
+from flashjax.stages.setting import at_its_size, computed_text, lay_out, make_encoder
 from flashjax.types import Cond, InputError, Params, Tokens
 
 COMPUTE = Compute()

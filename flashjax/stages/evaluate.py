@@ -24,11 +24,11 @@ from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.parallel.hosts import meet
 from flashjax.parallel.mesh import make_mesh, without_branches
 from flashjax.quantize.containers.gguf import open_gguf
+from flashjax.stages.compute import DTYPES, compute_of
 from flashjax.stages.drawing import Studio, draw_all, first_sees, make_studio
 from flashjax.stages.export import FOLDER, HALVED
 from flashjax.stages.model import home_of, network_shardings, open_model, student_of
 from flashjax.stages.registry import check_judged, check_judges, open_judges, open_samples
-from flashjax.stages.setting import DTYPES, compute_of
 from flashjax.stages.stage import run_stage, write_json
 from flashjax.types import InputError, Params
 

@@ -46,7 +46,8 @@ ABSTRACT: dict[str, Callable[[Any], Params]] = {
     "vae": abstract_vae,
     "text": abstract_text,
 }
-_HOW = ("dtype", "residual", "remat", "unroll")  # how it is computed is not what a network is
+# How it is computed is not what a network is.
+_HOW = ("dtype", "residual", "gradients", "remat", "unroll")
 
 
 @dataclasses.dataclass(frozen=True)

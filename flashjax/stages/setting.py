@@ -27,11 +27,11 @@ from flashjax.data.config import DataConfig
 from flashjax.data.pipeline import Ahead, batches, rows_on, to_mesh
 from flashjax.data.prompts import Prompts, stream_tokens
 from flashjax.flow.schedule import student_sigmas
-from flashjax.models.attention import BACKENDS, attend_on
+from flashjax.models.attention import attend_on
 from flashjax.models.halved import with_half
 from flashjax.models.heads import Heads, HeadsConfig
 from flashjax.models.layers import apply
-from flashjax.models.mmdit import REMAT, MMDiT, features_of, velocity_of
+from flashjax.models.mmdit import MMDiT, features_of, velocity_of
 from flashjax.models.text import AbsentT5, TextConfig, encode_text
 from flashjax.parallel.layout import ROLES, STATE
 from flashjax.parallel.mesh import make_mesh
@@ -42,6 +42,7 @@ from flashjax.parallel.sharding import (
     param_shardings,
     state_shardings,
 )
+from flashjax.stages.compute import DTYPES, compute_of
 from flashjax.stages.model import (
     PARAMS,
     Described,
@@ -54,46 +55,10 @@ from flashjax.stages.model import (
 )
 from flashjax.train.match import Networks
 from flashjax.train.state import Frozen
-from flashjax.types import Batch, Cond, Count, InputError, Params, Tokens
+from flashjax.types import Batch, Cond, InputError, Params, Tokens
 
 UNSPLIT = 0.02  # share of a state's bytes that may lie whole on every device: heads, vectors
 UNSPLIT_BYTES = 2**28  # and bytes that do no harm
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """How networks are computed: what they are does not depend on it."""
-
-    dtype: str = "float32"  # of activations, and of weights where they are used
-    residual: str = "float32"  # of the stream that blocks add to, and of what they add
-    teacher_dtype: str = "float32"  # of the teacher's weights where they are stored
-    teacher_whole: bool = False  # not split over fsdp: more memory, and no pass gathers them
-    text_dtype: str = "float32"  # of the text encoders' weights
-    remat: str = "none"  # a name of models/mmdit.REMAT
-    fake_remat: str = ""  # of the fake score where it is trained; "" as the student's
-    unroll: Count = 1  # blocks of a round of the scan: longer programs that move less memory
-    attention: str = "xla"  # xla, splash (TPU), cudnn (GPU)
-    encode_apart: bool = False  # captions are encoded once a batch, by a program of its own
-
-    def __post_init__(self) -> None:
-        dtypes = dict.fromkeys(("dtype", "residual", "teacher_dtype", "text_dtype"), tuple(DTYPES))
-        remat = {"remat": tuple(REMAT), "fake_remat": ("", *REMAT)}
-        for name, known in (dtypes | remat | {"attention": BACKENDS}).items():
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"compute.{name}={getattr(self, name)}: choose of {', '.join(known)}"
-                )
-
-    @property
-    def teacher_role(self) -> str:
-        """How the teacher is laid out: a name of parallel/layout.ROLES."""
-        return "whole_teacher" if self.teacher_whole else "teacher"
-
-
-def compute_of(config: ConfigDict) -> Compute:
-    """The section `compute`, or its defaults."""
-    return configs.section(config, "compute", Compute) if "compute" in config else Compute()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,9 +332,7 @@ def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh) -> Network
     constrain = Constraint(mesh, STATE)
     sizes = pipeline.transformer_config
     compute = compute_of(config)
-    dtypes = {name: DTYPES[getattr(compute, name)] for name in ("dtype", "residual")}
-    how = {name: getattr(compute, name) for name in ("remat", "unroll")}
-    computed = dataclasses.replace(sizes, **how, **dtypes)
+    computed = compute.applied(sizes)
     attend = attend_on(mesh, STATE, compute.attention)
     model = MMDiT(computed, constrain=constrain, attend=attend)
     judged = dataclasses.replace(computed, remat=compute.fake_remat or compute.remat)

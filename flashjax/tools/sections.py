@@ -15,7 +15,7 @@ from flashjax import config as configs
 from flashjax.data.config import DataConfig
 from flashjax.evaluate.bars import Targets
 from flashjax.models.heads import HeadsConfig
-from flashjax.stages.setting import Compute
+from flashjax.stages.compute import Compute
 from flashjax.stages.training import JobConfig
 from flashjax.tools.ablate.grid import AblateConfig
 from flashjax.tools.plan.programs import ModelConfig

@@ -1,5 +1,6 @@
 """Parameters that are there are taken as they are; gradients copy nothing; rounds of a scan."""
 
+import dataclasses
 import math
 import re
 
@@ -10,7 +11,8 @@ import pytest
 from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 
 from flashjax.models.layers import Dense, apply, parameter, scanned
-from flashjax.types import Unconstrained, unconstrained
+from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
+from flashjax.types import Cond, Unconstrained, unconstrained
 
 TRACED = []
 
@@ -76,3 +78,48 @@ def test_a_round_of_a_scan_may_be_several_blocks(unroll):
         return jax.grad(lambda params: jnp.sum(apply(model, params, jnp.ones(3))[0]))(scale)
 
     assert jnp.array_equal(grad(unroll)["scale"], grad(1)["scale"])
+
+
+@pytest.mark.parametrize("sums", [None, jnp.float32])
+def test_gradients_of_weights_may_be_summed_in_a_dtype_of_their_own(sums, key):
+    x = jax.random.normal(key, (2, 64, 8), jnp.bfloat16)
+    params = {"kernel": jax.random.normal(key, (8, 3, 5)), "bias": jnp.ones((3, 5))}
+
+    def found(dtype, gradients):
+        dense = Dense((3, 5), (None, "width"), dtype=dtype, sums=sums, gradients=gradients)
+        loss = lambda params, x: jnp.mean(jnp.sin(apply(dense, params, x).astype(jnp.float32)))
+        grads, back = jax.grad(loss, argnums=(0, 1))(params, x.astype(dtype))
+        return apply(dense, params, x.astype(dtype)), grads, back
+
+    (y, plain, back), (same, apart, same_back) = (
+        found(jnp.bfloat16, gradients) for gradients in (None, jnp.float32)
+    )
+    assert y.dtype == same.dtype and jnp.array_equal(y, same) and jnp.array_equal(back, same_back)
+    for name in params:
+        assert plain[name].dtype == apart[name].dtype == jnp.float32
+        rounded = [g.astype(jnp.bfloat16).astype(jnp.float32) for g in (plain[name], apart[name])]
+        assert not jnp.array_equal(rounded[1], apart[name])  # it was never in bfloat16
+        if sums is None or name == "kernel":  # a bias is added to sums as wide as they are
+            assert jnp.array_equal(rounded[0], plain[name])
+        right = found(jnp.float32, None)[1][name]
+        assert jnp.allclose(apart[name], right, rtol=2e-2, atol=2e-2 * jnp.abs(right).max())
+
+
+def test_a_network_whose_gradients_are_wider_is_the_same_network(key):
+    sizes = MMDiTConfig(3, 2, 1, 8, 16, 12, channels=4, head_width=8, dtype=jnp.bfloat16)
+    draw = lambda *shape: jax.random.normal(key, shape)
+    inputs = draw(2, 8, 8, 4), jnp.array([0.3, 0.8]), Cond(draw(2, 5, 16), draw(2, 12))
+    params = MMDiT(sizes).init(key, *inputs)["params"]
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params
+    )
+
+    def found(gradients):
+        velocity = velocity_of(MMDiT(dataclasses.replace(sizes, gradients=gradients)))
+        loss = lambda params: jnp.mean(velocity(params, *inputs) ** 2)
+        return velocity(params, *inputs), jax.jit(jax.grad(loss))(params)
+
+    (y, plain), (same, apart) = found(None), found(jnp.float32)
+    assert jnp.array_equal(y, same)
+    for one, other in zip(*map(jax.tree.leaves, (plain, apart)), strict=True):
+        assert jnp.allclose(one, other, rtol=0.05, atol=0.02 * jnp.abs(one).max())

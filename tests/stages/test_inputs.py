@@ -11,8 +11,8 @@ from flashjax import trees
 from flashjax.cli import main
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, features_of
 from flashjax.parallel.mesh import make_mesh
+from flashjax.stages.compute import Compute
 from flashjax.stages.model import open_model
-from flashjax.stages.setting import Compute
 from flashjax.types import InputError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "nano.py")

@@ -17,7 +17,7 @@ from jax import Array
 from flashjax.models.layers import Attend
 from flashjax.parallel.peak import SIDE, product
 from flashjax.parallel.units import counted
-from flashjax.stages.setting import DTYPES
+from flashjax.stages.compute import DTYPES
 from flashjax.tools.bench import matched, measuring
 from flashjax.tools.bench.matched import Case
 from flashjax.types import InputError

@@ -25,7 +25,7 @@ from flashjax.checkpoint import Checkpoints
 from flashjax.checksums import checksums
 from flashjax.evaluate.room import free_bytes
 from flashjax.parallel.units import counted, sized
-from flashjax.stages.setting import DTYPES
+from flashjax.stages.compute import DTYPES
 from flashjax.tools.bench import matched, measuring
 from flashjax.tools.bench.matched import Case
 from flashjax.train.state import MatchState

@@ -23,7 +23,7 @@ from flashjax.models.flops import mmdit_flops
 from flashjax.models.layers import Attend, attend
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, features_of, velocity_of
 from flashjax.models.variants import MMDIT, NANO_LENGTH, SD3_TEXT
-from flashjax.stages.setting import DTYPES, Compute, compute_of
+from flashjax.stages.compute import DTYPES, Compute, compute_of
 from flashjax.tools import sections
 from flashjax.tools.bench.steps import SPREAD, scattered
 from flashjax.train.arms import MatchConfig, draw_levels, matching_point
@@ -140,9 +140,7 @@ def transformer_of(sizes: MMDiTConfig, compute: Compute) -> MMDiT:
             f"compute.attention={compute.attention}: one device of this machine has "
             f"{', '.join(kernels)}; set compute.attention so"
         )
-    dtypes = {name: DTYPES[getattr(compute, name)] for name in ("dtype", "residual")}
-    how = {name: getattr(compute, name) for name in ("remat", "unroll")}
-    return MMDiT(dataclasses.replace(sizes, **how, **dtypes), attend=kernels[compute.attention])
+    return MMDiT(compute.applied(sizes), attend=kernels[compute.attention])
 
 
 def kernels_here() -> dict[str, Attend]:

@@ -23,8 +23,8 @@ from flashjax.models.parameters import as_bits
 from flashjax.models.vae import VAEConfig
 from flashjax.models.variants import MMDIT, SD3_TEXT, SD3_VAE
 from flashjax.parallel.peak import device_peak, find_chip
+from flashjax.stages.compute import DTYPES, Compute
 from flashjax.stages.model import packaged
-from flashjax.stages.setting import DTYPES, Compute
 from flashjax.tools.bench import matched, measuring
 from flashjax.tools.bench.matched import MATCH, SHIFT, Case
 from flashjax.types import Params

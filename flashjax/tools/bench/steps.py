@@ -18,7 +18,7 @@ from flashjax.parallel.mesh import simulate_devices
 from flashjax.parallel.peak import find_chip
 from flashjax.parallel.program import read_program
 from flashjax.parallel.units import counted, sized
-from flashjax.stages.setting import Compute, compute_of
+from flashjax.stages.compute import Compute, compute_of
 from flashjax.tools import sections
 from flashjax.tools.bench import operations
 from flashjax.tools.plan.programs import Planned, programs

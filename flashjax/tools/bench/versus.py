@@ -15,7 +15,7 @@ import numpy as np
 
 from flashjax.convert.transformer import transformer_to
 from flashjax.parallel.peak import device_peak, find_chip
-from flashjax.stages.setting import Compute
+from flashjax.stages.compute import Compute
 from flashjax.tools.bench import matched, measuring
 from flashjax.tools.bench.matched import CRITICS, PARTS, Case, Draws, Ours
 from flashjax.tools.bench.torch_side import Theirs

@@ -26,13 +26,12 @@ from flashjax.parallel.branches import branch_shardings, stack
 from flashjax.parallel.mesh import Islands, make_mesh
 from flashjax.parallel.sharding import abstract_on
 from flashjax.stages import guide, match, split
+from flashjax.stages.compute import DTYPES, compute_of
 from flashjax.stages.costs import pass_flops
 from flashjax.stages.model import packaged
 from flashjax.stages.setting import (
-    DTYPES,
     Setting,
     abstract_student,
-    compute_of,
     computed_text,
     everywhere,
     make_setting,

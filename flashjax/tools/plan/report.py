@@ -9,7 +9,7 @@ from flashjax import trees
 from flashjax.parallel.chips import Chip
 from flashjax.parallel.program import Program
 from flashjax.parallel.units import counted, sized
-from flashjax.stages.setting import Compute
+from flashjax.stages.compute import Compute
 from flashjax.tools.plan.programs import Planned, device_bytes
 from flashjax.train.flops import recomputed
 
