@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.data.pipeline import Together
 from flashjax.evaluate.judge import Figure
+from flashjax.parallel.peak import device_peak
 from flashjax.parallel.prepared import Prepared
 from flashjax.stages.compute import compute_of
 from flashjax.stages.identity import code_named, leaves
@@ -152,6 +153,7 @@ def with_origin(method: Method, name: str, config: ConfigDict, workdir: Path) ->
 
 def compile_ahead(method: Method, shapes: Setting, batch_size: int, key: jax.Array) -> None:
     """Begins to compile the steps of a method; what reads weights goes on meanwhile."""
+    device_peak()  # a CPU's is measured, and kept: now, while no thread compiles
     batch = shapes.abstract_batch(batch_size)
     for step in method.steps:
         step.prepare(method.abstract, shapes.frozen, batch, key)

@@ -51,7 +51,7 @@ class Speedometer:
 
     def __init__(self, work: Work, goodput: Goodput) -> None:
         self._work, self.goodput = work, goodput
-        self._peak = device_peak() if work.flops else None  # before the devices are at work
+        self._peak = device_peak() if work.flops else None  # known since before anything compiled
         self._before = goodput.seconds()
 
     def __call__(self, step: int, steps: int, means: Mapping[str, float]) -> dict[str, float]:

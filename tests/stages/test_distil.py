@@ -142,3 +142,22 @@ def test_steps_are_told_all_that_they_are_made_of_but_not_of_code_that_is_not_ou
     with caplog.at_level(logging.INFO):
         assert origins() == []
     assert "toy: its steps are traced at every start" in caplog.text and OWN in caplog.text
+
+
+def test_the_peak_of_a_cpu_is_measured_before_anything_compiles(monkeypatch, tmp_path):
+    order = []
+    prepare = Prepared.prepare
+
+    def noted(self, *shapes):
+        order.append("compile")
+        prepare(self, *shapes)
+
+    monkeypatch.setattr(distil, "device_peak", lambda: order.append("peak"))
+    monkeypatch.setattr(Prepared, "prepare", noted)
+    monkeypatch.setattr(distil, "read_setting", lambda *_: Toy(jnp.float32(2)))
+
+    def a_step(state, frozen, batch, key):
+        return state, {"toy/loss": batch.mean()}
+
+    run(tmp_path, a_step)
+    assert order[:2] == ["peak", "compile"]
