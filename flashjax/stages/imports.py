@@ -6,7 +6,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-SHARED = ("stdlib", "purelib", "platlib")  # folders in which everybody's packages lie
+SHARED = ("site-packages", "dist-packages")  # folders in which everybody's packages lie
 
 
 def sources(module: str) -> dict[str, Path]:
@@ -21,7 +21,8 @@ def sources(module: str) -> dict[str, Path]:
         return {}
     deep = module.count(".") + (Path(spec.origin).stem == "__init__")
     root, top = Path(spec.origin).parents[deep], module.partition(".")[0]
-    shared = str(root) in map(sysconfig.get_path, SHARED)
+    shared = root.name in SHARED or str(root) == sysconfig.get_path("stdlib")
+    shared |= (root / "jax").is_dir()  # as of `pip install --target`
     found, waiting = {module: Path(spec.origin)}, [module]
     while waiting:
         name = waiting.pop()

@@ -50,6 +50,16 @@ def test_where_others_have_their_packages_only_the_package_itself_is_read():
     assert {name.partition(".")[0] for name in found} == {"ml_collections"} and len(found) > 1
 
 
+@pytest.mark.parametrize("folder", ["dist-packages", "target"])
+def test_a_users_packages_and_those_of_a_target_are_everybodys_too(folder, tmp_path, monkeypatch):
+    root = tmp_path / folder
+    monkeypatch.syspath_prepend(root)
+    top = f"ours_{folder.partition('-')[0]}"
+    write(root, {f"{top}/__init__.py": "import beside_it", "beside_it.py": ""})
+    write(root, {"jax/__init__.py": ""} if folder == "target" else {})
+    assert list(sources(top)) == [top]
+
+
 def test_what_cannot_be_read_is_left_to_whoever_runs_it(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     write(tmp_path, {"broken_arms.py": "import other_arms\n(", "other_arms.py": ""})
