@@ -129,6 +129,8 @@ class Chaos:
         number_of = processes or self._options.processes
         words = [*under, sys.executable, "-m", "flashjax", *verb, "--config", self._options.config]
         words += ["--workdir", str(workdir), *(f"--config.{o}" for o in self._overrides)]
+        if number_of == 1:  # as users have it: programs are kept, traced and compiled
+            words += ["--compilation_cache", str(self._place / "compiled" / "0")]
         port = _free_port()
         with Path(f"{workdir}.log").open("ab") as file:
             started = [
@@ -144,13 +146,11 @@ class Chaos:
 
     def _environment(self, port: int, number: int, processes: int) -> dict[str, str]:
         """What was compiled once is there at the next start; several processes meet at a port."""
-        compiled = self._place / "compiled" / str(number)
-        own = {
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-        }
-        if processes > 1:
-            own |= {
+        own = {}
+        if processes > 1:  # of which on CPUs the product itself keeps nothing
+            own = {
+                "JAX_COMPILATION_CACHE_DIR": str(self._place / "compiled" / str(number)),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
                 "FLASHJAX_COORDINATOR": f"127.0.0.1:{port}",
                 "FLASHJAX_PROCESSES": str(processes),
                 "FLASHJAX_PROCESS": str(number),
