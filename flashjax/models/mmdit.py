@@ -11,42 +11,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from flashjax.models import layers
 from flashjax.models.layers import Attend, Dense, Names, RMSNorm, layer_norm, modulate
 from flashjax.models.parameters import as_floats, held
+from flashjax.models.remat import REMAT
 from flashjax.types import Cond, Constrain, Count, InputError, Params, Whole, unconstrained
-
-_saved = jax.checkpoint_policies
-
-
-def _fused_attention(primitive: Any, *_: Any, **__: Any) -> bool:
-    """cuDNN's forward pass: its backward pass reads the softmax's statistics, which have no name.
-
-    Without them the whole forward pass would be run again.
-    """
-    return primitive.name == "dot_product_attention_fwd_wrapper"
-
-
-_attention = _saved.save_from_both_policies(
-    _saved.save_only_these_names("attended"), _fused_attention
-)
-REMAT = {  # the inputs of scanned blocks are kept in any case
-    "none": None,  # everything
-    "block": _saved.nothing_saveable,
-    "attention": _attention,
-    "products": _saved.save_from_both_policies(  # norms and activations are computed again
-        _attention, _saved.dots_with_no_batch_dims_saveable
-    ),
-    "offload": _saved.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=["attended"],
-        offload_src="device",
-        offload_dst="pinned_host",
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +37,7 @@ class MMDiTConfig:
     patch: Count = 2
     mlp_ratio: Count = 4
     qk_norm: bool = True
-    remat: str = "none"  # what the backward pass keeps of a block: a name of REMAT
+    remat: str = "none"  # what the backward pass keeps of a block: a name of models/remat.REMAT
     unroll: Count = 1  # blocks of a round of the scan
     dtype: jnp.dtype = jnp.float32
     residual: jnp.dtype | None = None  # of the streams that blocks add to; None is `dtype`
@@ -188,15 +161,23 @@ class JointBlock(nn.Module):
     last: bool = False
 
     def __call__(
-        self, streams: tuple[Array, Array], c: Array, skip: Array | None = None
-    ) -> tuple[tuple[Array, Array], Array]:
-        """Both streams after the block, and the image again; if `skip`, they pass unchanged."""
+        self,
+        carry: tuple[tuple[Array, Array], Array | None],
+        c: Array,
+        skip: Array | None = None,
+        slot: Array | None = None,
+    ) -> tuple[tuple[tuple[Array, Array], Array | None], None]:
+        """Both streams after the block, unchanged if `skip`; the image is written to its slot."""
+        streams, tapped = carry
         if skip is None or self.is_initializing():
             streams = self.joined(streams, c)
         else:  # a block that is skipped is not computed
             unchanged = lambda _, streams, c: streams
-            streams = nn.cond(skip, unchanged, JointBlock.joined, self, streams, c)
-        return streams, streams[0].astype(self.config.dtype)
+            streams = nn.cond(skip, unchanged, type(self).joined, self, streams, c)
+        if tapped is not None:
+            image = streams[0].astype(tapped.dtype)
+            tapped = jax.lax.dynamic_update_index_in_dim(tapped, image, slot, 0)
+        return (streams, tapped), None
 
     @nn.compact
     def joined(self, streams: tuple[Array, Array], c: Array) -> tuple[Array, Array]:
@@ -228,11 +209,18 @@ class MMDiT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, sigma: Array, cond: Cond, skip: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Returns the velocity "b h w c" and the image tokens "depth b n d" after every block.
+        self,
+        x: Array,
+        sigma: Array,
+        cond: Cond,
+        skip: Array | None = None,
+        *,
+        taps: tuple[int, ...] = (),
+    ) -> tuple[Array, Array | None]:
+        """Returns the velocity "b h w c" and the image tokens "t b n d" after the blocks `taps`.
 
-        `skip`, bool "depth", bypasses blocks; the last one always runs.
+        `taps` rise; without them there are no tokens. `skip`, bool "depth", bypasses blocks; the
+        last one always runs.
         """
         config = self.config
         image = self.embed_patches(x.astype(config.dtype))
@@ -243,15 +231,26 @@ class MMDiT(nn.Module):
         text = self.dense((config.width,), ("width",), "context_embed", sums=config.sums)(
             cond.text.astype(config.dtype)
         )
-        streams, taps = (image, text), []
+        # A block writes to the slot of the next tap, whose own block comes last; past all taps
+        # there is a slot that nobody reads.
+        slots = np.searchsorted(taps, np.arange(config.depth)) if taps else None
+        carry = (image, text), self.room(image, slots)
         for name, first, length in self.groups():
-            skipped = None if skip is None else skip[first : first + length]
-            streams, tap = self.group(name, length)(streams, c, skipped)
-            taps.append(tap)
+            own = slice(first, first + length)
+            skipped, slot = (None if of is None else of[own] for of in (skip, slots))
+            carry, _ = self.group(name, length)(carry, c, skipped, slot)
         last = JointBlock(config, self.constrain, self.attend, last=True, name="last")
-        _, image = last(streams, c)
-        taps.append(image[None].astype(config.dtype))
-        return self.unpatchify(self.final(image, c), x.shape), jnp.concatenate(taps)
+        slot = None if slots is None else slots[-1]
+        ((image, _), tapped), _ = last(carry, c, slot=slot)
+        tapped = None if tapped is None else tapped[: len(taps)]
+        return self.unpatchify(self.final(image, c), x.shape), tapped
+
+    def room(self, image: Array, slots: np.ndarray | None) -> Array | None:
+        """Where blocks write tokens "b n d" of theirs, "t b n d"."""
+        if slots is None:
+            return None
+        empty = jnp.zeros((max(slots) + 1, *image.shape), self.config.dtype)
+        return self.constrain(empty, None, "batch", "tokens", "width")
 
     def groups(self) -> list[tuple[str, int, int]]:
         """The scanned runs of equal blocks before the last one: (name, first block, length)."""
@@ -262,8 +261,10 @@ class MMDiT(nn.Module):
     def group(self, name: str, length: int) -> Callable:
         """`length` equal blocks as one scan; their parameters gain a leading depth dim."""
         policy = REMAT[self.config.remat]
-        block = nn.remat(JointBlock, prevent_cse=False, policy=policy) if policy else JointBlock
-        in_axes = (nn.broadcast, 0)
+        block = JointBlock
+        if policy:  # what is tapped is no input that the backward pass would keep
+            block = nn.remat(block, prevent_cse=False, policy=policy, methods=["joined"])
+        in_axes = (nn.broadcast, 0, 0)
         scanned = layers.scanned(block, length, in_axes=in_axes, unroll=self.config.unroll)
         return scanned(self.config, self.constrain, self.attend, dual=name == "dual", name=name)
 
@@ -384,8 +385,10 @@ def features_of(
             f"choose from 0 to {model.config.depth - 1}"
         )
 
+    rising = tuple(sorted(set(taps)))
+
     def features(params: Params, x: Array, sigma: Array, cond: Cond) -> tuple[Array, Array]:
-        velocity, tokens = layers.apply(model, params, x, sigma, cond)
-        return velocity, tokens[jnp.array(taps)]
+        velocity, tokens = layers.apply(model, params, x, sigma, cond, taps=rising)
+        return velocity, tokens if taps == rising else tokens[np.searchsorted(rising, taps)]
 
     return features

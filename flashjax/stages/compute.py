@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.models.attention import BACKENDS
-from flashjax.models.mmdit import REMAT, MMDiTConfig
+from flashjax.models.mmdit import MMDiTConfig
+from flashjax.models.remat import REMAT
 from flashjax.types import Count, InputError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -23,7 +24,7 @@ class Compute:
     teacher_whole: bool = False  # not split over fsdp: more memory, and no pass gathers them
     text_dtype: str = "float32"  # of the text encoders' weights
     gradient_dtype: str = ""  # that gradients of weights are summed in, over devices; "" as dtype
-    remat: str = "none"  # a name of models/mmdit.REMAT
+    remat: str = "none"  # a name of models/remat.REMAT
     fake_remat: str = ""  # of the fake score where it is trained; "" as the student's
     unroll: Count = 1  # blocks of a round of the scan: longer programs that move less memory
     attention: str = "xla"  # xla, splash (TPU), cudnn (GPU)

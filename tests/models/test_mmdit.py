@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flashjax import trees
-from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
+from flashjax.models.mmdit import MMDiT, MMDiTConfig, features_of, velocity_of
 from flashjax.models.variants import MMDIT
 from flashjax.types import Cond, InputError
 
@@ -71,6 +71,38 @@ def test_skipping_does_not_touch_the_parameters(params):
     skip = jnp.zeros((4,), bool)
     init = jax.eval_shape(MMDiT(TINY).init, jax.random.key(0), X, SIGMA, COND, skip)
     trees.check_same(params, init["params"], where="init")
+
+
+# --- tokens between blocks ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_tapped_tokens_are_what_a_model_without_later_blocks_comes_to(block, params):
+    model = MMDiT(TINY)
+    tapped = features_of(model, (block,))(params, X, SIGMA, COND)[1]
+    later = jnp.arange(TINY.depth) > block
+    want = model.apply({"params": params}, X, SIGMA, COND, later, taps=(TINY.depth - 2,))[1]
+    np.testing.assert_allclose(tapped, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("taps", [(3,), (2, 3), (1, 2), (2, 0), (0, 0, 3)])
+def test_taps_stand_in_the_order_that_was_asked_for(taps, params):
+    velocity, tokens = features_of(MMDiT(TINY), taps)(params, X, SIGMA, COND)
+    np.testing.assert_allclose(velocity, velocity_of(MMDiT(TINY))(params, X, SIGMA, COND))
+    alone = [features_of(MMDiT(TINY), (tap,))(params, X, SIGMA, COND)[1][0] for tap in taps]
+    np.testing.assert_allclose(tokens, np.stack(alone), atol=1e-6)
+    assert len({value.tobytes() for value in np.asarray(alone)}) == len(set(taps))
+
+
+@pytest.mark.parametrize("remat", ["none", "block"])
+def test_tokens_of_other_blocks_are_not_stacked_nor_kept(remat):
+    model = MMDiT(dataclasses.replace(TINY, depth=8, remat=remat))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), X, SIGMA, COND)["params"]
+    tokens = lambda params: features_of(model, (2, 5))(params, X, SIGMA, COND)[1]
+    assert "f32[5,1,4,8]" not in str(jax.make_jaxpr(tokens)(shapes))  # of the five joint blocks
+    kept = jax.eval_shape(lambda params: jax.vjp(tokens, params)[1], shapes)
+    slots = (3, 1, 4, 8)  # two taps, and where later blocks write
+    assert not [leaf.shape for leaf in jax.tree.leaves(kept) if leaf.shape[-4:] == slots]
 
 
 # --- what is carried in fp32 ----------------------------------------------------------------------

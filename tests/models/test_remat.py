@@ -11,7 +11,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flashjax.models.attention import attend_on
-from flashjax.models.mmdit import REMAT, MMDiT, MMDiTConfig, velocity_of
+from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
+from flashjax.models.remat import REMAT
 from flashjax.parallel.layout import MMDIT
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.sharding import Constraint, param_shardings
