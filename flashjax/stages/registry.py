@@ -200,8 +200,8 @@ def check_judged(config: ConfigDict) -> None:
     file, count = config.evaluate.prompts, config.evaluate.samples
     held = [parts["validation"] for parts in opened]
     listed = read_prompts(file) if file else list(_captions(held, count))
-    count = len(listed) if file else count
-    count += min(count, config.evaluate.get("twice", 0))
+    if file:  # or real pictures of the captions are judged, too, and each of them is there once
+        count = len(listed) + min(len(listed), config.evaluate.get("twice", 0))
     pictured = (
         len(sources) < len(data.sources)
         or data.draw.steps

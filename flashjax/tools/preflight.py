@@ -56,6 +56,12 @@ def problems(config: ConfigDict, workdir: Path, stages: Sequence[str] = tuple(RO
     return list(dict.fromkeys(found))
 
 
+def of_cells(config: ConfigDict) -> list[str]:
+    """What is wrong with a config of students that are guided, matched and judged alone."""
+    stages = ("import", "prepare", "guide", "match", "evaluate")
+    return [line for check in (teacher, data, heads, prompts) for line in check(config, stages)]
+
+
 def elsewhere(
     config: ConfigDict, stages: Sequence[str], shapes: Mapping[str, Mapping[str, int]]
 ) -> list[str]:

@@ -104,8 +104,9 @@ def test_what_a_judge_cannot_judge_is_said_before_anything_is_made(home, tmp_pat
     check_judged(judged(home, "digit_scenes", source="digit_scenes"))
     with pytest.raises(InputError, match=r"digit_scenes judges its own world alone .caption 'pict"):
         check_judged(judged(home, "detail", "digit_scenes"))
-    with pytest.raises(InputError, match="judges: digit_scenes needs 4 pictures, 3 are to be draw"):
-        check_judged(judged(home, "digit_scenes", source="digit_scenes", samples=2, twice=1))
+    few = "judges: digit_scenes needs 4 pictures, 3 are to be draw"
+    with pytest.raises(InputError, match=few):  # real pictures are judged, too, and come once
+        check_judged(judged(home, "digit_scenes", source="digit_scenes", samples=3, twice=3))
     (tmp_path / "mine.txt").write_text("a red seven at the top on white\nsomething else\n" * 3)
     listed = {"source": "digit_scenes", "prompts": str(tmp_path / "mine.txt")}
     with pytest.raises(InputError, match=r"judges its own world alone .caption 'something else'"):

@@ -121,9 +121,8 @@ def judge_teacher(config: ConfigDict, place: Path) -> None:
         grid = sampler_sigmas(steps, pipeline.schedule, desk.studio.pipeline.tokens)
         teacher = desk.studio.place(pipeline.transformer, role="teacher")
         found = desk.judge(teacher, Sampler(tuple(grid.tolist()), scale), desk.captions)
-        images = desk.unseen.images
-        assert images is not None  # or no judge could compare
-        real = measure(desk.judges, images, desk.unseen.captions)
+        images, captions = desk.unseen.images, desk.unseen.captions
+        real = None if images is None else measure(desk.judges, images, captions)
         return {"teacher": found, "real": real, "notes": [judge.note for judge in desk.judges]}
 
     inputs = {"prepare": place / "prepare"}

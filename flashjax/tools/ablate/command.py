@@ -22,9 +22,9 @@ from ml_collections import ConfigDict
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import keep_programs
 from flashjax.parallel.mesh import simulate_devices
-from flashjax.stages.registry import check_held_out
+from flashjax.stages.match import matching_of
 from flashjax.stages.stage import write_json
-from flashjax.tools import sections
+from flashjax.tools import preflight, sections
 from flashjax.tools.ablate import page
 from flashjax.tools.ablate.cell import CELLS, run_cell, share, state_of
 from flashjax.tools.ablate.grid import AblateConfig, Cell, cells, configured, needs, read_grid
@@ -83,14 +83,21 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def checked(config: ConfigDict) -> AblateConfig:
-    """The grid of a config. InputError for arms that are none, or for too few captions to judge."""
+    """The grid of a config. InputError for all that its cells would stumble over later."""
     sections.check(config, "ablate")
-    check_held_out(config)
     grid = read_grid(config)
-    for name in grid.arms:
-        cell = next(cell for cell in cells(grid) if cell.arm == name)
+    if config.evaluate.prompts:
+        raise InputError("evaluate.prompts: cells draw held-out captions, leave it empty")
+    if not config.evaluate.judges:
+        raise InputError("evaluate.judges is empty: cells are told apart by judges alone")
+    if found := preflight.of_cells(config):
+        raise InputError(*found)
+    arms = {(cell.arm, cell.steps): cell for cell in cells(grid) if cell.arm}
+    for (name, _), cell in arms.items():
+        asked = configured(config, grid, cell)
         try:
-            sections.check(configured(config, grid, cell), "match")
+            sections.check(asked, "match")
+            matching_of(asked, "match")
         except InputError as error:
             raise InputError(*(f"ablate.arms.{name}: {line}" for line in error.args)) from error
     return grid

@@ -101,8 +101,22 @@ def test_devices_that_are_no_numbers_are_refused(tmp_path, capsys):
     assert "--devices 0,gpu1: give numbers" in capsys.readouterr().err
 
 
-def test_too_few_captions_are_refused_before_anything_is_prepared(tmp_path, capsys):
+REFUSED = {
+    "evaluate.samples=501": "1000 samples are held out, and 1002 are needed",
+    "evaluate.samples=3": "digit_scenes needs 4 pictures, 3 are to be drawn",
+    "evaluate.prompts=mine.txt": "evaluate.prompts: cells draw held-out captions",
+    "evaluate.judges=()": "evaluate.judges is empty",
+    "data.source=nowhere": "nowhere",
+    "ablate.halving=()": "ablate.arms.halved: match.match.halved=0.5: student.steps=1 has no half",
+    "match.prompts=nowhere.txt": "match.prompts",
+}
+
+
+@pytest.mark.parametrize("told", REFUSED)
+def test_what_a_cell_would_stumble_over_is_refused_before_anything_is_prepared(
+    told, tmp_path, capsys
+):
     words = ["ablate", "--config", str(FILE), "--workdir", str(tmp_path / "run")]
-    assert main([*words, "--config.evaluate.samples=501"]) == 2
-    assert "1000 samples are held out, and 1002 are needed" in capsys.readouterr().err
+    assert main([*words, f"--config.{told}"]) == 2
+    assert REFUSED[told] in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
