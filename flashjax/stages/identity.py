@@ -39,6 +39,11 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Chan
     }
 
 
+def identity(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a section makes a finished stage, by dotted key."""
+    return {key: v for key, v in leaves(section).items() if not OPERATION.fullmatch(key)}
+
+
 def forbidden(found: Mapping[str, Change], *, done: bool) -> dict[str, Change]:
     """Those changes that make another stage of it."""
     return {

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from flashjax import config as configs
 from flashjax.data.samples import captions_of
 from flashjax.evaluate.judge import Compared, Judge
 from flashjax.evaluate.sample import Sampler
@@ -19,9 +20,16 @@ from flashjax.parallel.mesh import make_mesh
 from flashjax.stages import guide, import_teacher, match, prepare, split
 from flashjax.stages.drawing import Studio, draw_all, forget, make_studio
 from flashjax.stages.evaluate import measure, open_all, open_unseen
+from flashjax.stages.identity import identity
 from flashjax.stages.model import open_model, student_of
 from flashjax.stages.registry import open_samples
-from flashjax.stages.stage import run_stage, stage_results, write_config, write_json
+from flashjax.stages.stage import (
+    check_identity,
+    run_stage,
+    stage_results,
+    write_config,
+    write_json,
+)
 from flashjax.tools.ablate.grid import AblateConfig, Cell, configured, needs, trained_by
 from flashjax.train.merge import merge
 from flashjax.types import InputError, Params
@@ -79,9 +87,44 @@ def run_cell(config: ConfigDict, grid: AblateConfig, cell: Cell, workdir: Path) 
 def train_branches(config: ConfigDict, place: Path) -> None:
     """Trains the branches one after the other, as jobs of their own: one device is enough."""
     for name in config.split.branches:
-        alone = ConfigDict(config.to_dict())
-        alone.split.only = name
-        split.run(alone, place)
+        split.run(branch_alone(config, name), place)
+
+
+def branch_alone(config: ConfigDict, name: str) -> ConfigDict:
+    """The config of the job of one branch."""
+    alone = ConfigDict(config.to_dict())
+    alone.split.only = name
+    return alone
+
+
+def sections_of(config: ConfigDict, grid: AblateConfig, cell: Cell) -> dict[str, dict[str, Any]]:
+    """What a cell is asked for, by the name of the stage: its own stages, and those before."""
+    asked = configured(config, grid, cell)
+    found = {"guide": guide.section_of(asked)}
+    found |= {"match": match.section_of(asked)} if cell.arm else {}
+    for name in grid.splits[cell.split].branches if cell.split else ():
+        found[split.folder_of(name)] = split.section_of(branch_alone(asked, name))
+    found[JUDGED] = asked_of_branches(asked, grid, cell) if cell.split else asked_of(asked)
+    return {name: configs.to_dict(section) for name, section in found.items()}
+
+
+def digest_of(config: ConfigDict, grid: AblateConfig, cell: Cell) -> str:
+    """What tells the results of a cell from those of another config's."""
+    sections = sections_of(config, grid, cell)
+    return configs.digest({name: identity(section) for name, section in sections.items()})
+
+
+def check_cells(
+    config: ConfigDict, grid: AblateConfig, every: Sequence[Cell], workdir: Path
+) -> None:
+    """InputError for what is there of another config's cells: they would be told as this one's."""
+    for cell in every:
+        place = workdir / CELLS / cell.name
+        if not place.is_dir():
+            continue
+        for name, section in sections_of(config, grid, cell).items():
+            if not (place / name).is_symlink():  # or it is looked at where it is
+                check_identity(place / name, section, cell.seed)
 
 
 def state_of(cell: Cell, workdir: Path) -> str:
@@ -172,7 +215,7 @@ def judge_branches(config: ConfigDict, grid: AblateConfig, cell: Cell, place: Pa
         judged = desk.judge(merged, sampler, desk.captions)
         return {STUDENT: judged, "weights": best, "swept": swept}
 
-    asked = asked_of(config) | {"tuned": grid.tuned, "weights": list(arm.weights)}
+    asked = asked_of_branches(config, grid, cell)
     inputs = {stage: place / stage for stage in stages.values()}
     run_stage(JUDGED, asked, place, body, inputs=inputs, seed=config.seed)
 
@@ -197,6 +240,12 @@ def experts(
 def asked_of(config: ConfigDict) -> dict[str, Any]:
     """What figures depend on beside the student."""
     return {**config.evaluate, "steps": config.student.steps}
+
+
+def asked_of_branches(config: ConfigDict, grid: AblateConfig, cell: Cell) -> dict[str, Any]:
+    """The same of branches, whose weights may be chosen on captions of their own."""
+    weights = list(grid.splits[cell.split].weights)
+    return asked_of(config) | {"tuned": grid.tuned, "weights": weights}
 
 
 class Desk:

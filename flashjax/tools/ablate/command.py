@@ -5,6 +5,7 @@ cell that is done is skipped, one that was killed goes on; the table is written 
 """
 
 import argparse
+import functools
 import itertools
 import logging
 import os
@@ -26,9 +27,16 @@ from flashjax.stages.match import matching_of
 from flashjax.stages.stage import write_json
 from flashjax.tools import preflight, sections
 from flashjax.tools.ablate import page
-from flashjax.tools.ablate.cell import CELLS, run_cell, share, state_of
+from flashjax.tools.ablate.cell import (
+    CELLS,
+    check_cells,
+    digest_of,
+    run_cell,
+    share,
+    state_of,
+)
 from flashjax.tools.ablate.grid import AblateConfig, Cell, cells, configured, needs, read_grid
-from flashjax.tools.ablate.table import Brought, brought_by, summary
+from flashjax.tools.ablate.table import Asked, Brought, brought_by, summary
 from flashjax.types import InputError
 
 TABLE, PAGE, COMPILED, LOG = "ablation.json", "ablation.html", "compiled", "log.txt"
@@ -59,10 +67,12 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     keep_programs(workdir / COMPILED)
     command = shlex.join(["flashjax", "ablate", "--config", options.config, "--workdir", "…"])
     failed: list[str] = []
+    check_cells(config, grid, list(every.values()), workdir)
+    asked = functools.cache(functools.partial(digest_of, config, grid))
     if not options.table:
         share(config, workdir)
     others = options.others.split(",") if options.others else []
-    brought = brought_by(others, list(every.values()), workdir)
+    brought = brought_by(others, list(every.values()), workdir, asked)
     if not options.table:
         left = left_of(grid, list(every.values()), workdir, brought)
         left = [every[options.only]] if options.only else left[: options.most or None]
@@ -74,9 +84,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
             failed += [problem] if problem else []
             log.info("ablate: %s, %d of %d", cell.name, number, len(left))
             if not options.only:
-                tell(config, grid, workdir, command, brought)
+                tell(config, grid, workdir, command, brought, asked)
     if not options.only:
-        tell(config, grid, workdir, command, brought)
+        tell(config, grid, workdir, command, brought, asked)
         print(workdir / PAGE)
     if failed:
         raise InputError(*failed)
@@ -115,10 +125,15 @@ def left_of(
 
 
 def tell(
-    config: ConfigDict, grid: AblateConfig, workdir: Path, command: str, brought: Brought
+    config: ConfigDict,
+    grid: AblateConfig,
+    workdir: Path,
+    command: str,
+    brought: Brought,
+    asked: Asked,
 ) -> None:
     """Writes the table and the page of what is done so far."""
-    told = summary(grid, workdir, command, brought)
+    told = summary(grid, workdir, command, brought, asked)
     write_json(workdir / TABLE, told)
     page.write(workdir / PAGE, grid, workdir, told, config.report.title, brought)
 

@@ -4,8 +4,9 @@ Letters: n seeds.
 """
 
 import dataclasses
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,9 +28,12 @@ from flashjax.tools.ablate.cell import (
     state_of,
 )
 from flashjax.tools.ablate.grid import AblateConfig, Cell, cells, terms_of
-from flashjax.types import InputError
+from flashjax.types import InputError, listed
 
 LEVEL = 0.95
+ASKED = "asked"  # which config a cell's results came of
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +74,7 @@ def value_of(found: Sequence[float]) -> Value:
 
 
 Brought: TypeAlias = Mapping[str, Mapping[str, Any]]  # results of cells that others ran, by name
+Asked: TypeAlias = Callable[[Cell], str]  # what tells a cell from that of another config
 
 
 def results_of(every: Sequence[Cell], workdir: Path, brought: Brought) -> dict[Cell, Any]:
@@ -148,10 +153,13 @@ def references(workdir: Path) -> dict[str, Any]:
     return stage_results(workdir / SHARED / JUDGED)
 
 
-def brought_by(paths: Sequence[str], every: Sequence[Cell], workdir: Path) -> dict[str, Any]:
+def brought_by(
+    paths: Sequence[str], every: Sequence[Cell], workdir: Path, asked: Asked
+) -> dict[str, Any]:
     """The results in tables that other workdirs or machines made of this grid's cells.
 
-    InputError where their teacher, drawn and judged alike, came to something else.
+    InputError where a cell
+    is another one, or where their teacher, drawn and judged alike, came to something else.
     """
     found: dict[str, Any] = {}
     for path in paths:
@@ -172,8 +180,22 @@ def brought_by(paths: Sequence[str], every: Sequence[Cell], workdir: Path) -> di
                 f"--others {path}: its teacher has {', this one '.join(told)}: other captions, or "
                 "another config"
             )
+        check_asked(path, results, every, asked)
         found = results | found
     return {cell.name: found[cell.name] for cell in every if cell.name in found}
+
+
+def check_asked(path: str, results: Mapping[str, Any], every: Sequence[Cell], asked: Asked) -> None:
+    """InputError for cells of a table that another config's arms came to."""
+    told = {cell: results[cell.name].get(ASKED, "") for cell in every if cell.name in results}
+    others = [cell.name for cell, digest in told.items() if digest and digest != asked(cell)]
+    if others:
+        raise InputError(
+            f"--others {path}: {listed(others)} came of another config: give the one that it was "
+            "made with, or leave that file out"
+        )
+    if unsaid := [cell.name for cell, digest in told.items() if not digest]:
+        log.warning("%s does not say which config %s came of", path, listed(unsaid))
 
 
 def _close(value: float, figure: Mapping[str, Any]) -> bool:
@@ -183,7 +205,7 @@ def _close(value: float, figure: Mapping[str, Any]) -> bool:
 
 def slim(results: Mapping[str, Any]) -> dict[str, Any]:
     """The results of a cell as a table keeps them: of its figures names and values."""
-    kept: dict[str, Any] = {"weights": results["weights"]} if "weights" in results else {}
+    kept: dict[str, Any] = {key: results[key] for key in ("weights", ASKED) if key in results}
     for name in (STUDENT, HALVED):
         if name in results:
             figures = [{k: f[k] for k in ("name", "value")} for f in results[name]["figures"]]
@@ -191,7 +213,13 @@ def slim(results: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def summary(grid: AblateConfig, workdir: Path, command: str, brought: Brought) -> dict[str, Any]:
+def summary(
+    grid: AblateConfig,
+    workdir: Path,
+    command: str,
+    brought: Brought,
+    asked: Asked,
+) -> dict[str, Any]:
     """All that the table says, as JSON."""
     every = cells(grid)
     done = results_of(every, workdir, brought)
@@ -212,7 +240,10 @@ def summary(grid: AblateConfig, workdir: Path, command: str, brought: Brought) -
         "real": shared["real"],
         "notes": shared["notes"],
         "rows": told,
-        "results": {cell.name: slim(found) for cell, found in done.items()},
+        "results": {
+            cell.name: slim(found if cell.name in brought else found | {ASKED: asked(cell)})
+            for cell, found in done.items()
+        },
     }
 
 

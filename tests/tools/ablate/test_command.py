@@ -50,6 +50,27 @@ def test_what_is_done_is_not_done_again(run, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == str(workdir / "ablation.html")
 
 
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ("match.student_optimiser.learning_rate=0.5", "'match' of another config"),
+        ("guide.guide.guidance_scale=9.0", "'guide' of another config"),
+        ("evaluate.seed=8", "'judged' of another config"),
+        ("split.student_optimiser.learning_rate=0.5", "'split-hi' of another config"),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--table",)])
+def test_a_cell_of_another_config_is_no_row_of_this_one(changed, named, more, run, capsys):
+    arguments, _ = run
+    assert main([*arguments, *more, f"--config.{changed}"]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_what_only_says_how_a_cell_is_carried_out_may_change(run):
+    arguments, _ = run
+    assert main([*arguments, "--table", "--config.match.job.checkpoint_steps=2"]) == 0
+
+
 def test_a_cell_is_a_workdir_that_can_be_probed(run, capsys):
     _, workdir = run
     (cell,) = (workdir / "cells").glob("2-renoise-*-s0")

@@ -25,6 +25,11 @@ GRID = AblateConfig(
 )
 
 
+def asked(cell):
+    """What stands for the digest of a cell's config."""
+    return f"config of {cell.name}"
+
+
 def figures(value):
     rest = {"unit": "", "error": None, "heading": ""}
     distance = {"name": "distance", "value": 1 / value, "better": "less", "decimals": 3} | rest
@@ -104,7 +109,7 @@ def test_a_student_that_halves_its_steps_stands_among_those_of_half_as_many(work
 
 
 def test_the_page_and_the_json_say_the_same(workdir):
-    told = summary(GRID, workdir, "flashjax ablate", {})
+    told = summary(GRID, workdir, "flashjax ablate", {}, asked)
     assert told["cells"]["done"] == 5 and told["cells"]["all"] == 1 + 6 + 3
     assert list(told["cells"]["broken"].values()) == ["10 updates were skipped"]
     write(workdir / "a.html", GRID, workdir, told, "Arms & legs", {})
@@ -118,7 +123,7 @@ def test_the_page_and_the_json_say_the_same(workdir):
 def test_what_others_ran_is_in_the_table_and_not_left(workdir, tmp_path_factory):
     """A new workdir with a table of this one knows its cells, and adds a seed to them."""
     table = tmp_path_factory.mktemp("other") / "ablation.json"
-    write_json(table, summary(GRID, workdir, "flashjax ablate", {}))
+    write_json(table, summary(GRID, workdir, "flashjax ablate", {}, asked))
     here = tmp_path_factory.mktemp("here")
     grid = dataclasses.replace(GRID, seeds=(0, 1, 2, 3))
     shared = {"teacher": figures(90.2), "real": figures(95.0), "notes": []}
@@ -127,10 +132,10 @@ def test_what_others_ran_is_in_the_table_and_not_left(workdir, tmp_path_factory)
     new = here / CELLS / Cell(4, "renoise", 0.1, 0.02, 3).name
     run_stage(JUDGED, {}, new, lambda _: {"student": figures(81.0)}, inputs={}, seed=0)
 
-    brought = brought_by([str(table)], cells(grid), here)
+    brought = brought_by([str(table)], cells(grid), here, asked)
     row = next(row for row in rows_of(grid, here, brought) if row.arm == "renoise")
     assert row.values["whole"] == value_of([70.0, 74.0, 75.0, 81.0])
-    told = summary(grid, here, "flashjax ablate", brought)
+    told = summary(grid, here, "flashjax ablate", brought, asked)
     assert told["cells"]["done"] == 6 and told["results"].keys() == {*brought, new.name}
 
     left = left_of(grid, cells(grid), here, brought)
@@ -140,16 +145,20 @@ def test_what_others_ran_is_in_the_table_and_not_left(workdir, tmp_path_factory)
     whole = dict.fromkeys(cell.name for cell in cells(grid))
     assert left_of(grid, cells(grid), here, whole) == []
 
+    changed = lambda cell: asked(cell) + (" of old" if cell.seed == 1 else "")
+    with pytest.raises(InputError, match=r"4-renoise-t0.1-p0.02-s1 came of another config"):
+        brought_by([str(table)], cells(grid), here, changed)
+
     shared["teacher"]["figures"][0]["value"] = 91.0
     other = tmp_path_factory.mktemp("third")
     run_stage(JUDGED, {}, other / SHARED, lambda _: shared, inputs={}, seed=0)
     with pytest.raises(InputError, match=r"its teacher has whole 90.0, this one whole 91.0"):
-        brought_by([str(table)], cells(grid), other)
+        brought_by([str(table)], cells(grid), other, asked)
     with pytest.raises(InputError, match=r"--others .*no.json: there is no such file"):
-        brought_by([str(here / "no.json")], cells(grid), here)
+        brought_by([str(here / "no.json")], cells(grid), here, asked)
     write_json(table, {"teacher": {"figures": []}, "results": {}})
     with pytest.raises(InputError, match=r"--others .*ablation.json: no ablation.json"):
-        brought_by([str(table)], cells(grid), here)
+        brought_by([str(table)], cells(grid), here, asked)
 
 
 def test_a_cell_that_is_neither_done_nor_broken_is_left(workdir):
