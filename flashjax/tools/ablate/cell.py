@@ -46,6 +46,7 @@ def share(config: ConfigDict, workdir: Path) -> None:
     place = workdir / SHARED
     import_teacher.run(config, place)
     prepare.run(config, place)
+    (place / "data").mkdir(exist_ok=True)  # data of one's own lies elsewhere; judges cache here
     judge_teacher(config, place)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from flashjax import config
 from flashjax.cli import main
+from flashjax.tools.ablate import cell
 from flashjax.tools.ablate.command import beside
 from flashjax.tools.ablate.grid import cells, read_grid
 
@@ -114,6 +115,18 @@ def test_cells_take_turns_on_the_devices_that_are_given(tmp_path, monkeypatch):
     assert [cell for cell, problem in done if not problem] and len(seen) == len(done) == 7
     assert {name for name, _, _ in seen} == {cell.name for cell in left}
     assert {gpu for _, gpu, _ in seen} == {"4", "6"} and all(gpu == tpu for _, gpu, tpu in seen)
+
+
+def test_data_of_ones_own_leaves_what_cells_share(tmp_path, monkeypatch):
+    """Only a task writes its data to a workdir; cells have the folder that judges keep things in."""
+    for stage in ("import", "prepare"):
+        (tmp_path / cell.SHARED / stage).mkdir(parents=True)
+    for stage in (cell.import_teacher, cell.prepare):
+        monkeypatch.setattr(stage, "run", lambda config, place: None)
+    monkeypatch.setattr(cell, "judge_teacher", lambda config, place: None)
+    cell.share(config.load(FILE), tmp_path)
+    for name in cell.FIRST:
+        cell.link(tmp_path / name, tmp_path / cell.SHARED / name)
 
 
 def test_devices_that_are_no_numbers_are_refused(tmp_path, capsys):
