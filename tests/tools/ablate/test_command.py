@@ -10,7 +10,7 @@ import pytest
 
 from flashjax import config
 from flashjax.cli import main
-from flashjax.tools.ablate import cell
+from flashjax.tools.ablate import cell as at_work
 from flashjax.tools.ablate.command import beside
 from flashjax.tools.ablate.grid import cells, read_grid
 
@@ -118,15 +118,15 @@ def test_cells_take_turns_on_the_devices_that_are_given(tmp_path, monkeypatch):
 
 
 def test_data_of_ones_own_leaves_what_cells_share(tmp_path, monkeypatch):
-    """Only a task writes its data to a workdir; cells have the folder that judges keep things in."""
+    """Only a task writes its data to a workdir; judges keep things there, too."""
     for stage in ("import", "prepare"):
-        (tmp_path / cell.SHARED / stage).mkdir(parents=True)
-    for stage in (cell.import_teacher, cell.prepare):
+        (tmp_path / at_work.SHARED / stage).mkdir(parents=True)
+    for stage in (at_work.import_teacher, at_work.prepare):
         monkeypatch.setattr(stage, "run", lambda config, place: None)
-    monkeypatch.setattr(cell, "judge_teacher", lambda config, place: None)
-    cell.share(config.load(FILE), tmp_path)
-    for name in cell.FIRST:
-        cell.link(tmp_path / name, tmp_path / cell.SHARED / name)
+    monkeypatch.setattr(at_work, "judge_teacher", lambda config, place: None)
+    at_work.share(config.load(FILE), tmp_path)
+    for name in at_work.FIRST:
+        at_work.link(tmp_path / name, tmp_path / at_work.SHARED / name)
 
 
 def test_devices_that_are_no_numbers_are_refused(tmp_path, capsys):
