@@ -56,6 +56,9 @@ def get_config(variant: str = "full") -> ConfigDict:
             features=arm(feature_weight=1.0),
             drawn_guidance=arm(guidance_spread=2.0),
             no_trajectory=arm(trajectory_weight=0.0),
+            keep_t5=arm(drop_t5=0.0),
+            # the last sample alone is matched, back through all steps but the first (DP-DMD);
+            through=arm(through=True),
             # a student that draws in two steps, too, and is told of it or not;
             halved=arm(halved=0.5),
             told=arm(halved=0.5, told=True),
@@ -96,7 +99,7 @@ def get_config(variant: str = "full") -> ConfigDict:
             "strong_heads",
             "no_trajectory",
         ),
-        later=("share_any", "share_next", "line", "dial"),
+        later=("share_any", "share_next", "line", "dial", "through"),
         halving=("halved", "told"),
     )
     if variant not in VARIANTS:

@@ -6,7 +6,7 @@ Letters: b batch, h w latent grid, c channels, n image tokens, m text tokens, d 
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -151,6 +151,10 @@ def attend_whole(attend: Attend, constrain: Constrain, q: Array, k: Array, v: Ar
     return constrain(attended, "batch", "tokens", "heads", None)
 
 
+# Image and text "b n d"; and, if blocks are tapped, image tokens "t b n d" after those.
+Carry: TypeAlias = tuple[tuple[Array, Array], Array | None]
+
+
 class JointBlock(nn.Module):
     """Image and text keep their own weights and attend jointly, text first."""
 
@@ -162,11 +166,11 @@ class JointBlock(nn.Module):
 
     def __call__(
         self,
-        carry: tuple[tuple[Array, Array], Array | None],
+        carry: Carry,
         c: Array,
         skip: Array | None = None,
         slot: Array | None = None,
-    ) -> tuple[tuple[tuple[Array, Array], Array | None], None]:
+    ) -> tuple[Carry, None]:
         """Both streams after the block, unchanged if `skip`; the image is written to its slot."""
         streams, tapped = carry
         if skip is None or self.is_initializing():
