@@ -16,13 +16,20 @@ SILENT_SECONDS = 60.0  # after which a process' last sign of life is said
 
 def run(options: argparse.Namespace) -> None:
     """Prints a line for each stage, and for each process that is silent."""
-    folders = sorted(stage_folders(Path(options.workdir)), key=_began)
-    found = [of_stage(folder) for folder in folders]
+    workdir = Path(options.workdir)
+    folders = sorted(stage_folders(workdir), key=_began)
+    found = [of_stage(folder) | {"stage": named(folder, workdir)} for folder in folders]
     if options.json:
         print(json.dumps(found, indent=2))
         return
+    width = max(12, *(len(told["stage"]) for told in found))
     for told in found:
-        print(in_words(told))
+        print(in_words(told, width))
+
+
+def named(folder: Path, workdir: Path) -> str:
+    """A stage as it is called below a workdir: an ablation has one of a name in every cell."""
+    return folder.name if folder == workdir else folder.relative_to(workdir).as_posix()
 
 
 def _began(folder: Path) -> float:
@@ -33,7 +40,7 @@ def _began(folder: Path) -> float:
 def of_stage(folder: Path) -> dict[str, Any]:
     """What is known of a stage; of a job its steps, seconds of each and seconds that are left."""
     record = read_stage(folder) or {}
-    told = {key: record[key] for key in ("status", "seconds")} | {"stage": folder.name}
+    told = {key: record[key] for key in ("status", "seconds")}
     told |= {"ended": record["ended"]} if "ended" in record else {}
     job = record["section"].get("job")
     if job is None:
@@ -51,9 +58,9 @@ def of_stage(folder: Path) -> dict[str, Any]:
     return told
 
 
-def in_words(told: dict[str, Any]) -> str:
-    """One line of a stage."""
-    parts = [f"{told['stage']:12} {told['status']:8} {_span(told['seconds']):>8}"]
+def in_words(told: dict[str, Any], width: int) -> str:
+    """One line of a stage, whose name takes so many columns."""
+    parts = [f"{told['stage']:{width}} {told['status']:8} {_span(told['seconds']):>8}"]
     if "steps" in told:
         parts.append(f"step {told['step']} of {told['steps']}, saved {told['saved']}")
     if "step_seconds" in told:

@@ -55,6 +55,17 @@ def test_programs_read_json(workdir, capsys):
     assert guide["figures"]["speed/mfu"] == 0.4
 
 
+def test_stages_of_one_name_are_told_apart_by_where_they_are(tmp_path, capsys):
+    for cell in ("shared", "cells/4-guided"):
+        run_stage("judged", {}, tmp_path / cell, lambda folder: {}, inputs={}, seed=0)
+    assert main(["status", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["shared/judged", "cells/4-guided/judged"]
+    assert len({line.index("done") for line in lines}) == 1
+    assert main(["status", str(tmp_path / "shared" / "judged")]) == 0
+    assert capsys.readouterr().out.split()[:2] == ["judged", "done"]
+
+
 def test_a_folder_without_stages_is_refused(tmp_path, capsys):
     assert main(["status", str(tmp_path)]) == 2
     assert "holds no stage" in capsys.readouterr().err
