@@ -21,14 +21,17 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
+from flashjax.convert.outputs import keep_record
+from flashjax.convert.writing import replacing, write_json
 from flashjax.data.jsons import read_json
 from flashjax.parallel.hosts import keep_programs
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.stages.contents import CHECKPOINTS
 from flashjax.stages.match import matched, prompts_of
 from flashjax.stages.setting import Setting, open_setting, read_setting
-from flashjax.stages.stage import steps_saved, write_json
+from flashjax.stages.stage import steps_saved
 from flashjax.tools import sections
+from flashjax.tools.bench.measuring import check_file
 from flashjax.train.arms import MatchConfig
 from flashjax.train.probe import make_probe
 from flashjax.train.signal import Drawn, collect, cosine, signal
@@ -55,6 +58,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise InputError(f"--arms {', '.join(wrong)}: choose of {', '.join(ARMS)}")
     if min(options.inputs, options.draws) < 2 or options.batch < 1:
         raise InputError("give 2 or more --inputs and --draws: one has no variance; and a --batch")
+    check_file(options.out, "--out")
     workdir = Path(options.workdir).absolute()
     config = config_of(options, overrides, workdir)
     sections.check(config, "match")
@@ -63,7 +67,9 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     keep_programs(workdir / "compiled")
     told = probed(config, workdir, step, names, options)
     if options.out:
-        write_json(Path(options.out), told)
+        with replacing(Path(options.out)) as draft:
+            write_json(draft, told)
+        keep_record(Path(options.out))
     print(json.dumps(told, indent=2) if options.json else table(told))
 
 

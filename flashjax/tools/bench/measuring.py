@@ -100,18 +100,18 @@ def growing() -> Iterator[Grown]:
         grown.nbytes = 1024 * max(0, counted(STATUS, "VmHWM") - before)
 
 
-def check_file(out: str | None) -> None:
+def check_file(out: str | None, flag: str = "--json") -> None:
     """InputError where figures cannot be written to `out`: not ours, or no place for a file."""
     if not out:
         return
     path = Path(out)
     if not path.absolute().parent.is_dir():
-        raise InputError(f"--json {out}: there is no folder {path.parent}")
+        raise InputError(f"{flag} {out}: there is no folder {path.parent}")
     if path.is_dir():
-        raise InputError(f"--json {out} is a folder: name a file")
+        raise InputError(f"{flag} {out} is a folder: name a file")
     if os.path.lexists(path) and foreign(path):
         raise InputError(
-            f"--json {out} is there, and flashjax did not write it so: name another file, or move "
+            f"{flag} {out} is there, and flashjax did not write it so: name another file, or move "
             "it away"
         )
     check_free([path], force=False)

@@ -72,12 +72,17 @@ def test_what_only_says_how_a_cell_is_carried_out_may_change(run):
     assert main([*arguments, "--table", "--config.match.job.checkpoint_steps=2"]) == 0
 
 
-def test_a_cell_is_a_workdir_that_can_be_probed(run, capsys):
+def test_a_cell_is_a_workdir_that_can_be_probed(run, capsys, tmp_path):
     _, workdir = run
     (cell,) = (workdir / "cells").glob("2-renoise-*-s0")
     sizes = ["--arms", "shared,renoised", "--inputs", "2", "--draws", "2", "--batch", "2"]
-    assert main(["probe", "--workdir", str(cell), *sizes, "--json"]) == 0
+    (tmp_path / "mine.json").write_text("{}")
+    assert main(["probe", "--workdir", str(cell), *sizes, "--out", f"{tmp_path}/mine.json"]) == 2
+    assert "mine.json is there, and flashjax did not write it so" in capsys.readouterr().err
+    asked = ["probe", "--workdir", str(cell), *sizes, "--json", "--out", f"{tmp_path}/a.json"]
+    assert main(asked) == 0
     told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((tmp_path / "a.json").read_text())
     assert told["step"] == 2 and [step["sigma"] for step in told["student_steps"]] == [1.0, 0.75]
     first = told["student_steps"][0]
     assert set(first["arms"]) == {"shared", "renoised"}
