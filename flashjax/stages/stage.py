@@ -272,13 +272,19 @@ def _check_unchanged(folder: Path, before: Mapping[str, Any], asked: Mapping[str
             )
 
 
-def check_identity(folder: Path, section: Mapping[str, Any], seed: int) -> None:
-    """InputError if the stage that is in a folder is another than that of a config's section."""
+def check_identity(
+    folder: Path, section: Mapping[str, Any], seed: int, *, rates: bool = False
+) -> None:
+    """InputError if the stage that is in a folder is another than that of a config's section.
+
+    Its `rates` may be others while it is under way, unless they are asked about, too.
+    """
     before = read_stage(folder)
     if before is None or before["status"] == FORKED:
         return
     asked = {"section": configs.to_dict(section), "seed": seed}
-    wrong = forbidden(changed_between(before, asked), done=before["status"] == "done")
+    done = rates or before["status"] == "done"
+    wrong = forbidden(changed_between(before, asked), done=done)
     if wrong:
         raise InputError(
             f"workdir {folder.parent} holds stage {folder.name!r} of another config "

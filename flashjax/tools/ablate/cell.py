@@ -125,7 +125,7 @@ def check_cells(
             continue
         for name, section in sections_of(config, grid, cell).items():
             if not (place / name).is_symlink():  # or it is looked at where it is
-                check_identity(place / name, section, cell.seed)
+                check_identity(place / name, section, cell.seed, rates=True)
 
 
 def state_of(cell: Cell, workdir: Path) -> str:

@@ -67,6 +67,19 @@ def test_a_cell_of_another_config_is_no_row_of_this_one(changed, named, more, ru
     assert named in capsys.readouterr().err
 
 
+def test_a_cell_does_not_go_on_at_another_rate(run, capsys):
+    """A run may: a cell is told by its config."""
+    arguments, workdir = run
+    path = next((workdir / "cells").glob("2-renoise-*-s0")) / "match" / "stage.json"
+    before = path.read_text()
+    path.write_text(json.dumps(json.loads(before) | {"status": "running"}))
+    try:
+        assert main([*arguments, "--config.match.fake_optimiser.learning_rate=0.5"]) == 2
+    finally:
+        path.write_text(before)
+    assert "fake_optimiser.learning_rate" in capsys.readouterr().err
+
+
 def test_what_only_says_how_a_cell_is_carried_out_may_change(run):
     arguments, _ = run
     assert main([*arguments, "--table", "--config.match.job.checkpoint_steps=2"]) == 0
