@@ -110,8 +110,10 @@ def sections_of(config: ConfigDict, grid: AblateConfig, cell: Cell) -> dict[str,
 
 
 def digest_of(config: ConfigDict, grid: AblateConfig, cell: Cell) -> str:
-    """What tells the results of a cell from those of another config's."""
+    """What tells the results of a cell from those of another config's, on any machine."""
     sections = sections_of(config, grid, cell)
+    judges = sections[JUDGED]["judges"]
+    sections[JUDGED]["judges"] = [told.partition("=")[0] for told in judges]  # no paths
     return configs.digest({name: identity(section) for name, section in sections.items()})
 
 

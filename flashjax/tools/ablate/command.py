@@ -62,6 +62,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         return
     if options.only and options.only not in every:
         raise InputError(f"--only {options.only}: --dry_run lists the cells")
+    if not options.table and (found := preflight.of_cells(config)):
+        raise InputError(*found)
     os.environ |= alone_on(devices[0]) if devices else {}
     simulate_devices(config.simulate_devices)
     keep_programs(workdir / COMPILED)
@@ -93,15 +95,13 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def checked(config: ConfigDict) -> AblateConfig:
-    """The grid of a config. InputError for all that its cells would stumble over later."""
+    """The grid of a config. InputError for arms that are none, and for what no cell asks."""
     sections.check(config, "ablate")
     grid = read_grid(config)
     if config.evaluate.prompts:
         raise InputError("evaluate.prompts: cells draw held-out captions, leave it empty")
     if not config.evaluate.judges:
         raise InputError("evaluate.judges is empty: cells are told apart by judges alone")
-    if found := preflight.of_cells(config):
-        raise InputError(*found)
     arms = {(cell.arm, cell.steps): cell for cell in cells(grid) if cell.arm}
     for (name, _), cell in arms.items():
         asked = configured(config, grid, cell)

@@ -158,8 +158,8 @@ def brought_by(
 ) -> dict[str, Any]:
     """The results in tables that other workdirs or machines made of this grid's cells.
 
-    InputError where a cell
-    is another one, or where their teacher, drawn and judged alike, came to something else.
+    InputError where a cell is another one, or where their teacher, drawn and judged alike, came to
+    something else.
     """
     found: dict[str, Any] = {}
     for path in paths:
@@ -223,6 +223,7 @@ def summary(
     """All that the table says, as JSON."""
     every = cells(grid)
     done = results_of(every, workdir, brought)
+    here = {cell for cell in done if state_of(cell, workdir) == "done"}
     shared = references(workdir)
     told = []
     for row in rows_of(grid, workdir, brought):
@@ -241,7 +242,7 @@ def summary(
         "notes": shared["notes"],
         "rows": told,
         "results": {
-            cell.name: slim(found if cell.name in brought else found | {ASKED: asked(cell)})
+            cell.name: slim(found | ({ASKED: asked(cell)} if cell in here else {}))
             for cell, found in done.items()
         },
     }

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from flashjax import config as configs
+from flashjax.tools.ablate.cell import digest_of
 from flashjax.tools.ablate.command import checked, waves
 from flashjax.tools.ablate.grid import Cell, cells, configured, needs, read_grid, trained_by
 from flashjax.types import InputError
@@ -128,3 +129,23 @@ def test_weights_of_other_branches_are_refused(config):
 def test_a_config_without_a_grid_names_one_that_has_it():
     with pytest.raises(InputError, match="no section `ablate`"):
         read_grid(configs.load(FILE.with_name("nano.py")))
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ("match.job.checkpoint_steps=7", True),
+        ("evaluate.judges=('digit_scenes','clip=/elsewhere')", True),
+        ("match.fake_optimiser.learning_rate=0.5", False),
+        ("guide.job.steps=7", False),
+        ("split.job.steps=7", False),
+        ("evaluate.seed=8", False),
+        ("ablate.arms.renoise.match.guidance_scale=3.0", False),
+    ],
+)
+def test_a_cell_is_told_by_what_makes_its_result_on_any_machine(change, same):
+    def digest(*overrides):
+        config = configs.load(FILE, ["evaluate.judges=('digit_scenes','clip=/here')", *overrides])
+        return digest_of(config, read_grid(config), Cell(4, "renoise", 0.1, 0.02, 1, "pair"))
+
+    assert (digest(change) == digest()) is same

@@ -137,6 +137,7 @@ def test_what_others_ran_is_in_the_table_and_not_left(workdir, tmp_path_factory)
     assert row.values["whole"] == value_of([70.0, 74.0, 75.0, 81.0])
     told = summary(grid, here, "flashjax ablate", brought, asked)
     assert told["cells"]["done"] == 6 and told["results"].keys() == {*brought, new.name}
+    assert all(told["results"][cell.name]["asked"] == asked(cell) for cell in cells(grid)[:2])
 
     left = left_of(grid, cells(grid), here, brought)
     names = {cell.name for cell in left}
