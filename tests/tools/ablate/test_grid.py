@@ -140,7 +140,7 @@ def test_a_config_without_a_grid_names_one_that_has_it():
         ("guide.job.steps=7", False),
         ("split.job.steps=7", False),
         ("evaluate.seed=8", False),
-        ("ablate.arms.renoise.match.guidance_scale=3.0", False),
+        ("ablate.arms.renoise.match.last=share", False),
     ],
 )
 def test_a_cell_is_told_by_what_makes_its_result_on_any_machine(change, same):
