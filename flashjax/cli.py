@@ -227,12 +227,13 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def _parse(found: front.Parser, flags: Sequence[str]) -> argparse.Namespace:
     """The flags; one that nobody knows is answered with the nearest."""
     known = set(re.findall(r"--\w+", found.format_help()))
-    for flag in flags:
-        name = flag.partition("=")[0]
-        if name.startswith("--") and name not in known:
+    names = [flag.partition("=")[0] for flag in flags if flag.startswith("--")]
+    for name in names:
+        if name not in known:
             raise InputError(_unknown("flag", name, sorted(known)))
-    options = found.parse_args(flags)
-    return options
+        if names.count(name) > 1 and name in found.lists:
+            raise InputError(f"flag {name} is given twice: give it once, its values with commas")
+    return found.parse_args(flags)
 
 
 def _unknown(kind: str, word: str, known: Sequence[str]) -> str:

@@ -20,6 +20,12 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings) -> None:
         super().__init__(allow_abbrev=False, formatter_class=Formatter, **settings)
 
+    @property
+    def lists(self) -> set[str]:
+        """Flags of values with commas: one that is given twice is not what the last one says."""
+        several = [action for action in self._actions if "," in str(action.metavar)]
+        return {name for action in several for name in action.option_strings}
+
     def error(self, message: str) -> NoReturn:
         from flashjax.types import InputError  # brings JAX, which no help waits for
 
