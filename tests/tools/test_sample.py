@@ -206,8 +206,9 @@ def test_sizes_solvers_and_skipped_layers_reach_the_sampler(picture, tiny_teache
     ],
 )
 def test_a_wrong_flag_is_one_line(flags, message, tiny_teacher, tmp_path, capsys):
-    arguments = ["--source", str(tiny_teacher), "--prompt", PROMPT, "--out", str(tmp_path)]
-    assert main(["sample", *arguments, "--guidance_scale", "4", *flags]) == 2
+    source = () if "--source" in flags else ("--source", str(tiny_teacher))
+    words = [*source, "--prompt", PROMPT, "--out", str(tmp_path), "--guidance_scale", "4"]
+    assert main(["sample", *words, *flags]) == 2
     assert message in capsys.readouterr().err
 
 
