@@ -109,7 +109,7 @@ def test_a_network_whose_gradients_are_wider_is_the_same_network(key):
     sizes = MMDiTConfig(3, 2, 1, 8, 16, 12, channels=4, head_width=8, dtype=jnp.bfloat16)
     draw = lambda *shape: jax.random.normal(key, shape)
     inputs = draw(2, 8, 8, 4), jnp.array([0.3, 0.8]), Cond(draw(2, 5, 16), draw(2, 12))
-    params = MMDiT(sizes).init(key, *inputs)["params"]
+    params = jax.jit(MMDiT(sizes).init)(key, *inputs)["params"]
     params = jax.tree.map(
         lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params
     )
@@ -117,7 +117,7 @@ def test_a_network_whose_gradients_are_wider_is_the_same_network(key):
     def found(gradients):
         velocity = velocity_of(MMDiT(dataclasses.replace(sizes, gradients=gradients)))
         loss = lambda params: jnp.mean(velocity(params, *inputs) ** 2)
-        return velocity(params, *inputs), jax.jit(jax.grad(loss))(params)
+        return jax.jit(velocity)(params, *inputs), jax.jit(jax.grad(loss))(params)
 
     (y, plain), (same, apart) = found(None), found(jnp.float32)
     assert jnp.array_equal(y, same)
