@@ -61,6 +61,7 @@ def test_the_version_is_said_before_anything_heavy_is_read():
         (("guide", *PLACE, "--dryrun"), "flag --dryrun is unknown; did you mean --dry_run?"),
         (("sample", "--prompt", "a", "--out", "x", "--steps", "x"), "invalid int value: 'x'"),
         (("sample", "--prompt", "a", "b", "--out", "x"), "unrecognized arguments: b"),
+        (("bench", "steps", "--programs=guide", "--programs=match"), "--programs is given twice"),
         (("evaluate", "--source", "a", "--source=b"), "flag --source is given twice: give it once"),
         (("sample", "--prompt", "a", "--out", "x", "--step=3"), "did you mean --steps?"),
         (("export", "--source", "a", "--out", "b", "--config.seed=1"), "give --config FILE too"),

@@ -21,8 +21,6 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
-from flashjax.convert.outputs import keep_record
-from flashjax.convert.writing import replacing, write_json
 from flashjax.data.jsons import read_json
 from flashjax.parallel.hosts import keep_programs
 from flashjax.parallel.mesh import simulate_devices
@@ -31,7 +29,7 @@ from flashjax.stages.match import matched, prompts_of
 from flashjax.stages.setting import Setting, open_setting, read_setting
 from flashjax.stages.stage import steps_saved
 from flashjax.tools import sections
-from flashjax.tools.bench.measuring import check_file
+from flashjax.tools.bench.measuring import check_file, keep_file
 from flashjax.train.arms import MatchConfig
 from flashjax.train.probe import make_probe
 from flashjax.train.signal import Drawn, collect, cosine, signal
@@ -67,9 +65,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     keep_programs(workdir / "compiled")
     told = probed(config, workdir, step, names, options)
     if options.out:
-        with replacing(Path(options.out)) as draft:
-            write_json(draft, told)
-        keep_record(Path(options.out))
+        keep_file(Path(options.out), told)
     print(json.dumps(told, indent=2) if options.json else table(told))
 
 

@@ -114,6 +114,7 @@ def digest_of(config: ConfigDict, grid: AblateConfig, cell: Cell) -> str:
     sections = sections_of(config, grid, cell)
     judges = sections[JUDGED]["judges"]
     sections[JUDGED]["judges"] = [told.partition("=")[0] for told in judges]  # no paths
+    sections["prepare"] = configs.to_dict(prepare.section_of(config)) | {"source": ""}
     return configs.digest({name: identity(section) for name, section in sections.items()})
 
 
@@ -121,6 +122,13 @@ def check_cells(
     config: ConfigDict, grid: AblateConfig, every: Sequence[Cell], workdir: Path
 ) -> None:
     """InputError for what is there of another config's cells: they would be told as this one's."""
+    shared = {
+        "import": import_teacher.section_of(config),
+        "prepare": prepare.section_of(config),
+        JUDGED: asked_of(config),
+    }
+    for name, section in shared.items():
+        check_identity(workdir / SHARED / name, section, config.seed, rates=True)
     for cell in every:
         place = workdir / CELLS / cell.name
         if not place.is_dir():

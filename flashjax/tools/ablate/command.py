@@ -29,6 +29,7 @@ from flashjax.tools import preflight, sections
 from flashjax.tools.ablate import page
 from flashjax.tools.ablate.cell import (
     CELLS,
+    SHARED,
     check_cells,
     digest_of,
     run_cell,
@@ -69,6 +70,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     keep_programs(workdir / COMPILED)
     command = shlex.join(["flashjax", "ablate", "--config", options.config, "--workdir", "…"])
     failed: list[str] = []
+    check_place(workdir)
     check_cells(config, grid, list(every.values()), workdir)
     asked = functools.cache(functools.partial(digest_of, config, grid))
     if not options.table:
@@ -111,6 +113,13 @@ def checked(config: ConfigDict) -> AblateConfig:
         except InputError as error:
             raise InputError(*(f"ablate.arms.{name}: {line}" for line in error.args)) from error
     return grid
+
+
+def check_place(workdir: Path) -> None:
+    """InputError for a table or a page in a folder that is no ablation's: they are not ours."""
+    for path in (workdir / TABLE, workdir / PAGE):
+        if os.path.lexists(path) and not (workdir / SHARED).is_dir():
+            raise InputError(f"{path} is there, and no ablation is: use another --workdir")
 
 
 def left_of(

@@ -119,7 +119,7 @@ def check_file(out: str | None, flag: str = "--json") -> None:
 
 def write_figures(out: str, bench: str, command: str, figures: Mapping[str, Any]) -> None:
     """Writes figures with what they were measured on, by which command and when."""
-    path, devices = Path(out), jax.local_devices()
+    devices = jax.local_devices()
     record = {
         "bench": bench,
         "command": command,
@@ -135,6 +135,11 @@ def write_figures(out: str, bench: str, command: str, figures: Mapping[str, Any]
         "devices": len(devices),
         "cores": os.cpu_count(),
     }
+    keep_file(Path(out), record | dict(figures))
+
+
+def keep_file(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole, and that it is ours."""
     with replacing(path) as draft:
-        write_json(draft, record | dict(figures))
+        write_json(draft, record)
     keep_record(path)

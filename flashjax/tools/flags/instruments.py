@@ -15,7 +15,7 @@ def plan(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--config", required=True, metavar="FILE", help=CONFIG)
     verb.add_argument("--target", required=True, help="CHIP:TOPOLOGY: v6e:8x8, h100:64, cpu:8")
     verb.add_argument("--slices", type=int, default=1, help="TPU slices joined by the network")
-    verb.add_argument("--programs", default="", help="a comma-separated choice; all by default")
+    verb.add_argument("--programs", default="", metavar="A,B", help="all by default")
     verb.add_argument("--price", type=float, help="dollars per chip and hour")
     verb.add_argument(
         "--large_tiles", action="store_true", help="TPU code as it would run: ten times as long"
@@ -42,7 +42,7 @@ def bench(verb: argparse.ArgumentParser) -> None:
         "section `compute`",
     )
     verb.add_argument(
-        "--programs", default="", help="of `steps` and `compile`: a comma-separated choice"
+        "--programs", default="", metavar="A,B", help="of `steps` and `compile`: not all"
     )
     verb.add_argument("--profile", action="store_true", help="of `steps`: the longest operations")
     verb.add_argument("--chip", help="what this machine has, where its own name does not say it")
@@ -52,8 +52,9 @@ def bench(verb: argparse.ArgumentParser) -> None:
         help="of `sample`, `attention`, `input`, `checkpoint` and `torch`: NAME/PIXELS/BATCH or "
         "WIDTH/DEPTH/IMAGE+TEXT/BATCH, as 256/6/64+24/32",
     )
-    verb.add_argument("--sides", default="ours,eager,compiled", help="of `torch`; and blocks")
-    verb.add_argument("--parts", default="forward,gradient,student,critic", help="of `torch`")
+    sides, parts = "ours,eager,compiled", "forward,gradient,student,critic"
+    verb.add_argument("--sides", default=sides, metavar="A,B", help="of `torch`; and blocks")
+    verb.add_argument("--parts", default=parts, metavar="A,B", help="of `torch`")
     verb.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="of what takes turns: medians are told"
     )

@@ -35,7 +35,8 @@ def launch(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--workdir", required=True, metavar="DIR", help="on a file system that all hosts see"
     )
-    verb.add_argument("--verbs", default="guide,match,split", help="stages, one after the other")
+    verbs = "guide,match,split"
+    verb.add_argument("--verbs", default=verbs, metavar="A,B", help="stages, one after the other")
     verb.add_argument("--target", default="cpu:1", help="CHIP:TOPOLOGY, as for `flashjax plan`")
     verb.add_argument("--slices", type=int, default=1, help="TPU slices joined by the network")
     verb.add_argument("--separate", action="store_true", help="a job for each branch of split")

@@ -58,6 +58,7 @@ def test_what_is_done_is_not_done_again(run, capsys):
         ("guide.guide.guidance_scale=9.0", "'guide' of another config"),
         ("evaluate.seed=8", "'judged' of another config"),
         ("split.student_optimiser.learning_rate=0.5", "'split-hi' of another config"),
+        ("data.train=31", "'prepare' of another config"),
     ],
 )
 @pytest.mark.parametrize("more", [(), ("--table",)])
@@ -145,6 +146,14 @@ def test_data_of_ones_own_leaves_what_cells_share(tmp_path, monkeypatch):
     at_work.share(config.load(FILE), tmp_path)
     for name in at_work.FIRST:
         at_work.link(tmp_path / name, tmp_path / at_work.SHARED / name)
+
+
+def test_a_table_of_somebody_elses_is_not_written_over(tmp_path, capsys):
+    (tmp_path / "ablation.json").write_text("mine")
+    words = ["ablate", "--config", f"{FILE}:smoke", "--workdir", str(tmp_path)]
+    assert main(words) == 2
+    assert "ablation.json is there, and no ablation is" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["ablation.json"]
 
 
 def test_devices_that_are_no_numbers_are_refused(tmp_path, capsys):

@@ -136,6 +136,8 @@ def test_a_config_without_a_grid_names_one_that_has_it():
     [
         ("match.job.checkpoint_steps=7", True),
         ("evaluate.judges=('digit_scenes','clip=/elsewhere')", True),
+        ("data.source=/elsewhere", True),
+        ("data.train=7", False),
         ("match.fake_optimiser.learning_rate=0.5", False),
         ("guide.job.steps=7", False),
         ("split.job.steps=7", False),
