@@ -39,6 +39,7 @@ class DataConfig:
       validation: at most so many that are held out: of what is given, never more than a fifth.
       empty_caption: what stands for a caption that is missing; "refuse" is an error.
       captions: which one is learnt where a picture has several; one at random is of the seed.
+        With "none" pictures are learnt alone, as a teacher draws them that is told nothing.
       draw: what the teacher draws for the captions of a file of prompts, before all else.
       size: pixels along each side of a square picture, whose area all buckets have; 0 is the
         model's own.
@@ -55,7 +56,7 @@ class DataConfig:
     train: Whole = 0
     validation: Whole = 0
     empty_caption: str = REFUSE
-    captions: Literal["first", "random"] = "first"
+    captions: Literal["first", "random", "none"] = "first"
     draw: DrawConfig = DrawConfig()
     size: Whole = 0
     crop: Literal["centre", "random"] = "centre"

@@ -31,6 +31,24 @@ class Chosen:
         return self._samples.size(int(self._chosen[index]))
 
 
+class Uncaptioned:
+    """The same pictures, and nothing is said of them."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples, self.name = samples, f"{samples.name}, without captions"
+        self.digest = hashlib.sha256(f"{samples.digest} alone".encode()).hexdigest()[:12]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        return Sample(self._samples[index].image, "")
+
+    def size(self, index: int, /) -> tuple[int, int] | None:
+        """Of the picture."""
+        return self._samples.size(index)
+
+
 class Mixed:
     """Several samples in one, spread evenly: each as often as its weight says.
 

@@ -68,12 +68,14 @@ class Needs:
       real: whether it must have real pictures to compare with.
       least: pictures that must be drawn.
       read: `read(prompt)`, InputError for one that it cannot judge; None where it can judge all.
+      said: whether prompts must say something, for pictures are scored by it.
     """
 
     weights: str = ""
     real: bool = False
     least: int = 1
     read: Callable[[str], Any] | None = None
+    said: bool = False
 
 
 class Judge(Protocol):

@@ -16,9 +16,9 @@ from flashjax.data.kinds.recognise import open_kind
 from flashjax.data.prompts import read_prompts
 from flashjax.data.remote.fetch import fetched
 from flashjax.data.samples import Samples, Unreadable
-from flashjax.data.selection import Mixed, split
+from flashjax.data.selection import Mixed, Uncaptioned, split
 from flashjax.data.tokenizers import Tokenizer
-from flashjax.evaluate.judge import Compared, Judge, JudgeKind
+from flashjax.evaluate.judge import Compared, Judge, JudgeKind, Needs
 from flashjax.evaluate.judges import KINDS, WEIGHTLESS
 from flashjax.tasks import NAMES, open_task, task_of
 from flashjax.tasks.task import Task
@@ -65,16 +65,23 @@ def undrawn(config: ConfigDict, folder: Path) -> dict[Path, Samples]:
 def _open_source(source: str, data: DataConfig, folder: Path) -> dict[str, Samples]:
     counts = {"seed": data.seed, "train": data.train, "validation": data.validation}
     if source in NAMES:
-        return open_task(source).open(folder, **counts)
-    return split(_open_kind(source, data), **counts)
+        parts = open_task(source).open(folder, **counts)
+    else:
+        parts = split(_open_kind(source, data), **counts)
+    if data.captions == "none":
+        return {name: Uncaptioned(samples) for name, samples in parts.items()}
+    return parts
 
 
 def _open_kind(source: str, data: DataConfig) -> Samples:
     wording = Wording(data.empty_caption, data.captions, data.seed)
     try:
-        return open_kind(source, wording, others=_TASKS)
+        samples = open_kind(source, wording, others=_TASKS)
     except InputError as error:
         raise InputError(f"data.source: {error}") from error
+    if data.captions == "none" and is_undrawn(samples):
+        raise InputError(f"data.captions=none, and {samples.name} has captions alone")
+    return samples
 
 
 def task_named(config: ConfigDict) -> Task:
@@ -215,14 +222,28 @@ def check_judged(config: ConfigDict) -> None:
             )
         if need.real and not pictured:
             raise InputError(f"{JUDGES}: {told} needs real pictures, and data.source has none")
-        try:
-            if need.read:
-                for prompt in listed:
-                    need.read(prompt)
-        except InputError as error:
+        if need.said and not file and (data.captions == "none" or not data.empty_caption.strip()):
             raise InputError(
-                f"{JUDGES}: {told} judges its own world alone ({error}): name others, as detail"
-            ) from error
+                f"{JUDGES}: {told} scores pictures by what captions say, and with data.captions="
+                f"{data.captions}, data.empty_caption={data.empty_caption!r} they may say nothing: "
+                f"name others, as detail"
+            )
+        _check_read(told, need, listed)
+
+
+def _check_read(told: str, need: Needs, captions: Sequence[str]) -> None:
+    """InputError where a judge that knows one world could not judge captions of other data."""
+    if need.read is None:
+        return
+    try:
+        for caption in captions:
+            if not caption.strip():  # of a task it is any scene, of other data anything
+                raise InputError("an empty caption is of any world")
+            need.read(caption)
+    except InputError as error:
+        raise InputError(
+            f"{JUDGES}: {told} judges its own world alone ({error}): name others, as detail"
+        ) from error
 
 
 def _captions(parts: Sequence[Samples], count: int) -> Iterator[str]:

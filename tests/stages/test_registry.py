@@ -56,6 +56,20 @@ def test_several_sources_of_any_kind_are_one_by_their_weights(home):
     assert not {s.caption for s in train if s.caption[0] == "p"} & set(held)
 
 
+def test_pictures_are_learnt_without_their_captions_whatever_they_are_of(home):
+    sources = ("digit_scenes", str(home / "pictures"))
+    data = {"source": sources, "seed": 3, "train": 2, "validation": 2}
+    told, alone = (open_samples(config(**data, captions=c), home) for c in ("first", "none"))
+    for name, samples in alone.items():
+        assert captions_of(samples) == [""] * len(told[name]) and samples.size(0) == (64, 64)
+        np.testing.assert_array_equal(samples[1].image, told[name][1].image)
+        assert samples.digest != told[name].digest
+    prompts = config(source=str(home / "prompts.txt"), captions="none")
+    for look in (check_data, lambda config: open_samples(config, home)):
+        with pytest.raises(InputError, match=r"data\.captions=none, and .*prompts\.txt has capti"):
+            look(prompts)
+
+
 def test_nothing_held_out_of_several_sources_is_nothing(home):
     sources = (str(home / "pictures"), str(home / "prompts.txt"))
     found = open_samples(config(source=sources, validation=0), home)
@@ -104,6 +118,15 @@ def test_what_a_judge_cannot_judge_is_said_before_anything_is_made(home, tmp_pat
     check_judged(judged(home, "digit_scenes", source="digit_scenes"))
     with pytest.raises(InputError, match=r"digit_scenes judges its own world alone .caption 'pict"):
         check_judged(judged(home, "detail", "digit_scenes"))
+    blank = judged(home, "digit_scenes")
+    blank.data.captions = "none"
+    with pytest.raises(InputError, match=r"judges its own world alone .an empty caption"):
+        check_judged(blank)
+    for unsaid in ({"captions": "none"}, {"empty_caption": ""}):
+        scored = judged(home, "clip=folder")
+        scored.data.update(unsaid)
+        with pytest.raises(InputError, match=r"clip=folder scores pictures by what captions say"):
+            check_judged(scored)
     few = "judges: digit_scenes needs 4 pictures, 3 are to be draw"
     with pytest.raises(InputError, match=few):  # real pictures are judged, too, and come once
         check_judged(judged(home, "digit_scenes", source="digit_scenes", samples=3, twice=3))

@@ -33,8 +33,8 @@ class Built:
     def __init__(self, builder: Any, split: str, wording: Wording) -> None:
         info = builder.info
         self.name = f"{PREFIX}{info.full_name}:{split}"
-        self._picture, self._caption = _features(self.name, info.features)
-        self._names = getattr(info.features[self._caption], "names", None)
+        self._picture, self._caption = _features(self.name, info.features, wording)
+        self._names = getattr(info.features[self._caption], "names", None) if self._caption else ()
         self._source, self._wording = _source(builder, split, self._picture), wording
         self._example = functools.lru_cache(maxsize=KEPT)(lambda index: self._source[index])
         shards = {name: (s.shard_lengths, s.num_bytes) for name, s in info.splits.items()}
@@ -59,6 +59,8 @@ class Built:
         return picture.shape[0], picture.shape[1]
 
     def _texts(self, example: dict[str, Any], where: str) -> tuple[str, ...]:
+        if not self._caption:
+            return ()
         value = example[self._caption]
         if self._names is not None:  # of a class; -1 is none
             return (self._names[value].replace("_", " "),) if value >= 0 else ()
@@ -126,8 +128,11 @@ def _source(builder: Any, split: str, picture: str) -> Sequence[dict[str, Any]]:
         ) from error
 
 
-def _features(where: str, found: Any) -> tuple[str, str]:
-    """The names of the features that are pictures and captions; labels are captions, too."""
+def _features(where: str, found: Any, wording: Wording) -> tuple[str, str]:
+    """The names of the features that are pictures and captions; labels are captions, too.
+
+    Captions that nobody reads are those of the feature "".
+    """
     from tensorflow_datasets import features
 
     def is_picture(feature: Any) -> bool:
@@ -138,6 +143,8 @@ def _features(where: str, found: Any) -> tuple[str, str]:
     pictures = [name for name, feature in found.items() if is_picture(feature)]
     usual = [name for name in PICTURES if name in pictures]
     picture = next(iter([*usual, *pictures]), None) or column_of(where, list(found), PICTURES)
+    if wording.unread:
+        return picture, ""
     labels = [n for n, feature in found.items() if isinstance(feature, features.ClassLabel)]
     caption = next(iter([*(name for name in CAPTIONS if name in found), *labels]), None)
     return picture, caption or column_of(where, list(found), CAPTIONS)

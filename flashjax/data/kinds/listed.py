@@ -26,11 +26,23 @@ class Wording:
     """What is learnt of captions: what stands for one that is missing, and which of several."""
 
     empty: str = REFUSE
-    several: Literal["first", "random"] = "first"
+    several: Literal["first", "random", "none"] = "first"
     seed: int = 0
+
+    @property
+    def unread(self) -> bool:
+        """Whether nothing is learnt of captions, and they may be missing."""
+        return self.several == "none"
+
+    @property
+    def refuses(self) -> bool:
+        """Whether a caption that is missing is an error."""
+        return self.empty == REFUSE and not self.unread
 
     def of(self, captions: Sequence[str], index: int) -> str:
         """The caption of sample `index`, of one or more; without any, what stands for it."""
+        if self.unread:
+            return ""
         if not captions:
             return self.empty
         if len(captions) == 1 or self.several == "first":
@@ -39,7 +51,7 @@ class Wording:
 
     def checked(self, captions: Sequence[str], index: int, where: str) -> str:
         """The same. InputError where none is there and none may stand for it."""
-        if not captions and self.empty == REFUSE:
+        if not captions and self.refuses:
             raise InputError(f"{where} has no caption: {ADVICE}")
         return self.of(captions, index)
 
@@ -88,13 +100,13 @@ class Listed:
 def captioned(name: str, entries: Sequence[Entry], wording: Wording) -> Listed:
     """Entries as samples, each with one caption. InputError for none, unless another stands in."""
     bare = [entry.where for entry in entries if not entry.captions]
-    if bare and wording.empty == REFUSE:
+    if bare and wording.refuses:
         raise InputError(
             f"{name}: {len(bare)} of {len(entries)} pictures have no caption ({first_of(bare)}): "
             f"{ADVICE}"
         )
     several = [entry.where for entry in entries if len(entry.captions) > 1]
-    if several:
+    if several and not wording.unread:
         way = "the first" if wording.several == "first" else "one at random"
         log.info(
             "%s: %d of %d pictures have several captions (%s): %s of each is learnt",

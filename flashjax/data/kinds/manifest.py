@@ -30,7 +30,8 @@ def open_manifest(address: Address, wording: Wording) -> Listed:
     if not rows:
         raise InputError(f"{address} holds no row: write one for each picture")
     columns = list(dict.fromkeys(str(key) for row in rows[:100] for key in row))
-    picture, caption = (column_of(f"{address}", columns, known) for known in (PICTURES, CAPTIONS))
+    picture = column_of(f"{address}", columns, PICTURES)
+    caption = "" if wording.unread else column_of(f"{address}", columns, CAPTIONS)
     folder, entries = address.parent, []
     for number, row in enumerate(rows, start=1):
         where = f"{address}: row {number}"

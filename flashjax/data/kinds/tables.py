@@ -57,7 +57,7 @@ def open_tables(name: str, files: Sequence[Address], wording: Wording) -> Listed
         if other.names != schema.names:
             raise InputError(f"{file} has other columns than {files[0]}: give each as a source")
     picture = _picture_column(name, schema)
-    caption, named = _caption_column(name, schema)
+    caption, named = ("", _as_it_is) if wording.unread else _caption_column(name, schema)
     entries = (_named_entries if _is_text(schema.field(picture).type) else _inner_entries)(
         groups, picture, caption, named
     )
@@ -124,10 +124,14 @@ def _named_entries(
 
 
 def _rows(groups: Sequence[Group], columns: Sequence[str]) -> Iterator[tuple[Group, tuple]]:
+    """Cells of these columns, row by row; of the column "", which is none, all are None."""
     for group in groups:
-        table = _read(group, columns)
-        cells = zip(*(table.column(column).to_pylist() for column in columns), strict=True)
-        yield from ((group, row) for row in cells)
+        table = _read(group, [column for column in columns if column])
+        cells = [
+            table.column(column).to_pylist() if column else [None] * group.rows
+            for column in columns
+        ]
+        yield from ((group, row) for row in zip(*cells, strict=True))
 
 
 def _picture_column(name: str, schema: pyarrow.Schema) -> str:
@@ -149,7 +153,11 @@ def _caption_column(name: str, schema: pyarrow.Schema) -> tuple[str, Names]:
         for column, feature in _features(schema).items():
             if feature.get("_type") == "ClassLabel" and feature.get("names"):
                 return column, functools.partial(_label, feature["names"])
-    return column_of(name, schema.names, CAPTIONS), lambda text: text
+    return column_of(name, schema.names, CAPTIONS), _as_it_is
+
+
+def _as_it_is(cell: Any) -> Any:
+    return cell
 
 
 def _label(names: Sequence[str], label: int | None) -> str | None:

@@ -12,14 +12,21 @@ import numpy as np
 from flashjax.convert.vit import read_clip_model
 from flashjax.evaluate.estimates import mean_of
 from flashjax.evaluate.judge import Figure, Needs
-from flashjax.evaluate.judges.features import Reference, check_count, check_pictures, references
+from flashjax.evaluate.judges.features import (
+    Reference,
+    check_count,
+    check_pictures,
+    check_said,
+    references,
+)
 from flashjax.evaluate.judges.figures import check_folder, figure, note
 from flashjax.evaluate.judges.towers import Towers
 from flashjax.evaluate.kernels import gaussian, mmd
 
 NEEDS = Needs(
     weights="a folder of transformers' CLIPModel (config.json, model.safetensors, tokenizer.json), "
-    "such as openai/clip-vit-large-patch14"
+    "such as openai/clip-vit-large-patch14",
+    said=True,
 )
 SIGMA, SCALE = 10.0, 1000.0  # of CMMD: the kernel's width, and what makes it easy to read
 NOTE = (
@@ -41,7 +48,8 @@ class ClipJudge:
         self.note = note(NOTE.format(**sizes), compared)
 
     def check(self, prompts: Sequence[str]) -> None:
-        """InputError for a single picture where CMMD is asked for."""
+        """InputError for an empty prompt, and for a single picture where CMMD is asked for."""
+        check_said(self.name, prompts)
         check_count(self.name, prompts, 2 if self._compared else 1)
 
     def judge(self, images: np.ndarray, prompts: Sequence[str]) -> tuple[Figure, ...]:

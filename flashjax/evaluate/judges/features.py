@@ -139,6 +139,16 @@ def check_pictures(images: np.ndarray, prompts: Sequence[str]) -> None:
         raise ValueError(f"{len(images)} pictures of {len(prompts)} prompts")
 
 
+def check_said(name: str, prompts: Sequence[str]) -> None:
+    """InputError for an empty prompt, by which no picture can be scored."""
+    empty = sum(not prompt.strip() for prompt in prompts)
+    if empty:
+        raise InputError(
+            f"the judge {name} scores pictures by their prompts, and {empty} of {len(prompts)} are "
+            f"empty: name other judges, as detail"
+        )
+
+
 def check_count(name: str, prompts: Sequence[str], least: int) -> None:
     """InputError for fewer prompts than a distance between sets needs pictures."""
     if len(prompts) < least:

@@ -11,14 +11,15 @@ import numpy as np
 from flashjax.convert.vit import read_clip_model
 from flashjax.evaluate.estimates import mean_of
 from flashjax.evaluate.judge import Figure, Needs
-from flashjax.evaluate.judges.features import check_pictures
+from flashjax.evaluate.judges.features import check_pictures, check_said
 from flashjax.evaluate.judges.figures import check_folder, figure, note
 from flashjax.evaluate.judges.towers import Towers
 from flashjax.types import InputError
 
 NEEDS = Needs(
     weights="the folder of PickScore, a CLIPModel (config.json, model.safetensors, and "
-    "tokenizer.json of CLIP ViT-H/14), such as yuvalkirstain/PickScore_v1"
+    "tokenizer.json of CLIP ViT-H/14), such as yuvalkirstain/PickScore_v1",
+    said=True,
 )
 NOTE = (
     "PickScore is the scaled cosine of picture and prompt by a CLIP ViT-H/14 that was trained on "
@@ -35,7 +36,8 @@ class PickJudge:
         self._towers, self.note = towers, note(NOTE)
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Any prompt can be judged."""
+        """InputError for an empty prompt; any other can be judged."""
+        check_said(self.name, prompts)
 
     def judge(self, images: np.ndarray, prompts: Sequence[str]) -> tuple[Figure, ...]:
         """PickScore as one figure."""

@@ -72,7 +72,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a caption asks for: (class, colour) of each digit, and as in Scene place and ground."""
+    """What a caption asks for: (class, colour) of each digit, and as in Scene place and ground.
+
+    Without digits it asks for nothing but a scene.
+    """
 
     digits: tuple[tuple[int, str], ...]
     place: str
@@ -97,8 +100,10 @@ def caption_of(scene: Scene, rng: np.random.Generator) -> str:
 def parse_caption(caption: str) -> Wanted:
     """What a caption asks for: the inverse of `caption_of` for every phrasing.
 
-    Raises InputError for words that are no caption of a scene.
+    An empty one asks for any scene. Raises InputError for words that are no caption of a scene.
     """
+    if not caption.strip():
+        return Wanted(digits=(), place="", background="")
     for pattern, place in _patterns():
         match = pattern.fullmatch(caption.strip())
         if match:

@@ -30,7 +30,8 @@ NEEDS = Needs(
 )
 NOTE = (
     "Alignment is the share of captions, in percent, of which every part is met, with one binomial "
-    "standard error; then each part on its own. The Fréchet distance is taken in the reader's "
+    "standard error; then each part on its own. A caption that asks for nothing is met by any "
+    "scene of one or two digits that can be read. The Fréchet distance is taken in the reader's "
     "feature space against real scenes: less is better. Precision is the share of pictures that "
     "lie among real scenes there, recall the share of real scenes that lie among the pictures "
     "({k} neighbours). The reader was itself judged: on "
@@ -64,7 +65,8 @@ class ReaderJudge:
         distance = frechet_distance(features, self._features)
         both = zip(("precision", "recall"), precision_recall(features, self._features), strict=True)
         near = [Figure(name, 100 * e.value, unit="%", decimals=1) for name, e in both]
-        return *figures_of(shares, distance, samples=len(images)), *near
+        parts = ATTRIBUTES if any(asked.digits for asked in wanted) else ()
+        return *figures_of(shares, distance, parts, samples=len(images)), *near
 
 
 def open_judge(weights: Path, real: np.ndarray | None) -> ReaderJudge:
@@ -74,14 +76,16 @@ def open_judge(weights: Path, real: np.ndarray | None) -> ReaderJudge:
     return ReaderJudge(weights, real)
 
 
-def figures_of(shares: dict[str, float], distance: float, *, samples: int) -> tuple[Figure, ...]:
+def figures_of(
+    shares: dict[str, float], distance: float, parts: Sequence[str] = ATTRIBUTES, *, samples: int
+) -> tuple[Figure, ...]:
     """Shares (0..1) of `samples` pictures in percent, the whole with one standard error."""
     whole = shares["whole"]
     error = 100 * math.sqrt(whole * (1 - whole) / samples)
     share = functools.partial(Figure, unit="%", decimals=1, heading="Alignment")
     return (
         share("whole", 100 * whole, error=error),
-        *(share(name, 100 * shares[name]) for name in ATTRIBUTES),
+        *(share(name, 100 * shares[name]) for name in parts),
         Figure("Fréchet", distance, better="less"),
     )
 

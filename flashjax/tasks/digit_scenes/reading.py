@@ -15,7 +15,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from flashjax.tasks.digit_scenes.alignment import Found, Reading, alignment
 from flashjax.tasks.digit_scenes.reader import CELLS, Reader, ReaderOutput
@@ -189,11 +189,13 @@ def _reading(output: ReaderOutput) -> Reading:
 
 def _found(output: ReaderOutput, row: int, column: int) -> Found:
     right, down = output.offset[row, column]
+    beliefs = softmax(output.value[row, column])
     return Found(
-        value=int(output.value[row, column].argmax()),
+        value=int(beliefs.argmax()),
         colour=COLOURS[output.colour[row, column].argmax()],
         x=float((column + 0.5 + right) * PIXELS),
         y=float((row + 0.5 + down) * PIXELS),
+        belief=float(beliefs.max()),
     )
 
 

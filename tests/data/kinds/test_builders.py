@@ -103,6 +103,12 @@ def test_pictures_and_captions_are_found_whatever_they_are(kind, home):
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.parametrize("kind", [*TEXTS, "labels"])
+def test_nothing_is_learnt_of_captions_that_nobody_reads(kind, home):
+    samples = open_kind(str(home / "tiny" / kind / "1.0.0"), Wording(several="none"))
+    assert captions_of(samples) == [""] * 3 and samples[2].image[0, 0, 0] == 2
+
+
 def test_pictures_may_be_arrays(home):
     samples = open_kind(str(home / "tiny" / "arrays" / "1.0.0"), Wording())
     np.testing.assert_array_equal(samples[2].image, np.full((8, 6, 3), 2))

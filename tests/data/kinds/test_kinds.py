@@ -212,6 +212,33 @@ def test_of_several_captions_one_is_learnt(folder, caplog):
     assert drawn[3] == captions_of(open_kind(str(folder), Wording("refuse", "random", 3)))
 
 
+@pytest.mark.parametrize("kind", ["folder", "csv", "jsonl", "inside", "beside", "tar", "told"])
+def test_pictures_learnt_alone_need_no_captions_wherever_they_lie(kind, folder, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    pictures = [picture(number) for number in range(3)]
+    source = {"folder": folder, "told": folder, "tar": tmp_path / "0.tar"}.get(kind)
+    if kind == "tar":
+        write_tar(source, {f"{n}.png": content for n, content in enumerate(pictures)})
+    elif source is None:
+        source = folder / {"csv": "a.csv", "jsonl": "a.jsonl"}.get(kind, "a.parquet")
+        rows = [{"path": name, "label": n} for n, name in enumerate(NAMES)]
+        if kind == "csv":
+            source.write_text("path,label\n" + "".join(f"{r['path']},{r['label']}\n" for r in rows))
+        elif kind == "jsonl":
+            source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            columns = {"image": pictures} if kind == "inside" else {"path": list(NAMES)}
+            pyarrow.parquet.write_table(pyarrow.table(columns), source)
+    for name in NAMES if kind == "folder" else ():
+        (folder / name).with_suffix(".txt").unlink()
+    samples = open_kind(str(source), Wording(several="none"))
+    assert captions_of(samples) == [""] * 3 and "is learnt" not in caplog.text
+    assert {samples[n].image[0, 0, 0] for n in range(3)} == {0, 1, 2}
+    if kind != "told":
+        with pytest.raises(InputError, match=r"no caption|no column text"):
+            open_kind(str(source), Wording())
+
+
 def test_what_is_left_out_of_a_folder_is_said(folder, caplog):
     (folder / "old.gif").write_bytes(b"")
     (folder / "d.txt").write_text("a caption without its picture")

@@ -42,6 +42,8 @@ def test_figures_are_transformers(clip_folder, pictures, tmp_path):
     images, real, teacher = pictures(5), pictures(7, seed=1), pictures(6, seed=2)
     judge = open_clip(folder, real, teacher=teacher, cache=tmp_path)
     judge.check(PROMPTS)
+    with pytest.raises(InputError, match=r"clip scores .*, and 1 of 2 are empty"):
+        judge.check(["", "red"])
     score, cmmd, from_teacher = judge.judge(images, PROMPTS)
     seen, read = transformers_features(folder, images, PROMPTS)
     assert score.name == "CLIP score" and score.better == "more"

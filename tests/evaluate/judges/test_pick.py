@@ -27,6 +27,8 @@ def test_it_is_the_logit_of_every_picture_and_its_prompt(clip_folder, pictures):
         ).logits_per_image
     judge = open_pick(folder)
     judge.check(PROMPTS)
+    with pytest.raises(InputError, match=r"pick scores .*, and 1 of 2 are empty"):
+        judge.check(["red", " "])
     (figure,) = judge.judge(images, PROMPTS)
     expected = np.diag(logits.numpy())
     assert figure.value == pytest.approx(expected.mean(), abs=1e-4)

@@ -46,6 +46,18 @@ def test_each_fault_is_charged_to_its_attribute(digits, background, expected):
     assert missed(Reading(digits, background)) == expected
 
 
+@pytest.mark.parametrize(
+    ("beliefs", "is_met"),
+    [((), False), ((0.5,), True), ((0.49,), False), ((0.9, 0.3), False), ((0.9,) * 3, False)],
+)
+def test_a_caption_that_asks_for_nothing_is_met_by_one_or_two_digits_that_can_be_read(
+    beliefs, is_met
+):
+    digits = tuple(Found(7, "red", *LEFT, belief) for belief in beliefs)
+    found = judge(Reading(digits, "white"), parse_caption(" "))
+    assert set(found.values()) == {is_met} and set(found) == set(ATTRIBUTES)
+
+
 def test_shares_count_pictures():
     wrong_ground = Reading(GOOD.digits, "black")
     assert alignment([GOOD, wrong_ground, GOOD, Reading((), "white")], [PAIR] * 4) == {

@@ -41,6 +41,18 @@ def test_real_scenes_are_judged_to_be_what_their_captions_say():
     assert "4,000 real validation scenes" in judge.note and "value 9" in judge.note
 
 
+def test_captions_that_ask_for_nothing_are_met_by_scenes_that_can_be_read():
+    unseen = halves(TASK.unseen(48, 3), 24, side=TASK.side)
+    judge = open_judge(WEIGHTS, unseen.others)
+    figures = {figure.name: figure for figure in judge.judge(unseen.images, [""] * 24)}
+    assert figures["whole"].value >= 90 and "colour" not in figures
+    blended = (unseen.images.astype(int) + np.roll(unseen.images, 1, 0)).astype(int) // 2
+    blurred = judge.judge(blended.astype(np.uint8), [""] * 24)
+    assert blurred[0].value < 60
+    empty = np.full_like(unseen.images, 128)
+    assert judge.judge(empty, [""] * 24)[0].value == 0
+
+
 def test_prompts_of_another_world_are_refused_before_anything_is_drawn():
     judge = open_judge(WEIGHTS, images_of(TASK.unseen(4, 0)))
     judge.check(captions_of(TASK.unseen(4, 0)))
