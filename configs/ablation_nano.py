@@ -3,7 +3,8 @@
 flashjax ablate --config configs/ablation_nano.py --workdir runs/ablation --jobs 14
 
 In minutes on a GPU of a machine of 16 cores; of two cores alone a cell takes a quarter of an hour.
-`:short` behind the file's name matches a third as long, `:smoke` is all of it in a minute.
+Behind the file's name `:short` matches a third as long, `:blank` and `:blank_short` are of pictures
+without captions, and `:smoke` is all of it in a minute.
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ from flashjax.config import load
 from flashjax.types import InputError
 
 RATE = 1e-4  # of the student: at nano's 3e-5 a hundred steps change it less than its error
+SUBSTEPS = 16  # of the teacher over all steps of a student that is guided
 
 
 def get_config(variant: str = "full") -> ConfigDict:
@@ -46,8 +48,13 @@ def get_config(variant: str = "full") -> ConfigDict:
             renoise_grid=arm(level="grid"),
             interval=interval(),
             tdm=interval(interval_target="sample"),
-            # the control, as many steps of what `guide` does;
-            regress=arm(matching_weight=0.0, adversarial_weight=0.0, trajectory_weight=1.0),
+            # the control, as many steps of what `guide` does, and with as many of the teacher;
+            regress=arm(
+                matching_weight=0.0,
+                adversarial_weight=0.0,
+                trajectory_weight=1.0,
+                anchor_substeps=SUBSTEPS,
+            ),
             # one thing each that is not the default: the losses,
             no_heads=arm(adversarial_weight=0.0),
             strong_heads=arm(adversarial_weight=0.3),
@@ -56,6 +63,7 @@ def get_config(variant: str = "full") -> ConfigDict:
             features=arm(feature_weight=1.0),
             drawn_guidance=arm(guidance_spread=2.0),
             no_trajectory=arm(trajectory_weight=0.0),
+            fine_anchor=arm(anchor_substeps=SUBSTEPS),
             keep_t5=arm(drop_t5=0.0),
             # the last sample alone is matched, back through all steps but the first (DP-DMD);
             through=arm(through=True),
@@ -71,6 +79,8 @@ def get_config(variant: str = "full") -> ConfigDict:
             # and, for the record, a fake score that learns no score.
             fake_on_lines=arm(eta=0.0, level="any", last="share", fake_eta=0.0),
         ),
+        teacher_substeps=SUBSTEPS,
+        anchor_substeps=4,  # the term is an anchor, and a coarse teacher costs a quarter
         trajectory=(0.1, 0.0),
         pull=(0.02, 0.0),
         splits=dict(
@@ -109,7 +119,7 @@ def get_config(variant: str = "full") -> ConfigDict:
 
 def arm(**changes: Any) -> dict[str, Any]:
     """Changes of match, or of match.match, to the arm of DMD2."""
-    steps = ("student_optimiser", "warmup_steps", "critic_updates")
+    steps = ("student_optimiser", "warmup_steps", "critic_updates", "anchor_substeps")
     match = {key: value for key, value in changes.items() if key not in steps}
     rest = {key: value for key, value in changes.items() if key in steps}
     return dict(match=dict(eta=1.0, level="uniform", last="renoise") | match, **rest)
@@ -139,10 +149,26 @@ def smoke(config: ConfigDict) -> ConfigDict:
     arms, splits = grid.arms.to_dict(), grid.splits.to_dict()
     del grid.arms, grid.splits
     grid.update(steps=(2,), seeds=(0,), trajectory=(0.1,), pull=(0.02,), tuned=4, shown=2)
-    grid.update(teacher_substeps=2, first=(), later=(), halving=())
+    grid.update(teacher_substeps=2, anchor_substeps=2, first=(), later=(), halving=())
     grid.arms = {"renoise": arms["renoise"]}
     grid.splits = {name: splits[name] for name in ("pair",)}
     return config
 
 
-VARIANTS = {"full": lambda config: config, "short": short, "smoke": smoke}
+def blank(config: ConfigDict) -> ConfigDict:
+    """Pictures without captions: the noise alone decides what is drawn, and regression blurs."""
+    config.data.captions = "none"
+    for stage in (config.guide.guide, config.match.match, config.evaluate):
+        stage.guidance_scale = 1.0  # nothing is said that could guide
+    config.ablate.update(steps=(1, 2), anchor_substeps=SUBSTEPS)
+    config.report.title = "Arms of distribution matching on nano without captions"
+    return config
+
+
+VARIANTS = {
+    "full": lambda config: config,
+    "short": short,
+    "blank": blank,
+    "blank_short": lambda config: blank(short(config)),
+    "smoke": smoke,
+}

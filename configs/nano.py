@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
         validation=1_500,
         empty_caption="refuse",
         draw=dict(steps=0, guidance_scale=4.0, batch_size=32),  # for prompts without pictures
-        captions="first",  # of several of one picture; or "random"
+        captions="first",  # of several of one picture; or "random", or "none" are learnt
         size=0,  # the model's own
         crop="centre",
         upscale=1.25,

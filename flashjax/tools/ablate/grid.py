@@ -12,6 +12,7 @@ from flashjax import config as configs
 from flashjax.flow.schedule import steps_in_range
 from flashjax.types import Count, Decay, InputError, Range, Seed, Share, Weight, Whole
 
+ANCHOR = "anchor_substeps"  # what an arm may have of its own, beside changes of `match`
 Timestep = Annotated[float, Range(0, 1000)]
 
 
@@ -42,6 +43,7 @@ class AblateConfig:
     later: tuple[str, ...] = ()  # arms of the levels after a step's: one step has none of them
     halving: tuple[str, ...] = ()  # arms that draw in half as many steps, too: from four steps on
     teacher_substeps: Count = 16  # of the teacher over all steps of the student, for its guidance
+    anchor_substeps: Count = 4  # and for the trajectory term of an arm that has none of its own
     tuned: Count = 100  # held-out captions that the weights of branches are chosen on
     shown: Whole = 8  # pictures of each row in the page
 
@@ -84,6 +86,10 @@ def read_grid(config: ConfigDict) -> AblateConfig:
             if name not in grid.arms:
                 known = ", ".join(grid.arms)
                 raise InputError(f"ablate.{key} has {name!r}: choose of the arms {known}")
+    for name, arm in grid.arms.items():
+        substeps = _plain(arm).get(ANCHOR, 1)
+        if type(substeps) is not int or substeps < 1:
+            raise InputError(f"ablate.arms.{name}.{ANCHOR} is {substeps!r}: give 1 or more")
     for name, split in grid.splits.items():
         for weights in split.weights:
             if weights.keys() != split.branches.keys() or abs(sum(weights.values()) - 1) > 1e-6:
@@ -158,11 +164,11 @@ def configured(config: ConfigDict, grid: AblateConfig, cell: Cell) -> ConfigDict
     """The config of a cell: the recipe, with what the cell changes."""
     found = ConfigDict(copy.deepcopy(config.to_dict())).unlock()
     found.seed, found.student.steps = cell.seed, cell.steps
-    substeps = max(1, grid.teacher_substeps // cell.steps)
-    found.guide.guide.substeps = substeps
-    terms: dict[str, Any] = dict(halved=0.0, trajectory_substeps=max(1, substeps // 4))
+    found.guide.guide.substeps = max(1, grid.teacher_substeps // cell.steps)
+    arm = dict(_plain(grid.arms[cell.arm])) if cell.arm else {}
+    anchor = arm.pop(ANCHOR, grid.anchor_substeps)
+    terms: dict[str, Any] = dict(halved=0.0, trajectory_substeps=max(1, anchor // cell.steps))
     terms |= dict(trajectory_weight=cell.trajectory, fake_pull=cell.pull)
-    arm = _plain(grid.arms[cell.arm]) if cell.arm else {}
     recipe = _merged(found.match.to_dict(), {"match": terms})
     found.match = ConfigDict(_merged(recipe, arm))
     if cell.split:

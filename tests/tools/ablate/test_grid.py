@@ -91,6 +91,24 @@ def test_a_cell_changes_its_arm_and_its_terms_alone(config, grid):
     assert config.seed == 0 and config.student.steps == 4
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_control_learns_of_as_fine_a_teacher_as_the_student_that_it_goes_on_from(
+    config, grid, steps
+):
+    control = configured(config, grid, Cell(steps, "regress", 0.1, 0.02))
+    assert control.match.match.trajectory_substeps == control.guide.guide.substeps == 16 // steps
+    others = configured(config, grid, Cell(steps, "renoise", 0.1, 0.02))
+    assert others.match.match.trajectory_substeps == 4 // steps
+    assert "anchor_substeps" not in control.match
+
+
+def test_without_captions_nothing_guides():
+    found = configs.load(f"{FILE}:blank_short")
+    assert found.data.captions == "none" and found.match.job.steps == 120
+    scales = found.guide.guide, found.match.match, found.evaluate
+    assert {section.guidance_scale for section in scales} == {1.0}
+
+
 @pytest.mark.parametrize(("arm", "told"), [("halved", False), ("told", True)])
 def test_an_arm_that_halves_does_so_where_others_do_not(config, grid, arm, told):
     match = configured(config, grid, Cell(4, arm, 0.1, 0.02)).match.match
@@ -109,6 +127,7 @@ WRONG = {
     "ablate.split_from=nobody": "ablate.split_from has 'nobody': choose of the arms",
     "ablate.first=nobody": "ablate.first has 'nobody'",
     "ablate.halving=nobody": "ablate.halving has 'nobody'",
+    "ablate.arms.regress.anchor_substeps=0": "arms.regress.anchor_substeps is 0: give 1 or more",
     "ablate.arms.renoise.match.eta=2.0": "ablate.arms.renoise: match.match.eta=2.0: give",
 }
 
