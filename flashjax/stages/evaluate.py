@@ -152,6 +152,8 @@ def gather(
     pictures = [read_array(place / SHOWN) for place in places]
     shown = len(pictures[0])
     if unseen.images is not None and prompts[: len(unseen.captions)] == unseen.captions:
+        shown = min(shown, len(unseen.captions))  # what is drawn twice is there once
+        pictures = [rows[:shown] for rows in pictures]
         real = {"name": "real pictures", "group": "Reference", "note": "unseen"}
         rows.insert(0, real | measure(judges, unseen.images, unseen.captions))
         pictures.insert(0, unseen.images[:shown])

@@ -16,7 +16,10 @@ from flashjax.types import InputError
 PICTURES = ("file_name", "image", "path", "filename", "image_path", "file", "img")
 CAPTIONS = ("text", "caption", "prompt", "captions")  # how columns are called, and fields
 
-ADVICE = "write it, or set data.empty_caption to the text that stands for it"
+ADVICE = (
+    "write it, set data.empty_caption to the text that stands for it, or data.captions=none to "
+    "learn pictures alone"
+)
 
 log = logging.getLogger(__name__)
 
