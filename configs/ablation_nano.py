@@ -64,6 +64,8 @@ def get_config(variant: str = "full") -> ConfigDict:
             drawn_guidance=arm(guidance_spread=2.0),
             no_trajectory=arm(trajectory_weight=0.0),
             fine_anchor=arm(anchor_substeps=SUBSTEPS),
+            # levels as a teacher of shift 3 numbers them (SenseFlow), with more noise;
+            shifted=arm(renoise_shift=3.0),
             keep_t5=arm(drop_t5=0.0),
             # the last sample alone is matched, back through all steps but the first (DP-DMD);
             through=arm(through=True),

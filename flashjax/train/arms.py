@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flashjax.flow import path
-from flashjax.flow.schedule import SigmaDensity, draw_sigma
+from flashjax.flow.schedule import SigmaDensity, draw_sigma, shift_sigma
 from flashjax.losses.distribution_matching import matching_gradient
 from flashjax.train.rollout import StudentStep
 from flashjax.types import Count, InputError, Positive, Share, Weight, code_of
@@ -55,6 +55,7 @@ class MatchConfig:
     heads_reach: Weight = 0.0  # weight of the heads' gradient in the fake score
     floor: Positive = 0.1  # of the normaliser of the matching gradient
     renoise: tuple[Share, Share] = (0.02, 0.98)  # lowest and highest level that is drawn
+    renoise_shift: Positive = 1.0  # of levels that are drawn uniformly, towards noise: SD3.5's is 3
     parts: Count = 1  # of a batch, differentiated one after the other
     gradient: str = ""  # package.module:name of your own `matching_gradient`; "" is DMD's
 
@@ -110,6 +111,7 @@ def matching_point(
     low, high = config.renoise
     share = jax.random.uniform(level_key, x0.shape[:1])
     uniform = jax.random.uniform(uniform_key, x0.shape[:1], minval=low, maxval=high)
+    uniform = jnp.minimum(shift_sigma(uniform, config.renoise_shift), high)
     later = jnp.minimum(index + 1 + (share * (steps - 1 - index)).astype(jnp.int32), steps - 1)
     levels = {
         "any": lambda: sigmas[later],

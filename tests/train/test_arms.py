@@ -96,6 +96,16 @@ def test_a_student_of_one_step_has_its_point(world, line, last):
         assert abs(np.corrcoef(noise_of(point, x0, sigma).ravel(), noise.ravel())[0, 1]) < 0.05
 
 
+@pytest.mark.parametrize("index", [0, 3])
+def test_levels_that_are_shifted_have_the_teachers_spacing(world, line, index):
+    """Uniform in the timesteps of a teacher of shift 3, as its own sampler numbers them."""
+    arm = {"level": "uniform", "eta": 1.0}
+    _, _, _, plain = drawn(world, line, index, **arm)
+    _, _, _, sigma = drawn(world, line, index, **arm, renoise_shift=3.0)
+    np.testing.assert_allclose(sigma, np.minimum(3 * plain / (1 + 2 * plain), 0.98), rtol=1e-5)
+    assert 0.05 < sigma.min() < 0.2 and np.median(sigma) == pytest.approx(0.75, abs=0.03)
+
+
 @pytest.mark.parametrize("eta", [0.25, 0.9])
 def test_the_dial_mixes_both_noises_on_a_quarter_circle(world, line, eta):
     x0, noise, point, sigma = drawn(world, line, 1, eta=eta)
