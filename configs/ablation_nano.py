@@ -66,6 +66,7 @@ def get_config(variant: str = "full") -> ConfigDict:
             fine_anchor=arm(anchor_substeps=SUBSTEPS),
             # levels as a teacher of shift 3 numbers them (SenseFlow), with more noise;
             shifted=arm(renoise_shift=3.0),
+            share_shifted=arm(eta=0.0, level="any", renoise_shift=3.0),
             keep_t5=arm(drop_t5=0.0),
             # the last sample alone is matched, back through all steps but the first (DP-DMD);
             through=arm(through=True),
@@ -111,7 +112,7 @@ def get_config(variant: str = "full") -> ConfigDict:
             "strong_heads",
             "no_trajectory",
         ),
-        later=("share_any", "share_next", "line", "dial", "through"),
+        later=("share_any", "share_shifted", "share_next", "line", "dial", "through"),
         halving=("halved", "told"),
     )
     if variant not in VARIANTS:
