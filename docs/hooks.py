@@ -85,6 +85,7 @@ def arms(steps: int, table: str) -> Iterator[str]:
         if found["steps"] != steps:
             continue
         name = found["arm"] or "guided alone"
+        name += ", no anchor" if found["trajectory"] == 0 and name != "no_trajectory" else ""
         name += f", then {found['split']}" if found["split"] else ""
         cells = {key: (value["mean"], value["half"]) for key, value in found["values"].items()}
         number = max((value["seeds"] for value in found["values"].values()), default=0)
