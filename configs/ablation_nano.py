@@ -66,6 +66,7 @@ def get_config(variant: str = "full") -> ConfigDict:
             fine_anchor=arm(anchor_substeps=SUBSTEPS),
             # levels as a teacher of shift 3 numbers them (SenseFlow), with more noise;
             shifted=arm(renoise_shift=3.0),
+            shifted_heads=arm(renoise_shift=3.0, adversarial_weight=0.3),
             share_shifted=arm(eta=0.0, level="any", renoise_shift=3.0),
             keep_t5=arm(drop_t5=0.0),
             # the last sample alone is matched, back through all steps but the first (DP-DMD);

@@ -83,7 +83,7 @@ def get_config(variants: str = "") -> ConfigDict:
             guidance_spread=0.0,  # 3 around 5 is that of [3]
             level="any",  # later one of the grid [1]; or next, grid, uniform [2], line
             last="renoise",  # or share [5]
-            renoise_shift=1.0,  # of those levels; 3 numbers them as the teacher does [3]
+            renoise_shift=1.0,  # of its levels; 3 numbers them as the teacher does [3]
             density=dict(mean=0.0, std=1.0, shift=3.0),  # logit-normal, shifted [3]
             shared_share=0.25,  # of the fake score's samples are at the shared levels [5]
             adversarial_weight=5e-3,  # [2], [4]
