@@ -63,7 +63,8 @@ def _open_pictures(
     _say_unused(folder, files, {*pictures, *captions.values()})
     entries = []
     for name, text in captions.items():
-        words = " ".join(folder.within(text).read_text().split()) if text else ""
+        read = text and not wording.unread
+        words = " ".join(folder.within(text).read_text().split()) if read else ""
         file = folder.within(name)
         entries.append(Entry(name, (words,) if words else (), file.open, str(files[name])))
     return captioned(str(folder), entries, wording)

@@ -41,13 +41,13 @@ def is_tars(source: str) -> bool:
 
 def open_tars(name: str, shards: Sequence[Address], wording: Wording) -> Listed:
     """The samples of all shards, which are indexed once and never unpacked. InputError for none."""
-    entries = [entry for shard in shards for entry in _entries(shard)]
+    entries = [entry for shard in shards for entry in _entries(shard, wording)]
     if not entries:
         raise InputError(f"{name}: no shard holds a picture of {', '.join(SUFFIXES)}")
     return captioned(name, entries, wording)
 
 
-def _entries(shard: Address) -> list[Entry]:
+def _entries(shard: Address, wording: Wording) -> list[Entry]:
     """One entry for each sample with a picture, in the shard's order."""
     entries, bare = [], []
     with shard.open() as file:
@@ -58,7 +58,8 @@ def _entries(shard: Address) -> list[Entry]:
                 bare.append(f"{where} has {' '.join(found)}")
                 continue
             opener = functools.partial(open_part, shard, picture.offset_data, picture.size)
-            entries.append(Entry(where, _captions(file, found, where), opener, str(picture.size)))
+            captions = () if wording.unread else _captions(file, found, where)
+            entries.append(Entry(where, captions, opener, str(picture.size)))
     if bare:
         log.warning("%s: %d samples have no picture (%s)", shard, len(bare), first_of(bare))
     return entries

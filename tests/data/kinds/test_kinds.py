@@ -212,13 +212,21 @@ def test_of_several_captions_one_is_learnt(folder, caplog):
     assert drawn[3] == captions_of(open_kind(str(folder), Wording("refuse", "random", 3)))
 
 
-@pytest.mark.parametrize("kind", ["folder", "csv", "jsonl", "inside", "beside", "tar", "told"])
+@pytest.mark.parametrize(
+    "kind", ["folder", "csv", "jsonl", "inside", "beside", "tar", "told", "told_tar"]
+)
 def test_pictures_learnt_alone_need_no_captions_wherever_they_lie(kind, folder, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     pictures = [picture(number) for number in range(3)]
     source = {"folder": folder, "told": folder, "tar": tmp_path / "0.tar"}.get(kind)
     if kind == "tar":
         write_tar(source, {f"{n}.png": content for n, content in enumerate(pictures)})
+    elif kind == "told":  # in no way that could be read
+        (folder / NAMES[0]).with_suffix(".txt").write_bytes(b"\xff\xfe")
+    elif kind == "told_tar":
+        source = tmp_path / "1.0.tar"
+        files = {f"{n}.png": content for n, content in enumerate(pictures)}
+        write_tar(source, dict(sorted((files | {"1.json": b'{"caption": 7}'}).items())))
     elif source is None:
         source = folder / {"csv": "a.csv", "jsonl": "a.jsonl"}.get(kind, "a.parquet")
         rows = [{"path": name, "label": n} for n, name in enumerate(NAMES)]
@@ -234,9 +242,8 @@ def test_pictures_learnt_alone_need_no_captions_wherever_they_lie(kind, folder, 
     samples = open_kind(str(source), Wording(several="none"))
     assert captions_of(samples) == [""] * 3 and "is learnt" not in caplog.text
     assert {samples[n].image[0, 0, 0] for n in range(3)} == {0, 1, 2}
-    if kind != "told":
-        with pytest.raises(InputError, match=r"no caption|no column text"):
-            open_kind(str(source), Wording())
+    with pytest.raises(InputError, match=r"no caption|no column text|no UTF-8|is 7, no text"):
+        open_kind(str(source), Wording())
 
 
 def test_what_is_left_out_of_a_folder_is_said(folder, caplog):
