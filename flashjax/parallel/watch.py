@@ -156,8 +156,9 @@ def said_of(folder: Path, at: str) -> str:
     """One line on a hang: what every process was at, and where their stacks are."""
     reached: dict[str, list[str]] = {}
     for note in sorted(folder.glob("heartbeat-*.json"), key=lambda path: (len(path.name), path)):
-        number = note.stem.removeprefix("heartbeat-")
-        reached.setdefault(json.loads(note.read_text())["at"], []).append(number)
+        with contextlib.suppress(FileNotFoundError):  # that process has ended its work
+            at_there = json.loads(note.read_text())["at"]
+            reached.setdefault(at_there, []).append(note.stem.removeprefix("heartbeat-"))
     places = "; ".join(f"{at}: process {', '.join(who)}" for at, who in sorted(reached.items()))
     return f"{at} ({places}); stacks of all: {folder}/stacks-*.txt"
 

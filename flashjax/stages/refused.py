@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from flashjax.stages.contents import files_below
 from flashjax.types import InputError
 
 RECORD, LOCK = "stage.json", ".lock"
@@ -34,9 +35,9 @@ def withdrawn_record(folder: Path) -> Iterator[None]:
     """The same of a stage's record, unless the stage has written anything else."""
 
     def others() -> list[Path]:
-        files = (path for path in folder.rglob("*") if path.is_file())
         signs = folder / STAGE
         left_out = (RECORD, LOCK)
+        files = files_below(folder)
         return [p for p in files if p.name not in left_out and not p.is_relative_to(signs)]
 
     began, new = time.time(), not (folder / RECORD).exists() and not others()

@@ -30,6 +30,7 @@ from flashjax.stages.contents import (
     UNFINISHED,
     check_contents,
     contents,
+    files_below,
     sweep,
 )
 from flashjax.stages.identity import Change, changes, code_named, forbidden, told
@@ -97,11 +98,12 @@ def run_stage(
     with (
         signals.saving(lambda: saved_of(folder)),
         at_work(folder, record) if first else nullcontext(),
-        nullcontext() if alone else watched(folder / STAGE, f"{name} begins"),
     ):
-        results = body(folder) if first or not alone else {}
-        record |= {"contents": contents(folder)} if first else {}
-        record |= {"status": "done", "results": results}
+        meet(f"{name} may begin")  # the folder is held, and swept: nothing of others is in it
+        with nullcontext() if alone else watched(folder / STAGE, f"{name} begins"):
+            results = body(folder) if first or not alone else {}
+            record |= {"contents": contents(folder)} if first else {}
+            record |= {"status": "done", "results": results}
     meet(f"{name} is written")
     mirror.note()
     log.info("%s done in %.0f s", name, record["seconds"])
@@ -213,7 +215,7 @@ def _found(folder: Path) -> tuple[dict[str, Any] | None, bool]:
 
 def stage_folders(workdir: Path) -> list[Path]:
     """The folders of stages below a workdir. InputError where there is none."""
-    found = sorted(path.parent for path in workdir.rglob("stage.json"))
+    found = sorted(path.parent for path in files_below(workdir) if path.name == "stage.json")
     if not found:
         raise InputError(f"{workdir} holds no stage: give the --workdir of a run")
     return found
@@ -224,7 +226,7 @@ def came_to_nothing(folder: Path) -> bool:
     record = read_stage(folder)
     if record is not None and record["status"] == "done":
         return False
-    return all(_is_trace(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return all(_is_trace(path.relative_to(folder)) for path in files_below(folder))
 
 
 def _is_trace(path: Path) -> bool:

@@ -17,12 +17,21 @@ import os, sys, time
 from pathlib import Path
 from flashjax.parallel import signals, watch
 from flashjax.parallel.hosts import initialise, is_first, meet
-from flashjax.stages.stage import run_stage
+from flashjax.stages import stage
 signals.listen("flashjax toy")
 initialise(os.environ)
 watch.STALL_SECONDS, watch.LEAVE_SECONDS = 5.0, 2.0
+sweep = stage.sweep
+
+def slow_sweep(folder):
+    time.sleep(1.0)
+    sweep(folder)
+    (folder / "swept").touch()
+
+stage.sweep = slow_sweep
 
 def body(folder):
+    assert (folder / "swept").exists()  # drafts of this job would be swept with those of another
     meet("the cache is planned")
     for shard in range(4):
         watch.alive(f"shard {shard}")
@@ -33,7 +42,7 @@ def body(folder):
     meet("all shards are there")
     return {"shards": 4}
 
-print(run_stage("toy", {}, Path(sys.argv[1]), body, inputs={}, seed=0), flush=True)
+print(stage.run_stage("toy", {}, Path(sys.argv[1]), body, inputs={}, seed=0), flush=True)
 """
 
 
