@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import grain
 import jax
 import numpy as np
+from grain.experimental import WindowShuffleMapDataset
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flashjax import trees
@@ -52,10 +53,15 @@ class Position(Protocol):
     def set_state(self, state: dict[str, Any]) -> None: ...
 
 
+WINDOW = 256  # batches of several buckets that are shuffled among themselves
+
+
 class Batches:
     """An endless iterator of batches of `Rows`; `get_state` and `set_state` are its position.
 
-    A batch is of one of `buckets`, each of which comes as often as it has samples.
+    A batch is of one of `buckets`, each of which comes as often as it has samples, and when cannot
+    be told: the student takes every sixth batch, say, and the critic the others, and in a regular
+    order some buckets would always be the one's, and some the other's.
     """
 
     def __init__(self, *buckets: Any, batch_size: int, seed: int) -> None:
@@ -69,7 +75,10 @@ class Batches:
             .map(functools.partial(_in_bucket, which))
             for which, number in enumerate(numbers)
         ]
-        order = grain.MapDataset.mix(orders, numbers) if len(orders) > 1 else orders[0]
+        order = orders[0]
+        if len(orders) > 1:
+            mixed = grain.MapDataset.mix(orders, numbers)
+            order = WindowShuffleMapDataset(mixed, window_size=WINDOW, seed=seed)
         # The indices are all that grain reads: no threads needed, and nothing is read ahead.
         self._indices = iter(order.to_iter_dataset(grain.ReadOptions(num_threads=0)))
         self._chosen: Chosen = []

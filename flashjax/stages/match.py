@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -25,7 +26,8 @@ from flashjax.stages.training import descent_of, rate_of
 from flashjax.train.average import AverageConfig
 from flashjax.train.match import MatchConfig, make_critic_step, make_student_step
 from flashjax.train.optim import restarted
-from flashjax.train.speed import Rate
+from flashjax.train.probe import UNPROBED
+from flashjax.train.speed import Pace, Rate
 from flashjax.train.state import Frozen, Learner, MatchState
 from flashjax.types import Batch, InputError, Metrics, Params
 
@@ -83,11 +85,13 @@ def matched(config: ConfigDict, workdir: Path, setting: Setting) -> Method:
     )
     alone, every = alone_of(config), config.match.get("probe_steps", 0)
     advance = alternate(student_step, critic_step, alone=alone)
-    steps = len(setting.sigmas) - 1
+    if every:
+        steps = len(setting.sigmas) - 1
+        advance = probed(advance, make_probing(config, setting), every=every, steps=steps)
     return Method(
         abstract=abstract_on(abstract, shardings),
         begin=begin,
-        advance=probed(advance, make_probing(config, setting), every=every, steps=steps),
+        advance=advance,
         steps=(critic_step, student_step),
         average=lambda state: told(state.student.ema, halved=False),
         draws=config.match.critic_updates + 1,
@@ -109,13 +113,20 @@ def alone_of(config: ConfigDict) -> int:
 
 def rates_of(config: ConfigDict, section: str) -> dict[str, Rate]:
     """The learning rates of the student and its critic, of a job of `match` or `split`."""
-    steps, updates = config[section].job.steps, config.match.critic_updates
-    critic = {
-        name: rate_of(config, f"{section}.{name}_optimiser", steps * updates, updates)
+    alone = alone_of(config) if section == "match" else 0
+    updates, (student, critic) = config.match.critic_updates, updates_of(config, section)
+    rates = {
+        name: rate_of(config, f"{section}.{name}_optimiser", critic, Pace(updates, alone, 1))
         for name in ("fake", "heads")
     }
-    student = steps - alone_of(config) if section == "match" else steps
-    return {"student": rate_of(config, f"{section}.student_optimiser", student)} | critic
+    paced = Pace(1, alone, -1)
+    return {"student": rate_of(config, f"{section}.student_optimiser", student, paced)} | rates
+
+
+def updates_of(config: ConfigDict, section: str) -> tuple[int, int]:
+    """All updates of the student and of its critic, which has the first steps for itself."""
+    steps, alone = config[section].job.steps, alone_of(config) if section == "match" else 0
+    return steps - alone, steps * config.match.critic_updates + alone
 
 
 def prompts_of(config: ConfigDict) -> str:
@@ -146,7 +157,24 @@ def matching_of(config: ConfigDict, section: str) -> MatchConfig:
         raise InputError(
             "match.match.through=True goes through all steps: it has no branches to split"
         )
+    if match.through and config.match.get("probe_steps", 0):
+        raise InputError(f"match.probe_steps={config.match.probe_steps}: {UNPROBED}; set it to 0")
     return match
+
+
+def check_levels(match: MatchConfig, sigmas: np.ndarray) -> None:
+    """InputError where scores would be compared beyond the step whose sample they judge."""
+    low, high = match.renoise
+    if match.level == "interval" and len(sigmas) > 2 and high <= sigmas[1]:
+        raise InputError(
+            f"match.match.renoise={match.renoise}: the student's grid goes to {sigmas[1]:.4g} in "
+            f"its first step, and its interval ends at {high}: set renoise=({low},X), X above that"
+        )
+    if match.level == "line" and low >= sigmas[-2]:
+        raise InputError(
+            f"match.match.renoise={match.renoise}: the last step of the student begins at "
+            f"{sigmas[-2]:.4g}, and its line at {low}: set renoise=(X,{high}), X below that"
+        )
 
 
 def prompts_input(config: ConfigDict) -> dict[str, Path]:
@@ -163,11 +191,9 @@ def make_steps(
     The losses are those of the `match` section; lengths, rates and averages come from `section`.
     `init` may be given a `critic`, to go on with instead.
     """
-    steps = config[section].job.steps
     match = matching_of(config, section)
     average = configs.section(config, f"{section}.average", AverageConfig)
-    critic_steps = steps * config.match.critic_updates
-    updates = steps - alone_of(config) if section == "match" else steps
+    updates, critic_steps = updates_of(config, section)
     student_descent = descent_of(config, f"{section}.student_optimiser", updates, average)
     fake_descent = descent_of(config, f"{section}.fake_optimiser", critic_steps)
     heads_descent = descent_of(config, f"{section}.heads_optimiser", critic_steps, pooled=True)
@@ -175,6 +201,7 @@ def make_steps(
     if weight and not any(bucket.pictures for bucket in setting.samples):
         raise InputError(NO_PICTURES.format(weight=weight))
     nets, sigmas = setting.nets, setting.sigmas
+    check_levels(match, np.asarray(sigmas))
 
     def init(
         student: Params, fake: Params, key: jax.Array, critic: Critic | None = None

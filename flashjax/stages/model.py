@@ -21,6 +21,7 @@ from flashjax.convert.text import abstract_text
 from flashjax.convert.transformer import abstract_transformer
 from flashjax.convert.vae import abstract_vae
 from flashjax.convert.writing import write_json
+from flashjax.data.cache import MANIFEST, read_cache
 from flashjax.data.config import DataConfig
 from flashjax.data.jsons import read_json
 from flashjax.data.remote.fetch import fetched
@@ -264,14 +265,21 @@ def in_run(source: Path) -> bool:
 def open_stage(source: Path) -> tuple[Pipeline, Tokenizer] | None:
     """The model whose transformer a stage left in the folder `source`, in this host's memory.
 
-    None for what is no stage's folder in a run.
+    It is of the size that its run has learnt. None for what is no stage's folder in a run.
     """
     if not in_run(source):
         return None
     pipeline, tokenizer = open_model(source.parent)
     params = student_of(source.parent, source.name)
     student = params.get("transformer", params)
-    return dataclasses.replace(pipeline, transformer=student), tokenizer
+    size = learnt_size(source.parent) // pipeline.vae_config.factor or pipeline.sample_size
+    return dataclasses.replace(pipeline, transformer=student, sample_size=size), tokenizer
+
+
+def learnt_size(workdir: Path) -> int:
+    """The side in pixels of the squares that a run has prepared; 0 where it has not."""
+    cache = workdir / "prepare"
+    return read_cache(cache).made.get("side", 0) if (cache / MANIFEST).is_file() else 0
 
 
 def teacher_of(workdir: Path, mesh: Mesh) -> Params:

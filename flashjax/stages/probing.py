@@ -39,10 +39,8 @@ def make_probing(config: ConfigDict, setting: Setting) -> Probing:
 def probed(advance: Advance, look: Probing, *, every: int, steps: int) -> Advance:
     """`advance`, and at every so many of its steps the figures of one of the student's `steps`.
 
-    They take turns, as "probe/step0/…". With `every` 0 nothing is added.
+    They take turns, as "probe/step0/…".
     """
-    if not every:
-        return advance
     done: int | None = None
 
     def outer(

@@ -153,7 +153,7 @@ def read_setting(config: ConfigDict, workdir: Path, setting: Setting) -> Setting
     teacher = trees.cast(read.transformer, DTYPES[compute.teacher_dtype])
     # What is computed with replaces what was read: no second copy stays in memory.
     read = dataclasses.replace(
-        read,
+        at_its_size(config, read),
         transformer=lay_out(teacher, mesh, compute.teacher_role),
         text=lay_out(text, mesh, "text"),
     )
@@ -222,7 +222,11 @@ def make_setting(
     *,
     student: str = "",
 ) -> Setting:
-    """The setting of a model of which there are shapes, laid out on the mesh as it computes."""
+    """The setting of a model of which there are shapes, laid out on the mesh as it computes.
+
+    It is of the size that the run learns, which a schedule's shift may depend on.
+    """
+    pipeline = at_its_size(config, pipeline)
     compute, whole = compute_of(config), whole_on(mesh)
     teacher = abstract_as(pipeline.transformer, compute.teacher_dtype, mesh, compute.teacher_role)
     text = abstract_as(pipeline.text, compute.text_dtype, mesh, "text")

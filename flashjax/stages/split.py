@@ -1,6 +1,7 @@
 """`split`: branches of the student, each for its own range of timesteps, on parallel sub-meshes."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,17 +183,24 @@ def branch_spans(config: ConfigDict, shift: float) -> jax.Array:
 
     Those are of raw timesteps, or of shifted ones where `split.units` says so.
     """
-    units = config.split.get("units", RAW)
-    spans = []
-    for name, (low, high) in config.split.branches.items():
+    spans = branch_steps(config, config.split.branches, shift)
+    return jnp.array([(steps[0], len(steps)) for steps in spans], jnp.int32)
+
+
+def branch_steps(
+    config: ConfigDict, branches: Mapping[str, tuple[float, float]], shift: float
+) -> list[tuple[int, ...]]:
+    """The student's steps of every branch, from their ranges. InputError for one without any."""
+    units, found = config.split.get("units", RAW), []
+    for name, (low, high) in branches.items():
         steps = steps_in_range(config.student.steps, low, high, 1.0 if units == RAW else shift)
         if not steps:
             raise InputError(
                 f"split.branches.{name} ({low}, {high}] holds none of the student's "
                 f"{config.student.steps} timesteps: widen it"
             )
-        spans.append((steps[0], len(steps)))
-    return jnp.array(spans, jnp.int32)
+        found.append(steps)
+    return found
 
 
 def by_branch(metrics: Metrics, names: tuple[str, ...]) -> Metrics:

@@ -41,7 +41,7 @@ from flashjax.train.metrics import (
 )
 from flashjax.train.optim import OptimiserConfig, make_optimiser, rate_at
 from flashjax.train.progress import progress
-from flashjax.train.speed import Rate, Speedometer, Work
+from flashjax.train.speed import EACH_STEP, Pace, Rate, Speedometer, Work
 from flashjax.train.state import Descent
 from flashjax.train.trace import span_of, traced
 from flashjax.train.trackers import check_known, open_trackers
@@ -140,10 +140,10 @@ def descent_of(
     return Descent(make_optimiser(found, steps, pooled=pooled), average, found.spike)
 
 
-def rate_of(config: ConfigDict, optimiser: str, steps: int, updates: int = 1) -> Rate:
-    """The learning rate of a network of `descent_of`; so many `updates` a step of the job."""
+def rate_of(config: ConfigDict, optimiser: str, steps: int, pace: Pace = EACH_STEP) -> Rate:
+    """The learning rate of a network of `descent_of`, by its `pace` of updates."""
     found = configs.section(config, optimiser, OptimiserConfig)
-    return Rate(functools.partial(rate_at, found, steps), updates)
+    return Rate(functools.partial(rate_at, found, steps), pace)
 
 
 def run_job(

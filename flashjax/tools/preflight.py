@@ -15,6 +15,7 @@ from flashjax import config as configs
 from flashjax.convert.folder import read_configs, settings
 from flashjax.data.prompts import Prompts
 from flashjax.data.tokenizers import load_tokenizers
+from flashjax.flow.schedule import student_sigmas
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import AbsentT5, TextConfig
 from flashjax.parallel.chips import chip_of
@@ -26,10 +27,12 @@ from flashjax.stages.contents import bytes_below
 from flashjax.stages.evaluate import BITS
 from flashjax.stages.model import MODEL, home_of, read_model, source_of
 from flashjax.stages.registry import check_data, check_held_out, check_judged, check_judges
+from flashjax.stages.setting import student_steps
 from flashjax.tools import sections
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
 from flashjax.tools.plan.report import checkpoint_bytes
 from flashjax.tools.verbs import ROAD
+from flashjax.train.arms import MatchConfig
 from flashjax.train.merge import check_weights
 from flashjax.types import InputError
 
@@ -89,6 +92,20 @@ def teacher(config: ConfigDict, stages: Sequence[str]) -> Problems:
         yield from told(check_taps, config, model_of(config).transformer)
     if not missing and "prepare" in stages:
         yield from told(check_size, config)
+    if not missing and "match" in stages:
+        yield from told(check_grid, config)
+
+
+def check_grid(config: ConfigDict) -> None:
+    """InputError for levels and branches that the student's grid on the teacher's schedule lacks.
+
+    `match` and `split` would find it out when they begin.
+    """
+    steps, shift = student_steps(config), model_of(config).drawn.shift
+    losses = configs.section(config, "match.match", MatchConfig)
+    match.check_levels(losses, student_sigmas(steps, shift))
+    if "split" in config:
+        split.branch_spans(config, shift)
 
 
 def check_taps(config: ConfigDict, sizes: MMDiTConfig) -> None:
@@ -254,10 +271,12 @@ def model_of(config: ConfigDict) -> Model:
     known, t5_tokens = read_configs(home), load_tokenizers(home).t5_length
     transformer = transformer_sizes(source, home)
     t5 = known.get("t5") or AbsentT5(transformer.text_width, config.teacher.absent_t5)
-    factor = known["vae"].factor
-    side = config.data.size or settings(home)["sample_size"] * factor
+    factor, told_of = known["vae"].factor, settings(home)
+    side = config.data.size or told_of["sample_size"] * factor
+    size = side // factor
+    shift = told_of["schedule"].shift_of((size // transformer.patch) ** 2)
     return Model(
-        ModelConfig(str(source), sample_size=side // factor, t5_tokens=t5_tokens),
+        ModelConfig(str(source), sample_size=size, shift=shift, t5_tokens=t5_tokens),
         transformer,
         TextConfig(known["clip_l"], known["clip_g"], t5),
     )

@@ -25,13 +25,13 @@ from flashjax.data.jsons import read_json
 from flashjax.parallel.hosts import keep_programs
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.stages.contents import CHECKPOINTS
-from flashjax.stages.match import matched, prompts_of
+from flashjax.stages.match import check_levels, matched, prompts_of
 from flashjax.stages.setting import Setting, open_setting, read_setting
 from flashjax.stages.stage import steps_saved
 from flashjax.tools import sections
 from flashjax.tools.bench.measuring import check_file, keep_file
 from flashjax.train.arms import MatchConfig
-from flashjax.train.probe import make_probe
+from flashjax.train.probe import UNPROBED, make_probe
 from flashjax.train.signal import Drawn, collect, cosine, signal
 from flashjax.train.state import MatchState
 from flashjax.types import Batch, InputError
@@ -60,6 +60,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     workdir = Path(options.workdir).absolute()
     config = config_of(options, overrides, workdir)
     sections.check(config, "match")
+    if config.match.match.get("through", False) and "own" in names:
+        raise InputError(f"--arms own: {UNPROBED}; give --arms shared,renoised")
     step = step_of(workdir / "match", options.step)
     simulate_devices(config.simulate_devices)
     keep_programs(workdir / "compiled")
@@ -98,14 +100,19 @@ def probed(
 ) -> dict[str, Any]:
     """All figures of a step, as JSON: by student step, then by arm or pair of arms."""
     shapes = open_setting(config, workdir, mesh=config.mesh, prompts=prompts_of(config))
+    own = configs.section(config, "match.match", MatchConfig)
+    sigmas = np.asarray(shapes.sigmas)
+    own = dataclasses.replace(own, interval_target="unbiased")  # the critic's, who learns nothing
+    arms = {
+        name: dataclasses.replace(own, **ARMS[name], through=own.through and name == "own")
+        for name in names
+    }
+    for arm in arms.values():
+        check_levels(arm, sigmas)
     setting = read_setting(config, workdir, shapes)
     state = state_at(config, workdir, setting, step)
     batches = setting.batches(options.batch, seed=options.seed)
     inputs = [next(batches) for _ in range(options.inputs)]
-    own = configs.section(config, "match.match", MatchConfig)
-    sigmas = np.asarray(setting.sigmas)
-    own = dataclasses.replace(own, interval_target="unbiased")  # the critic's, who learns nothing
-    arms = {name: dataclasses.replace(own, **ARMS[name]) for name in names}
     probes = {
         name: jax.jit(make_probe(setting.nets, arm, setting.sigmas)) for name, arm in arms.items()
     }

@@ -54,8 +54,8 @@ class MatchConfig:
     through: bool = False  # the last sample is matched, back through all steps but the first
     heads_reach: Weight = 0.0  # weight of the heads' gradient in the fake score
     floor: Positive = 0.1  # of the normaliser of the matching gradient
-    renoise: tuple[Share, Share] = (0.02, 0.98)  # lowest and highest level that is drawn, unshifted
-    renoise_shift: Positive = 1.0  # of levels that are drawn uniformly, towards noise: SD3.5's is 3
+    renoise: tuple[Share, Share] = (0.02, 0.98)  # lowest and highest level that is drawn
+    renoise_shift: Positive = 1.0  # of uniform levels, up to the highest: SD3.5 has 3
     parts: Count = 1  # of a batch, differentiated one after the other
     gradient: str = ""  # package.module:name of your own `matching_gradient`; "" is DMD's
 

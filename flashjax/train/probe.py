@@ -13,14 +13,16 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from flashjax.flow import path
-from flashjax.losses import distribution_matching
+from flashjax.losses.distribution_matching import matching_loss
 from flashjax.losses.trajectory import trajectory_loss
 from flashjax.models.text import draw_t5_drop, encode_pair
-from flashjax.train.arms import MatchConfig, draw_guidance, matching_point
+from flashjax.train.arms import MatchConfig, draw_guidance, gradient_of, matching_point
 from flashjax.train.match import Networks
 from flashjax.train.rollout import StudentStep, Taken, take_step
 from flashjax.train.state import Frozen, MatchState
-from flashjax.types import Batch, Cond, Metrics, Params
+from flashjax.types import Batch, Cond, InputError, Metrics, Params
+
+UNPROBED = "match.match.through=True has one gradient through all steps, and none of each"
 
 Probe = Callable[[MatchState, Frozen, Batch, Array, Array, Array], tuple[Array, Metrics]]
 
@@ -35,7 +37,12 @@ def make_probe(nets: Networks, config: MatchConfig, sigmas: Array) -> Probe:
       guidance_cosine: of the direction in which x0 moves, with that of the teacher's guidance;
       shared_loss, renoised_loss: the fake score's at the level of the point, with the student's own
         noise and with fresh noise, which it learns with: their gap is the bias of sharing.
+
+    InputError for an arm that matches the last sample through all steps: no step has a gradient of
+    its own there.
     """
+    if config.through:
+        raise InputError(UNPROBED)
 
     def loss_fn(
         params: Params,
@@ -90,16 +97,14 @@ def compared(
     judge = functools.partial(nets.velocity, state.fake.params)
     teacher = path.to_x0(untold + guidance * (told - untold), x, level)
     fake = path.to_x0(judge(x, level, conds[0]), x, level)
-    gradient = stop_gradient(
-        distribution_matching.matching_gradient(x0, teacher, fake, floor=config.floor)
-    )
+    gradient = stop_gradient(gradient_of(config)(x0, teacher, fake, floor=config.floor))
 
     def fake_loss(noise: Array) -> Array:
         found = judge(path.add_noise(x0, noise, level), level, conds[0])
         return jnp.mean(trajectory_loss(found, noise - x0))
 
     guided = -path.along(level, x) * (told - untold)  # how guidance moves the teacher's x0
-    return jnp.mean(distribution_matching.matching_loss(x0, gradient)), {
+    return jnp.mean(matching_loss(x0, gradient)), {
         "normaliser": jnp.mean(jnp.abs(x0 - teacher)),
         "score_gap": jnp.mean(jnp.abs(fake - teacher)),
         "guidance_cosine": jnp.mean(_cosine(teacher - fake, guided)),

@@ -57,16 +57,22 @@ class StudentStep:
 
 
 def draw_step(key: Array, sigmas: Array, span: Array, *, halved: float) -> StudentStep:
-    """One step of the span for the whole batch; a share `halved` of the steps takes two at once."""
+    """One step of the span for the whole batch; a share `halved` of the steps takes two at once.
+
+    Those begin within the span, too: of one that has no place for them every step is a single one.
+    """
     first, number = span
     index = first + jax.random.randint(key, (), 0, number)
     if not halved:
         return StudentStep(sigmas, index, first)
     half = jnp.zeros_like(sigmas).at[: len(sigmas[::2])].set(sigmas[::2])
+    begins = (first + 1) // 2
+    double = jnp.maximum(index // 2, begins)
     take_two = jax.random.bernoulli(jax.random.fold_in(key, 1), halved)
-    stride = 1 + take_two
+    take_two &= 2 * double < first + number
     grid = jnp.where(take_two, half, sigmas)
-    return StudentStep(grid, index // stride, first // stride, take_two)
+    index, first = jnp.where(take_two, double, index), jnp.where(take_two, begins, first)
+    return StudentStep(grid, index, first, take_two)
 
 
 def student_input(

@@ -18,11 +18,27 @@ SKIPPED = "/skipped"
 
 
 @dataclasses.dataclass(frozen=True)
+class Pace:
+    """A network's `updates` a step; `more` of them, or fewer, in each of the first `alone`."""
+
+    updates: int = 1
+    alone: int = 0
+    more: int = 0
+
+    def made(self, step: int) -> int:
+        """The updates of so many steps."""
+        return step * self.updates + min(step, self.alone) * self.more
+
+
+EACH_STEP = Pace()
+
+
+@dataclasses.dataclass(frozen=True)
 class Rate:
-    """A network's learning rate by its number of updates before; so many `updates` a step."""
+    """A network's learning rate by its number of updates before, and how it comes by them."""
 
     of: Callable[[int], float]
-    updates: int = 1
+    pace: Pace = EACH_STEP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +116,6 @@ def learning_rates(
         network = name.removesuffix(SKIPPED)
         rate = rates.get(network.rpartition("/")[2])
         if name.endswith(SKIPPED) and rate is not None:
-            made = step * rate.updates - round(skipped)
+            made = rate.pace.made(step) - round(skipped)
             found[f"{network}/learning_rate"] = rate.of(max(0, made - 1))
     return found

@@ -66,6 +66,16 @@ def test_batches_of_one_step_are_the_next_ones_and_a_resumed_run_sees_those_that
         np.testing.assert_array_equal(next(resumed), next(first))
 
 
+@pytest.mark.parametrize("sizes", [(512, 512), (600, 300), (400, 400, 400)])
+def test_who_takes_every_sixth_batch_sees_every_bucket_as_often_as_the_others_do(sizes):
+    """A student and the five updates of its critic: in a regular order it saw one shape alone."""
+    found = batches(*({"x": np.zeros((size, 1))} for size in sizes), batch_size=8, seed=0)
+    drawn = np.array([(next(found), found.chosen()[0][0])[1] for _ in range(3_000)])
+    for taken in (drawn[5::6], np.delete(drawn, np.s_[5::6])):
+        shares = np.bincount(taken, minlength=len(sizes)) / len(taken)
+        np.testing.assert_allclose(shares, np.array(sizes) / sum(sizes), atol=0.06)
+
+
 def test_the_seed_is_the_order():
     assert (_order(_batches(), 5) == _order(_batches(), 5)).all()
     assert (_order(_batches(), 5) != _order(_batches(seed=1), 5)).any()

@@ -14,6 +14,7 @@ from PIL import Image
 
 import flashjax
 from flashjax.cli import main
+from flashjax.data.cache import Cache
 
 PROMPT = "a red seven on white"
 
@@ -98,6 +99,10 @@ def test_a_stage_s_folder_is_a_model_that_is_drawn_saved_and_quantised(model, pi
         assert np.abs(found.astype(int) - picture).max() <= 1
     (path,) = student.quantize(tmp_path / "q", format="gguf-f16")
     assert path.stat().st_size > 1e5
+    prepared = tmp_path / "run" / "prepare"
+    prepared.mkdir()
+    Cache({}, {"side": 128}, (), {}).write(prepared)  # the size that the run has learnt
+    assert flashjax.load(stage).sample(PROMPT, **drawn)[0].shape == (128, 128, 3)
 
 
 @pytest.mark.parametrize(

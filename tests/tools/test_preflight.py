@@ -17,6 +17,7 @@ from flashjax.stages.model import TOKENIZERS, keep_model
 from flashjax.tools import preflight, sections
 
 NANO = Path(__file__).parents[2] / "configs" / "nano.py"
+INTERVAL = ("level=interval", "adversarial_weight=0", "eta=0.0")
 
 
 def found(tmp_path: Path, *overrides: str) -> list[str]:
@@ -45,6 +46,28 @@ def test_matching_that_does_not_fit_the_student_is_said_before_guide(tmp_path):
     whole = sections.load(str(NANO), ["match.match.halved=0", "match.match.through=True"])
     (line,) = preflight.problems(whole, tmp_path / "run")
     assert line.endswith("it has no branches to split")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((*INTERVAL, "renoise=0.02,0.9"), "the student's grid goes to 0.9 in its first step"),
+        (("level=line", "renoise=0.6,0.98"), "the last step of the student begins at 0.5"),
+    ],
+)
+def test_levels_that_the_students_grid_has_not_are_said_before_anything_is_trained(
+    tmp_path, overrides, said
+):
+    """Scores would be compared outside the step: nan, and updates that are left out unsaid."""
+    config = sections.load(str(NANO), [f"match.match.{override}" for override in overrides])
+    (line,) = preflight.problems(config, tmp_path / "run")
+    assert line.startswith("match.match.renoise=(") and said in line
+
+
+def test_shifted_ranges_are_those_of_the_teachers_schedule(tmp_path):
+    ranges = ["split.units=shifted", "split.branches.lo=0.0,400.0"]
+    (line,) = preflight.problems(sections.load(str(NANO), ranges), tmp_path / "run")
+    assert "split.branches.lo (0.0, 400.0] holds none of the student's 4 timesteps" in line
 
 
 def test_what_a_run_takes_is_of_its_own_teacher_and_not_of_the_one_its_recipe_is_for(

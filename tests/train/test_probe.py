@@ -10,6 +10,7 @@ import pytest
 
 from flashjax.models.text import draw_t5_drop, encode_pair
 from flashjax.train.probe import agreement, make_probe
+from flashjax.types import InputError
 
 SIGMAS = jnp.array([1.0, 0.9, 0.75, 0.5, 0.0])
 PLAIN = {"adversarial_weight": 0.0, "trajectory_weight": 0.0, "drop_t5": 0.0}
@@ -37,6 +38,26 @@ def test_a_shared_point_draws_nothing_and_a_fresh_one_does(probed):
     assert np.abs(other[0] - other[1]).max() > 1e-3
     last = [np.asarray(probed["shared", 3, draw][0]) for draw in (0, 1)]  # it is re-noised
     assert np.abs(last[0] - last[1]).max() > 1e-4
+
+
+def nothing(x0, teacher_x0, fake_x0, *, floor):
+    """A gradient of one's own."""
+    del teacher_x0, fake_x0, floor
+    return jnp.zeros_like(x0)
+
+
+def test_a_gradient_of_your_own_is_the_one_that_is_probed(world):
+    config = world.config(**PLAIN, gradient=f"{__name__}:nothing")
+    probe = jax.jit(make_probe(world.nets, config, SIGMAS))
+    frozen = dataclasses.replace(world.frozen, student=None)
+    keys = jax.random.key(5), jax.random.key(0)
+    gradient, _ = probe(world.state(optax.sgd(0.1)), frozen, world.batch, 1, *keys)
+    assert not gradient.any()
+
+
+def test_what_is_matched_through_all_steps_has_no_gradient_of_each(world):
+    with pytest.raises(InputError, match="one gradient through all steps, and none of each"):
+        make_probe(world.nets, world.config(**PLAIN, through=True), SIGMAS)
 
 
 def test_the_gradient_and_figures_are_those_of_the_formula(world, probed):

@@ -87,3 +87,17 @@ def test_the_share_of_halved_steps_is_the_configured_one():
     assert abs(two.mean() - 0.25) < 0.03
     assert set(index[two].tolist()) == {0, 1}
     assert set(index[~two].tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("span", "double"), [((0, 3), {0, 1}), ((3, 1), set()), ((1, 3), {1}), ((1, 4), {1, 2})]
+)
+def test_two_steps_at_once_begin_within_the_span_of_their_branch(span, double):
+    """One that began a level above would be trained where another branch is."""
+    sigmas = jnp.linspace(1.0, 0.0, 7)
+    draws = jax.vmap(lambda key: draw_step(key, sigmas, jnp.array(span), halved=0.5))
+    steps = draws(jax.random.split(jax.random.key(0), 400))
+    two = np.asarray(steps.halved)
+    assert set(steps.index[two].tolist()) == double
+    assert set(steps.first[two].tolist()) == ({(span[0] + 1) // 2} if double else set())
+    assert set(steps.index[~two].tolist()) == set(range(span[0], sum(span)))

@@ -7,7 +7,7 @@ from flashjax.parallel import peak
 from flashjax.train import goodput as goodputs
 from flashjax.train.goodput import Goodput
 from flashjax.train.optim import OptimiserConfig, rate_at, schedule
-from flashjax.train.speed import Rate, Speedometer, Work, learning_rates, speed
+from flashjax.train.speed import Pace, Rate, Speedometer, Work, learning_rates, speed
 
 
 class Clock:
@@ -72,9 +72,18 @@ def test_what_nobody_has_counted_has_no_utilisation():
 
 
 def test_a_skipped_update_leaves_the_rate_where_it_is():
-    rates = {"fake": Rate(float, updates=2)}
+    rates = {"fake": Rate(float, Pace(updates=2))}
     means = {"lo/fake/skipped": 3.0, "lo/heads/skipped": 0.0}
     assert learning_rates(rates, 10, means) == {"lo/fake/learning_rate": 16.0}
+
+
+def test_a_rate_is_that_of_the_updates_made_where_the_critic_has_the_first_steps_for_itself():
+    rates = {"fake": Rate(float, Pace(2, alone=4, more=1)), "student": Rate(float, Pace(1, 4, -1))}
+    means = {"fake/skipped": 0.0, "student/skipped": 0.0}
+    for step, fake, student in ((3, 9, 0), (4, 12, 0), (5, 14, 1), (10, 24, 6)):
+        told = learning_rates(rates, step, means)
+        assert told["fake/learning_rate"] == fake - 1
+        assert told["student/learning_rate"] == max(0, student - 1)
 
 
 @pytest.mark.parametrize("warmup", [0, 3])

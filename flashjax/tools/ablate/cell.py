@@ -15,7 +15,7 @@ from flashjax.data.samples import captions_of
 from flashjax.evaluate.judge import Compared, Judge
 from flashjax.evaluate.sample import Sampler
 from flashjax.evaluate.unseen import Unseen
-from flashjax.flow.schedule import sampler_sigmas, steps_in_range, student_sigmas
+from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.parallel.mesh import make_mesh
 from flashjax.stages import guide, import_teacher, match, prepare, split
 from flashjax.stages.drawing import Studio, draw_all, forget, make_studio
@@ -212,7 +212,7 @@ def judge_branches(config: ConfigDict, grid: AblateConfig, cell: Cell, place: Pa
             student_of(place, f"{stage}/{name}", desk.mesh) for name, stage in stages.items()
         ]
         if not arm.weights:
-            bounds, order = experts(config, arm.branches, desk.pipeline.shift)
+            bounds, order = experts(config, arm.branches, desk.studio.pipeline.shift)
             sampler = desk.sampler(config, experts=bounds)
             pair = tuple(desk.studio.place(branches[index]) for index in order)
             return {STUDENT: desk.judge(pair, sampler, desk.captions)}
@@ -241,9 +241,8 @@ def experts(
     config: ConfigDict, branches: dict[str, tuple[float, float]], shift: float
 ) -> tuple[tuple[float, ...], list[int]]:
     """The noise levels between branches, decreasing, and their numbers from noise to picture."""
-    steps = config.student.steps
-    sigmas = student_sigmas(steps, shift)
-    owned = [steps_in_range(steps, *found) for found in branches.values()]
+    sigmas = student_sigmas(config.student.steps, shift)
+    owned = split.branch_steps(config, branches, shift)
     order = sorted(range(len(owned)), key=lambda index: owned[index])
     return tuple(float(sigmas[owned[index][0]]) for index in order[1:]), order
 
@@ -284,7 +283,7 @@ class Desk:
         self, config: ConfigDict, *, stride: int = 1, experts: tuple[float, ...] = ()
     ) -> Sampler:
         """The student's grid, or every other level of it."""
-        sigmas = student_sigmas(config.student.steps // stride, self.pipeline.shift)
+        sigmas = student_sigmas(config.student.steps // stride, self.studio.pipeline.shift)
         return Sampler(tuple(sigmas.tolist()), experts=experts)
 
     def other_captions(self, count: int) -> list[str]:
