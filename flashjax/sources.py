@@ -193,7 +193,8 @@ def sample_size_of(source: Path, config: MMDiTConfig, *, base: Path | None = Non
     kind = kind_of(source)
     if kind in ("pipeline", "transformer"):
         return folders.sample_size(source / "transformer" if kind == "pipeline" else source)
-    said = [_resolution(open_safetensors(source).metadata)] if kind == "single" else []
+    factor = (folders.read_configs(base) if base else {}).get("vae", SD3_VAE).factor
+    said = [_resolution(open_safetensors(source).metadata, factor)] if kind == "single" else []
     said += [folders.sample_size(base / "transformer")] if base else []
     most = config.patch * config.position_size
     for size in said:
@@ -204,11 +205,14 @@ def sample_size_of(source: Path, config: MMDiTConfig, *, base: Path | None = Non
     return size
 
 
-def _resolution(metadata: Mapping[str, str]) -> int:
-    """The side of the latents of square pictures by a file's metadata; 0 where it says none."""
+def _resolution(metadata: Mapping[str, str], factor: int) -> int:
+    """The side of the latents of square pictures by a file's metadata; 0 where it says none.
+
+    A latent is `factor` pixels of a side.
+    """
     found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", str(metadata.get("modelspec.resolution")))
     height, width = map(int, found.groups()) if found else (0, 0)
-    return height // SD3_VAE.factor if height == width else 0
+    return height // factor if height == width else 0
 
 
 def transformer_sizes(source: Path, base: Path | None = None) -> MMDiTConfig:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -64,6 +65,21 @@ def test_a_resolution_beyond_the_position_table_is_not_believed(
     metadata |= {"modelspec.resolution": resolution}
     write_sai(path, {"transformer": transformer}, metadata=metadata)
     assert sample_size_of(path, transformer[1], base=tiny_teacher) == SIDE
+
+
+def test_a_resolution_is_in_pixels_of_the_bases_autoencoder(transformer, tiny_teacher, tmp_path):
+    """Of one that halves three times a latent is 8 pixels of a side, of one of two times 4."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_teacher, base)
+    path, config = tmp_path / "model.safetensors", base / "vae" / "config.json"
+    metadata = model_spec(transformer[1], title="", side=16)
+    write_sai(path, {"transformer": transformer}, metadata=metadata)
+    assert sample_size_of(path, transformer[1], base=base) == 2
+    told = json.loads(config.read_text())
+    blocks = {key: told[key][:-1] for key in told if key.endswith("_block_types")}
+    blocks["block_out_channels"] = told["block_out_channels"][:-1]
+    config.write_text(json.dumps(told | blocks))
+    assert sample_size_of(path, transformer[1], base=base) == 4
 
 
 def test_a_files_own_sizes_win_over_the_bases(tiny_teacher, random_params, tmp_path):

@@ -46,7 +46,8 @@ _KINDS = (  # adapters that are no plain LoRA, by what is in their names
 _PLAIN_CONFIG = {  # of PEFT's keys those that change what a product is, and what they are here
     "peft_type": ("LORA",), "use_dora": (False,), "fan_in_fan_out": (False,), "lora_bias": (False,),
 }  # fmt: skip
-_OTHER_BASE = ("pissa", "olora", "corda", "loftq")  # begin what is added to other weights than W
+_PEFT_MODEL = "base_model.model."  # begins names of a file, and none that patterns are of
+_OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # begin what is of other weights
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +218,7 @@ def _told(config: Mapping[str, Any], module: str, where: str) -> _Told:
     prefix = max((p for p in config if module.startswith(p)), key=len, default=None)
     if prefix is None:
         return _Told()
-    says, name = config[prefix], module.removeprefix(prefix)
+    says, name = config[prefix], module.removeprefix(prefix).removeprefix(_PEFT_MODEL)
     for key, plain in _PLAIN_CONFIG.items():
         if says.get(key) not in (*plain, None):
             raise InputError(
@@ -234,6 +235,7 @@ def _told(config: Mapping[str, Any], module: str, where: str) -> _Told:
         for pattern, other in dict(says.get("alpha_pattern") or {}).items():
             if re.match(rf"(.*\.)?({pattern})$", name):
                 alpha = other
+                break
         return _Told(None if alpha is None else float(alpha), bool(says.get("use_rslora")))
     except (re.error, TypeError, ValueError) as error:
         raise InputError(f"{where}: lora_alpha or alpha_pattern is none: {error}") from error

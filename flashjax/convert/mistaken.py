@@ -4,6 +4,7 @@ Sources: what git-lfs leaves instead of a file, torch's two ways to pickle, the 
 """
 
 import re
+import shlex
 import zipfile
 from pathlib import Path
 
@@ -11,9 +12,9 @@ _HEAD = 512  # bytes that tell a file's kind
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9]+):/+")
 _CONVERT = (
-    'python -c "import torch, safetensors.torch as s; d = torch.load({old!r}, weights_only=True); '
-    "s.save_file({{k: v.clone().contiguous() for k, v in d.get('state_dict', d).items() "
-    'if isinstance(v, torch.Tensor)}}, {new!r})"'
+    "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], weights_only=True); "
+    "s.save_file({k: v.clone().contiguous() for k, v in d.get('state_dict', d).items() "
+    "if isinstance(v, torch.Tensor)}, sys.argv[2])"
 )
 _WITH_WEIGHTS = ("merge", "match", "guide", "import")  # stages that leave a model, the last first
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -86,7 +87,8 @@ def other_file(path: Path) -> str | None:
 
 def pickle(path: Path) -> str:
     """That a file is a pickle, which can run code when it is read, and the way to convert it."""
-    convert = _CONVERT.format(old=str(path), new=str(path.with_suffix(".safetensors")))
+    files = shlex.join([str(path), str(path.with_suffix(".safetensors"))])
+    convert = f'python -c "{_CONVERT}" {files}'
     return f"{path} is a pickle, which flashjax never reads: convert it first, {convert}"
 
 

@@ -43,6 +43,7 @@ _PLAIN = (
     ("{}.weight._scale", "{}.weight._data", ""),
     ("{}.SCB", "{}.weight", ""),
 )
+_ZEROS = "_zero_point"
 # Of activations, of a layout that is the only one, or a marker: nothing that a weight depends on.
 _LEFT_OUT = (".input_scale", ".scale_input", ".output_scale", ".weight_format", "scaled_fp8")
 _REFUSED = {  # the end of a name: whose it is
@@ -92,6 +93,7 @@ def dequantised(tensors: Tensors) -> Tensors:
             raise InputError(f"{tensors.where}: {name} has scales in two ways: {ways}; keep one")
         found[name] = stored
     _check_siblings(tensors, found)
+    _check_numbers(tensors, found)
     used = {name for name in tensors if name.endswith((*_LEFT_OUT, COMFY))}
     used |= {part for stored in found.values() for part in stored.parts}
     if not used:
@@ -164,6 +166,18 @@ def _check_siblings(tensors: Tensors, found: Mapping[str, Stored]) -> None:
                 f"{tensors.where}: {name} is {info.dtype.name} without a scale, and others like "
                 f"it have one ({parts[1]}): the file is not whole"
             )
+
+
+def _check_numbers(tensors: Tensors, found: Mapping[str, Stored]) -> None:
+    """InputError for scales that are integers: exponents of an MX format, which are no factors."""
+    for stored in found.values():
+        for name in stored.parts[1:]:
+            dtype = tensors.infos[name].dtype
+            if dtype.kind in "iub" and not name.endswith(_ZEROS):
+                raise InputError(
+                    f"{tensors.where}: {name} is {dtype.name}, exponents or codes and no scales, "
+                    "which flashjax does not read; give the model in 16 bits, 8 bits or GGUF"
+                )
 
 
 def _told(tensors: Tensors, layer: str) -> bool:

@@ -58,12 +58,16 @@ DIFFUSERS_STEM = "diffusion_pytorch_model"
 
 @dataclass(frozen=True)
 class Model:
-    """A transformer to be written: its tensors under SAI's names, its sizes, what it is called."""
+    """A transformer to be written: its tensors under SAI's names, its sizes, what it is called.
+
+    It draws latents of side `sample_size`, each of `factor` pixels of a side.
+    """
 
     tensors: Tensors
     config: MMDiTConfig
     title: str
     sample_size: int = 128
+    factor: int = 8
 
 
 def file_of(format_name: str) -> str:
@@ -132,7 +136,7 @@ def _write_torchao(folder: Path, model: Model) -> None:
 def _metadata(model: Model, packing: Packing) -> Mapping[str, str]:
     if packing.name.startswith("mlx"):
         return {"format": "mlx", "title": model.title}
-    return model_spec(model.config, title=model.title, side=8 * model.sample_size)
+    return model_spec(model.config, title=model.title, side=model.factor * model.sample_size)
 
 
 def open_format(path: Path, config: MMDiTConfig) -> Tensors:
@@ -142,7 +146,7 @@ def open_format(path: Path, config: MMDiTConfig) -> Tensors:
     if path.is_dir():
         stored = open_weights(path, DIFFUSERS_STEM)
         return translated(stored, config, given="diffusers", wanted="sai")
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         return open_gguf(path)
     return dequantised(open_safetensors(path))
 

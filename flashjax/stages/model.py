@@ -270,6 +270,8 @@ def open_stage(source: Path) -> tuple[Pipeline, Tokenizer] | None:
     if not in_run(source):
         return None
     pipeline, tokenizer = open_model(source.parent)
+    if source.resolve() == (source.parent / "import").resolve():
+        return pipeline, tokenizer  # the teacher itself, of its own size
     params = student_of(source.parent, source.name)
     student = params.get("transformer", params)
     size = learnt_size(source.parent) // pipeline.vae_config.factor or pipeline.sample_size

@@ -17,7 +17,7 @@ from flashjax.convert import folder as folders
 from flashjax.convert.adapters import Lora, open_loras, with_loras
 from flashjax.convert.outputs import check_free, is_file_name, keep_record, places
 from flashjax.convert.pipeline import Parts, assemble
-from flashjax.convert.sai import model_spec, write_sai
+from flashjax.convert.sai import MODEL_TITLE, model_spec, write_sai
 from flashjax.convert.table import AS_STORED, Placement
 from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, stored_as
 from flashjax.flow.schedule import Schedule
@@ -85,8 +85,8 @@ def convert(
     if "diffusers" in formats and kind_of(source) == "pipeline":
         folders.settings(source)
         folders.check_tokenizers(source, with_t5=folders.has_t5(source))
-    # Products are added in float32, and rounded to the wanted dtype alone.
-    placement = Placement(np.dtype(dtype)) if loras and dtype else AS_STORED
+    # Products are added in float32; the writer narrows them, and looks at what that would lose.
+    placement = Placement(np.dtype(np.float32)) if loras and dtype else AS_STORED
     parts, frame = opened(source, base, placement, loras)
     log.info("read %s", ", ".join(parts))
     size = frame.size if frame else sample_size_of(source, parts["transformer"][1], base=base)
@@ -143,11 +143,11 @@ def _largest(leaf: jax.Array) -> jax.Array:
 
 
 def metadata_of(source: Path, parts: Parts, title: str, sample_size: int) -> Mapping[str, str]:
-    """The source's own where it is a single file, else the model's kind and title."""
+    """The source's own where it is a single file, else the model's kind; with a title if asked."""
     if kind_of(source) == "single":
-        return open_file(source).metadata
+        return {**open_file(source).metadata, **({MODEL_TITLE: title} if title else {})}
     vae = parts["vae"][1] if "vae" in parts else SD3_VAE
-    return model_spec(parts["transformer"][1], title=title, side=sample_size * vae.factor)
+    return model_spec(parts["transformer"][1], title=title or TITLE, side=sample_size * vae.factor)
 
 
 def write_folder(

@@ -158,7 +158,7 @@ class Model:
         *,
         format: str = "",
         dtype: str | None = None,
-        title: str = export.TITLE,
+        title: str = "",
         force: bool = False,
     ) -> Path:
         """Writes the model to PyTorch's formats as `flashjax export` does, and says where it is.

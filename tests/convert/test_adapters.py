@@ -130,6 +130,7 @@ def test_text_encoders_have_their_products_too(prefix, pipeline, tmp_path, caplo
         ({"lora_alpha": 8}, 4),
         ({"lora_alpha": 8, "use_rslora": True}, 8 / 2**0.5),
         ({"lora_alpha": 8, "alpha_pattern": {"context_embedder": 1}}, 0.5),
+        ({"lora_alpha": 8, "alpha_pattern": {"^context_embedder": 1, "embedder|.*": 2}}, 0.5),
         ({}, 1),
     ],
 )

@@ -64,14 +64,15 @@ def test_a_file_of_another_kind_is_called_what_it_is(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_for_a_pickle_converts_it(tmp_path):
-    path = tmp_path / "model.ckpt"
+@pytest.mark.parametrize("name", ["model.ckpt", "bob's $HOME.ckpt"])
+def test_the_command_for_a_pickle_converts_it(name, tmp_path):
+    path = tmp_path / name
     torch.save({"state_dict": {"a": torch.arange(3.0), "b": torch.ones(2, 2)}, "epoch": 3}, path)
     with pytest.raises(InputError) as caught:
         open_safetensors(path)
-    code = re.search(r'python -c "(.*)"', str(caught.value))[1]
-    subprocess.run([sys.executable, "-c", code], check=True)
-    found = load_file(tmp_path / "model.safetensors")
+    command = re.search(r'python( -c ".*)$', str(caught.value))[1]
+    subprocess.run(f"{sys.executable}{command}", shell=True, check=True)
+    found = load_file(path.with_suffix(".safetensors"))
     assert set(found) == {"a", "b"}
     np.testing.assert_array_equal(found["a"], [0, 1, 2])
 

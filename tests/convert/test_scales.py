@@ -208,6 +208,10 @@ REFUSED = {
     "GPTQ": ({"qweight": WORDS, "scales": MANY}, "a.qweight: GPTQ's, AWQ's or SVDQuant's packed"),
     "quanto's 4 bits": ({"weight._data": BYTES, "weight._shift": MANY}, "quanto's packed codes"),
     "ModelOpt's smoothing": ({"weight": CODES, "pre_quant_scale": MANY}, "ModelOpt's smoothing"),
+    "exponents": (
+        {"weight": FP8, "weight_scale": np.full((4, 1), 121, np.uint8)},
+        "a.weight_scale is uint8, exponents or codes and no scales",
+    ),
     "MLX without biases": ({"weight": WORDS, "scales": MANY}, "a.scales is neither MLX's nor"),
 }  # fmt: skip
 

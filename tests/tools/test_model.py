@@ -99,6 +99,8 @@ def test_a_stage_s_folder_is_a_model_that_is_drawn_saved_and_quantised(model, pi
         assert np.abs(found.astype(int) - picture).max() <= 1
     (path,) = student.quantize(tmp_path / "q", format="gguf-f16")
     assert path.stat().st_size > 1e5
+    teacher = flashjax.load(tmp_path / "run" / "import").sample(PROMPT, **drawn)[0]
+    assert np.abs(teacher.astype(int) - picture).max() <= 1
     prepared = tmp_path / "run" / "prepare"
     prepared.mkdir()
     Cache({}, {"side": 128}, (), {}).write(prepared)  # the size that the run has learnt

@@ -1,6 +1,7 @@
 """`sample` and `export --source`: the same model from every container, the same pictures."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -97,6 +98,26 @@ def test_a_lora_is_added_alike_by_every_verb(picture, tiny_teacher, tmp_path):
     merged, _ = drawn(tmp_path / "merged", tmp_path / "diffusers")
     assert np.abs(found - merged).max() <= 1 < np.abs(found - picture[0]).max()
     assert json.loads(text["settings"])["lora"] == [f"{lora}:0.5"] * 2
+
+
+def test_what_half_precision_cannot_hold_is_named_with_loras_too(tiny_teacher, tmp_path, capsys):
+    source, lora = tmp_path / "teacher", tmp_path / "style.safetensors"
+    shutil.copytree(tiny_teacher, source)
+    path = source / "transformer" / "diffusion_pytorch_model.safetensors"
+    stored, name = load_file(path), "transformer_blocks.0.attn.to_q"
+    save_file(
+        stored
+        | {"proj_out.bias": torch.full_like(stored["proj_out.bias"], 1e5, dtype=torch.float32)},
+        path,
+    )
+    halves = {f"transformer.{name}.lora_A.weight": torch.zeros(4, 256)}
+    save_file(halves | {f"transformer.{name}.lora_B.weight": torch.zeros(256, 4)}, lora)
+    flags = ["--source", str(source), "--format", "diffusers", "--dtype", "float16"]
+    for more in ([], ["--lora", str(lora)]):
+        assert main(["export", *flags, *more, "--out", str(tmp_path / "out")]) == 2
+        said = capsys.readouterr().err
+        assert "proj_out.bias" in said and "bfloat16" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_png_says_how_it_was_made(picture):

@@ -18,6 +18,7 @@ from flashjax.convert.transformer import cropped_position
 from flashjax.convert.writing import write_json
 from flashjax.data.prompts import read_prompts
 from flashjax.evaluate.sample import check_seed
+from flashjax.models.variants import SD3_VAE
 from flashjax.quantize.calibrate import mean_decibels, velocity_errors
 from flashjax.quantize.containers.gguf import read_gguf
 from flashjax.quantize.containers.t5 import T5_FORMATS
@@ -53,6 +54,8 @@ POOR = 12.0  # dB, below which a tensor is hardly what it was; four bits have ab
 MEASURED = 64  # of a report's captions: those whose velocities are compared
 
 NEEDED = {"calibrate": INFORMED, "size_mb": (MIXED,), "tune": (TUNED,)}  # flag: formats
+
+OF_TRANSFORMERS = ("report", "measure", "position")  # flags
 
 LEAST = {"steps": 1, "position": 1, "tune": 1, "size_mb": 0}
 
@@ -187,7 +190,7 @@ def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) ->
             student,
             written,
             judging,
-            source_bytes=model.tensors.nbytes,
+            source_bytes=2 * sum(info.size for info in model.tensors.infos.values()),
             measured=len(captions),
             seed=options.seed,
         )
@@ -214,10 +217,14 @@ def check_options(options: argparse.Namespace) -> list[str]:
                 raise InputError(f"--format {name} needs --{flag}")
         if given and not set(users).intersection(names):
             raise InputError(f"--{flag} is for --format {' or '.join(users)}")
+    for flag in OF_TRANSFORMERS:
+        if getattr(options, flag) and not set(FORMATS).intersection(names):
+            raise InputError(f"--{flag} is of the transformer alone, which no --format here is of")
     if options.report and options.samples < 2:
         raise InputError(f"--samples {options.samples}: give two or more")
     for flag, least in LEAST.items():
-        if (value := getattr(options, flag)) is not None and not value >= least:
+        value = getattr(options, flag)
+        if value is not None and not least <= value < math.inf:
             raise InputError(f"--{flag} {value}: give {least} or more")
     check_seed(options.seed)
     for file in filter(None, (options.calibrate, options.measure)):
@@ -248,11 +255,12 @@ def open_model(
     InputError unless names and shapes are exactly a transformer's: nothing is written of another.
     """
     run = read_model(source.parent) if base is None and in_run(source) else None
-    known = {"transformer": run.transformer} if run else {}
-    found = open_transformer(source, known=folders.read_configs(base) if base else known)
+    known: dict[str, Any] = {"transformer": run.transformer, "vae": run.vae} if run else {}
+    known = folders.read_configs(base) if base else known
+    found = open_transformer(source, known=known)
     tensors = merged("transformer", found.under_sai_names(), loras, config=found.config)
     size = run.sample_size if run else sample_size_of(source, found.config, base=base)
-    return Model(tensors, found.config, title, size)
+    return Model(tensors, found.config, title, size, known.get("vae", SD3_VAE).factor)
 
 
 def check(path: Path, model: Model, *, beside: Path | None = None) -> Mapping[str, float]:
@@ -268,7 +276,7 @@ def check(path: Path, model: Model, *, beside: Path | None = None) -> Mapping[st
     rows: dict[str, Any] = {
         name: {"snr_db": ratio if math.isfinite(ratio) else None} for name, ratio in table.items()
     }
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         for name, entry in read_gguf(path).tensors.items():
             rows[name]["type"] = entry.codec.name
     write_json(table_of(beside or path), rows)

@@ -1,7 +1,9 @@
 """`quantize --tune`: the student learns, on the grid of its file, to be what it was at 16 bits."""
 
+import dataclasses
 import functools
 import operator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +66,17 @@ def tuned(
     weights = {name: float(np.square(tensors[name], dtype=np.float64).sum()) for name in tensors}
     section = {"steps": steps, "scheme": scheme, "sigmas": student.sigmas}
     section |= {"captions": "\n".join(captions), "weights": weights}
+    section |= {"conditions": conditions_of(student, captions)}
     run_stage("tune", section, out, body, inputs={}, seed=seed)
     params = load_params(out / "tune" / PARAMS)
     return transformer_to(params, student.pipeline.transformer_config, "sai")
+
+
+def conditions_of(student: Student, captions: Sequence[str]) -> dict[str, Any]:
+    """What noise and conditions come from: the latents' side, text encoders, and their tokens."""
+    pipeline, tokens = student.pipeline, dataclasses.asdict(student.tokenizer(list(captions)))
+    digests = {"text": trees.digest(pipeline.text)[:12], "tokens": trees.digest(tokens)[:12]}
+    return {"sample_size": pipeline.sample_size} | digests
 
 
 def _train(

@@ -53,6 +53,11 @@ def test_every_way_to_six_bits_is_written_measured_and_reported(
         ((), "give --source, --out and --format"),
         (("--format", "gguf-q8_0,gguf-q2_k"), "gguf-q2_k is unknown: choose of gguf-f16"),
         (("--format", "gguf-mixed"), "--format gguf-mixed needs --calibrate"),
+        (
+            ("--format", "t5-gguf-q8_0", "--report"),
+            "--report is of the transformer alone, which no",
+        ),
+        (("--format", "pipeline-torchao-int8", "--position", "8"), "--position is of the transf"),
         (("--format", "gguf-q8_0", "--tune", "3"), "--tune is for --format gguf-q6_k-tuned"),
         (("--format", "gguf-q8_0", "--report", "--position", "4"), "no --position"),
         (("--memory", "sd4"), "--memory sd4: choose of nano"),

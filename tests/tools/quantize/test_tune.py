@@ -57,6 +57,17 @@ def test_weights_move_as_far_as_the_rate_lets_them_and_the_position_table_stays(
     assert 0 < moved < 1.5 * STEPS * OPTIMISER.learning_rate
 
 
+def test_a_tuning_of_other_text_encoders_or_sizes_is_another_one(student, given, tune) -> None:
+    """They make the conditions and the noise that its states come from."""
+    asked = verb.conditions_of(student, CAPTIONS)
+    pipeline = student.pipeline
+    negated = {**pipeline.text, "t5": jax.tree.map(lambda leaf: -leaf, pipeline.text["t5"])}
+    for changed in ({"text": negated}, {"sample_size": 2 * pipeline.sample_size}):
+        other = dataclasses.replace(student, pipeline=dataclasses.replace(pipeline, **changed))
+        assert verb.conditions_of(other, CAPTIONS) != asked
+    assert verb.conditions_of(student, [*CAPTIONS[1:], "a blue two"]) != asked
+
+
 def test_a_tuning_that_was_stopped_goes_on_to_the_same_weights(
     tune, tmp_path, monkeypatch, tell_myself
 ) -> None:
