@@ -184,6 +184,12 @@ def open_pipeline(
     return assemble(parts, where=where, absent_t5=absent_t5, **settings)
 
 
+def name_of(source: Path) -> str:
+    """What a checkpoint is called: its folder's name, or its file's without what says its kind."""
+    kind = source.suffix if source.suffix.lower() in (".safetensors", ".gguf") else ""
+    return source.name.removesuffix(kind)
+
+
 def sample_size_of(source: Path, config: MMDiTConfig, *, base: Path | None = None) -> int:
     """The side of the latents that a model draws unless told otherwise, as `source` has it.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from flashjax.convert.folder import read_configs, read_transformer
 from flashjax.convert.sai import model_spec, write_sai
 from flashjax.convert.transformer import abstract_transformer, transformer_to
 from flashjax.quantize.containers.gguf_export import quantize_transformer
-from flashjax.sources import open_pipeline, read_parts, sample_size_of
+from flashjax.sources import name_of, open_pipeline, read_parts, sample_size_of
 from flashjax.types import InputError
 
 SIDE = 8  # of the tiny teacher's latents; its position table would take 16
@@ -121,3 +122,15 @@ def test_parameters_of_a_stage_must_fit_the_base(transformer, tiny_teacher, tmp_
     known["transformer"] = dataclasses.replace(config, heads=2)
     with pytest.raises(InputError, match="with the sizes of --base, does not fit the model"):
         read_parts(tmp_path, known=known)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/m/stable-diffusion-3.5-medium", "stable-diffusion-3.5-medium"),
+        ("/m/sd3.5_large.safetensors", "sd3.5_large"),
+        ("sd3.5-Q6_K.GGUF", "sd3.5-Q6_K"),
+    ],
+)
+def test_a_checkpoint_keeps_its_name_whatever_dots_it_has(path, name):
+    assert name_of(Path(path)) == name

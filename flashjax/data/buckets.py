@@ -27,10 +27,14 @@ def buckets(side: int) -> tuple[Size, ...]:
     return tuple(sorted(found))
 
 
-def bucket_of(size: Size, side: int, *, upscale: float) -> Size | None:
-    """The bucket nearest in shape; None for a picture that would be enlarged beyond `upscale`."""
+def bucket_of(size: Size, side: int, *, upscale: float, longest: float = math.inf) -> Size | None:
+    """The bucket nearest in shape, of those whose sides a model has places for, up to `longest`.
+
+    None for a picture that would be enlarged beyond `upscale`.
+    """
     ratio = math.log(size[0] / size[1])
-    best = min(buckets(side), key=lambda bucket: abs(math.log(bucket[0] / bucket[1]) - ratio))
+    fit = [bucket for bucket in buckets(side) if max(bucket) <= max(longest, side)]
+    best = min(fit, key=lambda bucket: abs(math.log(bucket[0] / bucket[1]) - ratio))
     return best if _scale(size, best) <= upscale else None
 
 

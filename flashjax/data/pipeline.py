@@ -78,7 +78,7 @@ class Batches:
         order = orders[0]
         if len(orders) > 1:
             mixed = grain.MapDataset.mix(orders, numbers)
-            order = WindowShuffleMapDataset(mixed, window_size=WINDOW, seed=seed)
+            order = WindowShuffleMapDataset(mixed, window_size=WINDOW, seed=seed % 2**31)
         # The indices are all that grain reads: no threads needed, and nothing is read ahead.
         self._indices = iter(order.to_iter_dataset(grain.ReadOptions(num_threads=0)))
         self._chosen: Chosen = []

@@ -3,8 +3,9 @@
 Letters: n pictures, H W pixels.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -122,8 +123,18 @@ class JudgeKind:
 def figures_of(
     judges: Sequence[Judge], images: np.ndarray, prompts: Sequence[str]
 ) -> tuple[Figure, ...]:
-    """The figures of all judges, in their order."""
-    return tuple(figure for judge in judges for figure in judge.judge(images, prompts))
+    """The figures of all judges, in their order; each has a name of its own beneath its heading.
+
+    Where a judge before has a figure of that name, it is said whose this one is.
+    """
+    found: dict[tuple[str, str], Figure] = {}
+    for judge in judges:
+        for figure in judge.judge(images, prompts):
+            whose = (f" ({judge.name}{f' {n}' if n else ''})" for n in itertools.count())
+            names = (figure.name + end for end in itertools.chain([""], whose))
+            name = next(name for name in names if (figure.heading, name) not in found)
+            found[figure.heading, name] = replace(figure, name=name)
+    return tuple(found.values())
 
 
 def told(figures: Sequence[Figure]) -> str:

@@ -14,18 +14,23 @@ Kernel: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]  # "n d", "m 
 ELEMENTS = 2**24  # of a kernel matrix that is there at a time
 
 
-def mmd(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> Estimate:
+def mmd(x: np.ndarray, y: np.ndarray, kernel: Kernel, *, paired: bool = False) -> Estimate:
     """MMD^2 of features "n d" and "m d" in float64, with the influence of the rows of x.
 
     Source: Gretton et al. 2012 (JMLR 13), lemma 6: no sample is compared with itself, so the value
-    of two sets of one distribution is 0 in the mean, and may be below. Raises ValueError for bad
+    of two sets of one distribution is 0 in the mean, and may be below. Rows that are `paired`, of
+    the same noise, are not compared with each other either (equation 4). Raises ValueError for bad
     shapes.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(f"mmd: features {x.shape} and {y.shape}; need (n >= 2, d) of equal d")
     within, among = _others(x, kernel), _others(y, kernel)
-    across = np.concatenate([kernel(rows, y).mean(1) for rows in blocks(x, len(y))])
+    if paired and len(x) != len(y):
+        raise ValueError(f"mmd: {len(x)} and {len(y)} rows are no pairs")
+    sums = np.concatenate([kernel(rows, y).sum(1) for rows in blocks(x, len(y))])
+    alike = [kernel(a[None], b[None])[0, 0] for a, b in zip(x, y, strict=True)] if paired else 0.0
+    across = (sums - alike) / (len(y) - paired)
     value = within.mean() + among.mean() - 2 * across.mean()
     influence = 2 * (within - across)
     return Estimate(float(value), influence - influence.mean())

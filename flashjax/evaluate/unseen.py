@@ -30,7 +30,7 @@ def halves(samples: Samples, count: int, *, side: int) -> Unseen:
     """The first `count` samples to draw, all others to compare with. InputError for too few.
 
     Pictures come to squares of `side` pixels, the size that is drawn. A broken one is left out, and
-    so are captions alone among pictures.
+    so are captions alone among pictures: half as many others will do, for by then all is trained.
     """
     found = list(_read(samples, (side, side)))
     pictured = [sample for sample in found if sample.image is not None]
@@ -41,10 +41,10 @@ def halves(samples: Samples, count: int, *, side: int) -> Unseen:
         if len(captions) < count:
             raise InputError(f"{samples.name} has {len(captions)} captions, but {count} are drawn")
         return Unseen(captions[:count], None, None, captions[count:])
-    if len(captions) < 2 * count:
+    if 2 * (len(captions) - count) < count:
         raise InputError(
             f"{samples.name} has {len(captions)} samples: {count} to draw and as many to compare "
-            f"with are needed"
+            f"with are needed, or half as many where others are broken"
         )
     images = np.stack([sample.image for sample in pictured if sample.image is not None])
     return Unseen(captions[:count], images[:count], images[count:], captions[count:])

@@ -80,7 +80,10 @@ class Peers:
 
 def watch(host: str, process: int, processes: int) -> Peers:
     """Connects this process with the others through process 0 on `host`; all call it together."""
-    with socket.create_server(("", 0)) as server:
+    families = {found[0] for found in socket.getaddrinfo(host, None)} if host else set()
+    only_ipv6 = families == {socket.AF_INET6}
+    family = socket.AF_INET6 if only_ipv6 else socket.AF_INET
+    with socket.create_server(("", 0), family=family) as server:
         hello = np.array([server.getsockname()[1], secrets.randbelow(2**31)], np.int32)
         port, secret = map(int, multihost_utils.broadcast_one_to_all(hello))
         if process == 0:

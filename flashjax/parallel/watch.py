@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from flashjax.parallel import signals
 
 STALL_SECONDS = 3600.0  # outside training: what says nothing meanwhile is taken for a hang
@@ -42,6 +44,8 @@ class Watch:
         self._folder, self._process, self._seconds = folder, process, stall_seconds
         self._note = folder / f"heartbeat-{process}.json"
         keep_old(folder / f"stacks-{process}.txt")
+        if process == 0:
+            self._forget(jax.process_count())
         self._stacks = (folder / f"stacks-{process}.txt").open("w")
         self._alarm = threading.Timer(stall_seconds, lambda: None)
         self._moved = threading.Event()
@@ -66,6 +70,12 @@ class Watch:
             faulthandler.cancel_dump_traceback_later()
             self._alarm.cancel()
             self._moved.set()
+
+    def _forget(self, processes: int) -> None:
+        """Takes away the signs of life of processes that an earlier, larger start had."""
+        for note in self._folder.glob("heartbeat-*.json"):
+            if int(note.stem.removeprefix("heartbeat-")) >= processes:
+                note.unlink(missing_ok=True)
 
     def close(self, *, leave_files: bool) -> None:
         """Ends the watch; a process that did not hang may leave no files."""

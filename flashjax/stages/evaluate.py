@@ -17,6 +17,7 @@ from flashjax.convert.transformer import transformer_from
 from flashjax.data.cache import read_cache
 from flashjax.data.jsons import read_array, read_json
 from flashjax.data.prompts import read_prompts
+from flashjax.data.remote.fetch import fetched
 from flashjax.evaluate.judge import Compared, Figure, Judge, figures_of, told
 from flashjax.evaluate.sample import Drawn, Sampler
 from flashjax.evaluate.unseen import Unseen, halves
@@ -28,7 +29,13 @@ from flashjax.stages.compute import DTYPES, compute_of
 from flashjax.stages.drawing import Studio, draw_all, first_sees, make_studio
 from flashjax.stages.export import FOLDER, HALVED
 from flashjax.stages.model import home_of, network_shardings, open_model, student_of
-from flashjax.stages.registry import check_judged, check_judges, open_judges, open_samples
+from flashjax.stages.registry import (
+    check_judged,
+    check_judges,
+    open_judges,
+    open_samples,
+    weights_of,
+)
 from flashjax.stages.stage import run_stage, write_json
 from flashjax.types import InputError, Params
 
@@ -102,9 +109,17 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         section_of(config),
         workdir,
         body,
-        inputs={name: workdir / name for name in ("guide", "match", "export", "quantize")},
+        inputs={name: workdir / name for name in ("guide", "match", "export", "quantize")}
+        | inputs_of(config),
         seed=config.seed,
     )
+
+
+def inputs_of(config: ConfigDict) -> dict[str, Path]:
+    """The files that figures depend on: prompts, and the weights of judges that are named."""
+    file = config.evaluate.get("prompts", "")
+    found = {"prompts": fetched(file)} if file else {}
+    return found | weights_of(config.evaluate.judges)
 
 
 def open_all(config: ConfigDict, compared: Compared, prompts: list[str]) -> list[Judge]:
@@ -166,10 +181,17 @@ def gather(
 def open_unseen(config: ConfigDict, workdir: Path) -> Unseen:
     """Captions of the first validation samples, their real pictures, and the other pictures."""
     samples = config.evaluate.samples
-    held = open_samples(config, workdir / "data")["validation"]
+    samples_of = open_samples(config, workdir / "data")
+    held = samples_of["validation"]
     if config.evaluate.prompts and not len(held):  # prompts of their own, nothing to compare with
         return Unseen([], None, None, [])
-    side = read_cache(workdir / "prepare").made["side"]
+    cache = read_cache(workdir / "prepare")
+    side = cache.made["side"]
+    if cache.samples.get("digest") != samples_of["train"].digest:
+        raise InputError(
+            f"data.source has changed since `prepare`: what was held out then may have been "
+            f"trained on now; bring it back, or run in another workdir ({workdir / 'prepare'})"
+        )
     try:
         return halves(held, samples, side=side)
     except InputError as error:

@@ -67,7 +67,7 @@ def code_named(section: Mapping[str, Any]) -> dict[str, Path]:
         f"{key}={text}": text.partition(":")[0]
         for key, value in leaves(section).items()
         for text in (value if isinstance(value, list | tuple) else [value])
-        if isinstance(text, str) and is_code(text)
+        if isinstance(text, str) and is_code(text.partition("=")[0])  # a judge may have weights
     }
     return {
         key if name == module else f"{key}, {name}": path

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import re
 import shutil
 from collections import Counter
@@ -29,6 +30,7 @@ from flashjax.parallel.hosts import is_first, meet
 from flashjax.parallel.watch import alive
 from flashjax.stages import draw
 from flashjax.stages.encoding import Encoder, open_encoder
+from flashjax.stages.model import read_model
 from flashjax.stages.registry import open_samples
 from flashjax.stages.stage import run_stage, write_json
 from flashjax.types import InputError, Whole
@@ -58,7 +60,9 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         samples = open_samples(config, workdir / "data") if is_first() else None
         meet("the data is there")
         samples = samples or open_samples(config, workdir / "data")
-        cache = prepare(samples["train"], folder, encoder, made, data=data, side=data.size or side)
+        side, longest = data.size or side, longest_side(workdir)
+        train = samples["train"]
+        cache = prepare(train, folder, encoder, made, data=data, side=side, longest=longest)
         held = len(samples["validation"])
         return {"train": cache.counts["kept"], "validation": held, "counts": dict(cache.counts)}
 
@@ -80,18 +84,24 @@ def prepare(
     *,
     data: DataConfig,
     side: int,
+    longest: float = math.inf,
 ) -> Cache:
     """Writes the cache of samples into a folder; `made` is what its model must have in common.
 
+    No side of a bucket is longer than `longest` pixels, the places of the model.
     InputError for samples of which none can be used, or a disk that is too small.
     """
     if is_first() and not (folder / PLAN).is_file():
-        write_json(folder / PLAN, make_plan(samples, side, data))
+        write_json(folder / PLAN, make_plan(samples, side, data, longest=longest))
     meet("the cache is planned")
     plan = read_plan(folder / PLAN, samples)
     shards = list(planned_shards(plan))
     fields = {name: encoder.fields(size_of(name)) for name in plan["buckets"]}
-    check_space(folder, {name: (fields[name], len(plan["buckets"][name])) for name in fields})
+    left: Counter[str] = Counter()
+    for name, file, chosen in shards:
+        left[name] += 0 if (folder / f"{file}.json").is_file() else len(chosen)
+    check_space(folder, {name: (fields[name], left[name]) for name in fields})
+    meet("there is room")  # or a late process takes the shards of others for what was there
     mine = shards[jax.process_index() :: jax.process_count()]
     for done, (name, file, chosen) in enumerate(mine):
         if not (folder / f"{file}.json").is_file():
@@ -106,7 +116,15 @@ def prepare(
     return cache
 
 
-def make_plan(samples: Samples, side: int, data: DataConfig) -> dict[str, Any]:
+def longest_side(workdir: Path) -> int:
+    """The pixels of a side that the model of a run has places for."""
+    model = read_model(workdir)
+    return model.transformer.patch * model.transformer.position_size * model.vae.factor
+
+
+def make_plan(
+    samples: Samples, side: int, data: DataConfig, *, longest: float = math.inf
+) -> dict[str, Any]:
     """Every sample by bucket, from headers of pictures, and what is left out with its reason."""
     buckets: dict[str, list[int]] = {}
     skipped: list[tuple[int, str]] = []
@@ -118,7 +136,9 @@ def make_plan(samples: Samples, side: int, data: DataConfig) -> dict[str, Any]:
         except Unreadable as error:
             skipped.append((index, str(error)))
             continue
-        bucket = None if size is None else bucket_of(size, side, upscale=data.upscale)
+        bucket = None
+        if size is not None:
+            bucket = bucket_of(size, side, upscale=data.upscale, longest=longest)
         if size is not None and bucket is None:
             skipped.append((index, f"sample {index}: {size[1]} x {size[0]} pixels are too few"))
             continue
@@ -131,7 +151,7 @@ def make_plan(samples: Samples, side: int, data: DataConfig) -> dict[str, Any]:
         reason = skipped[0][1] if skipped else "there is no sample"
         raise InputError(
             f"data.source: none of {len(samples)} samples can be used ({reason}); pictures of at "
-            f"least {round(side / data.upscale)} pixels a side are needed at data.size={side}"
+            f"least {math.ceil(side / data.upscale)} pixels a side are needed at data.size={side}"
         )
     return {"digest": samples.digest, "buckets": buckets, "skipped": skipped}
 
@@ -195,7 +215,7 @@ def planned_shards(plan: Mapping[str, Any]) -> Iterator[tuple[str, str, list[int
 
 
 def check_space(folder: Path, buckets: Mapping[str, tuple[Mapping[str, Any], int]]) -> None:
-    """Says how many bytes the cache will have. InputError for a disk that has no room for them."""
+    """Says how many bytes are to be written. InputError for a disk that has no room for them."""
     need = sum(
         sum(field.nbytes for field in fields.values()) * count for fields, count in buckets.values()
     )

@@ -120,6 +120,12 @@ def open_judges(
     return judges
 
 
+def weights_of(names: Sequence[str]) -> dict[str, Path]:
+    """The weights of judges that name them, "clip=PATH", by the judge; of those that are there."""
+    paths = {told: fetched(told.partition("=")[2]) for told in names if "=" in told}
+    return {f"judge {told}": path for told, path in paths.items() if path.exists()}
+
+
 def _judge(told: str, pipeline: Path, key: str) -> tuple[JudgeKind, str]:
     """A kind of judge and where its weights are: "task", "name=path", "package.module:name"."""
     name, _, path = told.partition("=")

@@ -13,6 +13,7 @@ from flashjax.data.jsons import read_array, read_texts
 from flashjax.evaluate import report
 from flashjax.evaluate.bars import Targets, run_bars
 from flashjax.evaluate.judge import Figure, Measured
+from flashjax.sources import name_of
 from flashjax.stages.evaluate import BITS, counted
 from flashjax.stages.stage import read_stage, run_stage, stage_results
 from flashjax.stages.training import curves
@@ -106,7 +107,7 @@ def title_of(config: ConfigDict) -> str:
 
 def source_of(config: ConfigDict) -> str:
     """The teacher's name: its folder's or file's."""
-    return Path(str(config.teacher.source)).stem or str(config.teacher.source)
+    return name_of(Path(str(config.teacher.source))) or str(config.teacher.source)
 
 
 def sampler_of(row: dict[str, Any], images: np.ndarray) -> report.Sampler:
@@ -130,11 +131,11 @@ def branch_curves(workdir: Path, branches: tuple[str, ...]) -> dict[str, list[di
     """The branches' metrics apart: "lo/student/loss" of one run becomes "student/loss" of `lo`."""
 
     def of(branch: str, record: dict[str, Any]) -> dict[str, Any]:
-        own = {k.removeprefix(f"{branch}/"): v for k, v in record.items() if k.startswith(branch)}
+        own = {k.removeprefix(branch): v for k, v in record.items() if k.startswith(branch)}
         return {"step": record["step"], **own}
 
     records = [record for record in curves(workdir / "split") if "step" in record]
-    return {branch: [of(branch, record) for record in records] for branch in branches}
+    return {branch: [of(f"{branch}/", record) for record in records] for branch in branches}
 
 
 def file_sizes(workdir: Path) -> list[report.FileSize]:

@@ -97,7 +97,7 @@ def run_stage(
         _make_room(folder, inputs)
     with (
         signals.saving(lambda: saved_of(folder)),
-        at_work(folder, record) if first else nullcontext(),
+        at_work(folder, record, before) if first else nullcontext(),
     ):
         meet(f"{name} may begin")  # the folder is held, and swept: nothing of others is in it
         with nullcontext() if alone else watched(folder / STAGE, f"{name} begins"):
@@ -132,10 +132,13 @@ def _make_room(folder: Path, inputs: Mapping[str, Path | str]) -> None:
 
 
 @contextmanager
-def at_work(folder: Path, record: dict[str, Any]) -> Iterator[None]:
+def at_work(
+    folder: Path, record: dict[str, Any], before: Mapping[str, Any] | None
+) -> Iterator[None]:
     """Holds a stage's folder, and writes its record at both ends, with what ended it if not well.
 
-    InputError where another job holds it; it is free when its job ends.
+    InputError where another job holds it, or has been there since its record `before` was read; it
+    is free when its job ends.
     """
     with (folder / LOCK).open("a+") as lock:
         try:
@@ -146,6 +149,10 @@ def at_work(folder: Path, record: dict[str, Any]) -> Iterator[None]:
             ) from error
         except OSError as error:  # Lustre and NFS may be mounted without locks
             log.warning("%s cannot be locked (%s): start no second job there", folder, error)
+        if read_stage(folder) != before:
+            raise InputError(
+                f"another job has been at work in {folder}: run the same command again"
+            )
         sweep(folder)
         with withdrawn_record(folder):
             yield from recorded(folder, record)
@@ -224,7 +231,7 @@ def stage_folders(workdir: Path) -> list[Path]:
 def came_to_nothing(folder: Path) -> bool:
     """Whether a stage left neither checkpoint nor result: another config may have its place."""
     record = read_stage(folder)
-    if record is not None and record["status"] == "done":
+    if (record is not None and record["status"] == "done") or steps_saved(folder):
         return False
     return all(_is_trace(path.relative_to(folder)) for path in files_below(folder))
 
@@ -344,12 +351,16 @@ def _listed(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of a folder, but for what its own tools keep there."""
-    return sorted(
-        child
-        for child in folder.rglob("*")
-        if child.is_file() and not KEPT_BY_TOOLS.intersection(child.relative_to(folder).parts)
-    )
+    """The files of a folder and of folders that it links, but for what its own tools keep there."""
+    found: list[Path] = []
+    for home, folders, names in os.walk(folder, followlinks=True):
+        here = Path(home)
+        if here.resolve() in {above.resolve() for above in here.parents}:  # a link to itself
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if name not in KEPT_BY_TOOLS]
+        found += [here / name for name in names if name not in KEPT_BY_TOOLS]
+    return sorted(path for path in found if path.is_file())
 
 
 def _digest(path: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flashjax.sources import name_of
 from flashjax.types import InputError
 
 AXES: Mapping[str, tuple[str, type]] = {  # as it is asked for: the flag, the type of its values
@@ -89,7 +90,7 @@ def sources_of(text: str, known: Sequence[str]) -> dict[str, str]:
     paths = [text] if text in known or Path(text).exists() else text.split(",")
     if "" in paths:
         raise InputError(f"--source {text}: give a path, or several with commas between")
-    labels = [path if path in known else Path(path).stem for path in paths]
+    labels = [path if path in known else name_of(Path(path)) for path in paths]
     if len(set(labels)) < len(labels):
         labels = paths
     if len(set(labels)) < len(labels):

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     names = [name for name in options.judges.split(",") if name]
     check_judges(names, key="--judges")
     check_free([out / PAGE], force=options.force, read=paths)
-    opened = open_kind(options.real, Wording()) if options.real else None
+    opened = open_kind(options.real, Wording(several="none")) if options.real else None
     judges: list[Judge] = []
     rows: list[report.Sampler] = []
     places = []

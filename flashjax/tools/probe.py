@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from scipy import stats
 
 from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
@@ -163,7 +164,8 @@ def gradients_of(
     drawn = collect(gradient, len(inputs), options.draws)
     rows = {name: [figures[name] for figures in told] for name in told[0]}
     shaped = {name: np.reshape(row, (len(inputs), -1)).mean(1) for name, row in rows.items()}
-    half = lambda values: 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
+    tail = float(stats.t.ppf(0.975, len(inputs) - 1))  # few inputs: no normal distribution
+    half = lambda values: tail * float(values.std(ddof=1)) / len(values) ** 0.5
     return drawn, {name: (float(row.mean()), half(row)) for name, row in shaped.items()}
 
 

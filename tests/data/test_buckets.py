@@ -47,3 +47,9 @@ def test_resizing_is_pillows_antialiased_one():
     image = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
     want = Image.fromarray(image).resize((64, 64), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(fitted(image, (64, 64), crop="centre", seed=()), np.asarray(want))
+
+
+def test_no_side_is_longer_than_the_model_has_places_for():
+    assert bucket_of((256, 512), 256, upscale=1.25) == (192, 384)
+    assert bucket_of((256, 512), 256, upscale=1.25, longest=256) == (256, 256)
+    assert bucket_of((256, 256), 256, upscale=1.25, longest=128) == (256, 256)

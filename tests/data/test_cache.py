@@ -22,7 +22,7 @@ from flashjax.data.cache import (
     without_pictures,
     write_shard,
 )
-from flashjax.data.pipeline import batches, to_mesh
+from flashjax.data.pipeline import WINDOW, batches, to_mesh
 from flashjax.parallel.mesh import make_mesh
 from flashjax.types import Cond, InputError, Tokens
 
@@ -136,10 +136,10 @@ def test_captions_alone_are_batches_with_blank_latents_that_take_no_memory():
 def test_batches_of_buckets_come_by_their_numbers_and_never_mix(tmp_path):
     wide, tall = np.arange(40).reshape(40, 1), np.arange(100, 110).reshape(10, 1)
     drawn = batches(wide, tall, batch_size=5, seed=3)
-    seen = [np.asarray(next(drawn)).ravel() for _ in range(20)]
+    seen = [np.asarray(next(drawn)).ravel() for _ in range(WINDOW)]
     kinds = [set(batch >= 100) for batch in seen]
     assert all(len(kind) == 1 for kind in kinds)
-    assert sum(kind == {True} for kind in kinds) == 4  # a fifth, as of the samples
+    assert abs(sum(kind == {True} for kind in kinds) - WINDOW / 5) < 1  # as of the samples
     again = batches(wide, tall, batch_size=5, seed=3)
     for _ in range(7):
         next(again)

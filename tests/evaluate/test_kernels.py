@@ -52,6 +52,19 @@ def test_two_sets_of_one_distribution_are_at_zero_in_the_mean():
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))
 
 
+@pytest.mark.parametrize("alike", [0.0, 0.5, 1.0])
+def test_pairs_of_the_same_noise_are_at_zero_in_the_mean_too(alike):
+    """Rows of a student and its teacher; compared with each other they would lie far below."""
+    values = []
+    for i in range(200):
+        x, other = features(20, seed=2 * i), features(20, seed=2 * i + 1)
+        y = alike * x + np.sqrt(1 - alike**2) * other
+        values.append(mmd(x, y, gaussian(2.0), paired=True).value)
+    assert abs(np.mean(values)) <= 3 * np.std(values) / np.sqrt(len(values)) + 1e-12
+    with pytest.raises(ValueError, match="are no pairs"):
+        mmd(x, y[:-1], gaussian(2.0), paired=True)
+
+
 @pytest.mark.parametrize("kernel", [gaussian(3.0), cubic])
 def test_influences_foretell_how_new_sets_scatter(kernel):
     y = features(150, seed=999)

@@ -114,6 +114,14 @@ def test_the_watch_of_a_stage_rests_while_another_counts(tmp_path, monkeypatch):
     assert ended and ended[0].startswith("a hang after what follows its steps; ")
 
 
+def test_processes_of_an_earlier_larger_start_are_forgotten(tmp_path):
+    for number in (0, 1, 12):
+        (tmp_path / f"heartbeat-{number}.json").write_text('{"at": "step 3"}')
+    watch.Watch(tmp_path, 0, stall_seconds=60.0)
+    assert [path.name for path in tmp_path.glob("heartbeat-*")] == ["heartbeat-0.json"]
+    assert "process 0)" in watch.said_of(tmp_path, "step 4")
+
+
 @pytest.mark.parametrize("inside", [False, True])
 def test_without_a_watch_a_sign_of_life_is_none(tmp_path: Path, inside):
     with watch.resting() if inside else watch.watched(tmp_path / "a" / "b", 0, "it begins"):

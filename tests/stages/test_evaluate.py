@@ -1,13 +1,18 @@
 """What an evaluation keeps: rows, and the pictures that a report shows under their captions."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from flashjax.data.cache import Cache
 from flashjax.evaluate.unseen import Unseen
-from flashjax.stages.evaluate import DRAWN, PICTURES, ROW, SHOWN, gather
+from flashjax.stages import evaluate
+from flashjax.stages.evaluate import DRAWN, PICTURES, ROW, SHOWN, gather, inputs_of
 from flashjax.stages.stage import write_json
+from flashjax.types import InputError
 
 CAPTIONS = ["one", "two"]
 
@@ -36,3 +41,24 @@ def test_of_captions_that_are_drawn_twice_real_pictures_are_shown_once(tmp_path)
     gather(tmp_path, [place], unseen, [], [*CAPTIONS, *CAPTIONS])
     assert np.load(tmp_path / PICTURES).shape == (2, 2, 4, 4, 3)
     assert json.loads((tmp_path / "captions.json").read_text()) == CAPTIONS
+
+
+def test_prompts_and_weights_of_judges_are_inputs(tmp_path):
+    (tmp_path / "p.txt").write_text("a red seven")
+    (tmp_path / "clip").mkdir()
+    judges = ("digit_scenes", f"clip={tmp_path / 'clip'}", "fid=/nowhere")
+    config = ConfigDict({"evaluate": {"prompts": str(tmp_path / "p.txt"), "judges": judges}})
+    assert list(inputs_of(config).values()) == [tmp_path / "p.txt", tmp_path / "clip"]
+    config.evaluate.update(prompts="", judges=("detail",))
+    assert inputs_of(config) == {}
+
+
+def test_data_that_changed_since_it_was_prepared_has_nothing_held_out(tmp_path, monkeypatch):
+    """One picture more, and the split is another: what is drawn was trained on."""
+    held = SimpleNamespace(digest="new")
+    monkeypatch.setattr(evaluate, "open_samples", lambda *_: {"train": held, "validation": [1, 2]})
+    (tmp_path / "prepare").mkdir()
+    Cache({"digest": "old"}, {"side": 64}, (), {}).write(tmp_path / "prepare")
+    config = ConfigDict({"evaluate": {"samples": 1, "prompts": ""}})
+    with pytest.raises(InputError, match=r"data\.source has changed since `prepare`"):
+        evaluate.open_unseen(config, tmp_path)

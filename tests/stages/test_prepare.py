@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,6 +137,16 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_encoded(
     with pytest.raises(InputError, match=r"the cache takes .* GB and 1e-07 GB are free"):
         made(tmp_path / "c", encoder)
     assert not list((tmp_path / "c").glob("*.array_record"))
+
+
+def test_what_is_written_already_needs_no_room_again(tmp_path, encoder, monkeypatch):
+    monkeypatch.setattr(stage, "SHARD", 2)
+    whole = made(tmp_path / "c", encoder)
+    for name in ("64x64-00002.array_record", "64x64-00002.array_record.json", "manifest.json"):
+        (tmp_path / "c" / name).unlink()
+    last = (tmp_path / "c" / "64x64-00000.array_record").stat().st_size
+    monkeypatch.setattr(stage.shutil, "disk_usage", lambda path: SimpleNamespace(free=1.5 * last))
+    assert made(tmp_path / "c", encoder) == whole
 
 
 def test_pictures_that_are_all_too_small_or_broken_are_one_line(tmp_path, encoder):

@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from flashjax.stages import stage
+from flashjax.stages.contents import CHECKPOINTS
 from flashjax.stages.stage import read_stage, run_stage, write_config
 from flashjax.train.loop import Interrupted
 from flashjax.types import InputError
@@ -159,20 +160,49 @@ def test_changed_inputs_are_refused(tmp_path):
         _run(tmp_path, Body(), inputs=parent)
 
 
+def test_what_lies_behind_a_link_of_an_input_is_a_part_of_it(tmp_path):
+    """A pipeline's networks may be linked from another disk; a link to itself ends nothing."""
+    weights, real = tmp_path / "nano", tmp_path / "disk"
+    for folder in (weights, real):
+        folder.mkdir()
+    (real / "model.safetensors").write_bytes(b"one")
+    (weights / "transformer").symlink_to(real, target_is_directory=True)
+    (weights / "again").symlink_to(weights, target_is_directory=True)
+    inputs = {"teacher": weights}
+    _run(tmp_path, Body(), name="import", inputs=inputs)
+    assert _run(tmp_path, Body(), name="import", inputs=inputs)["runs"] == 1
+    (real / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(InputError, match="teacher has changed"):
+        _run(tmp_path, Body(), name="import", inputs=inputs)
+
+
+def test_a_stage_whose_checkpoints_are_linked_has_come_to_something(tmp_path):
+    body = Body(interruptions=1)
+    with pytest.raises(Interrupted):
+        _run(tmp_path, body)
+    (tmp_path / "match" / "checkpoint1").unlink()
+    (tmp_path / "disk" / "400").mkdir(parents=True)
+    (tmp_path / "match" / CHECKPOINTS).symlink_to(tmp_path / "disk", target_is_directory=True)
+    with pytest.raises(InputError, match=r"differs in loss\.weight"):
+        _run(tmp_path, body, SECTION | {"loss": {"weight": 0.2}})
+
+
+@pytest.mark.parametrize("weights", ["", "=/weights"])
 @pytest.mark.parametrize("nested", [False, True])
-def test_code_that_changed_under_its_name_is_another_stage(nested, tmp_path, monkeypatch):
+def test_code_that_changed_under_its_name_is_another_stage(nested, weights, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    package = tmp_path / f"mine_{nested}"
+    package = tmp_path / f"mine_{nested}_{len(weights)}"
     package.mkdir()
     (package / "__init__.py").touch()
     code = package / "arms.py"
     code.write_text("def gradient(): return 1\n")
-    named = f"mine_{nested}.arms:gradient"
-    section = {"judges": ("detail", named)} if nested else {"match": {"gradient": named}}
+    named = f"{package.name}.arms:gradient"
+    told = named + weights
+    section = {"judges": ("detail", told)} if nested else {"match": {"gradient": told}}
     _run(tmp_path / "w", Body(), section)
     _run(tmp_path / "w", Body(), section)
     code.write_text("def gradient(): return 2\n")
-    with pytest.raises(InputError, match=f"{named} has changed"):
+    with pytest.raises(InputError, match=f"{told} has changed"):
         _run(tmp_path / "w", Body(), section)
 
 
@@ -251,6 +281,21 @@ def test_two_jobs_are_not_at_work_in_one_folder(tmp_path):
 
     assert _run(tmp_path, second) == {"refused": True}
     assert _run(tmp_path, Body()) == {"refused": True}  # it is done, and nobody is at work
+
+
+def test_who_looked_before_another_job_was_done_does_not_do_it_again(tmp_path, monkeypatch):
+    """Inputs of gigabytes are read between the look and the lock."""
+    make_room = stage._make_room
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(stage, "_make_room", make_room)
+        assert _run(tmp_path, Body())["runs"] == 1
+        make_room(*arguments)
+
+    monkeypatch.setattr(stage, "_make_room", meanwhile)
+    with pytest.raises(InputError, match=r"another job has been at work in .*: run the same"):
+        _run(tmp_path, Body(), SECTION | {"steps": 9})
+    assert read_stage(tmp_path / "match")["section"]["steps"] == SECTION["steps"]
 
 
 def test_a_disk_without_locks_is_said_and_works(tmp_path, monkeypatch, caplog):

@@ -15,15 +15,18 @@ from PIL import Image
 from flashjax.data.files import Address
 from flashjax.data.kinds.listed import Wording
 from flashjax.data.kinds.tars import open_tars
-from flashjax.data.samples import Samples
+from flashjax.data.samples import Samples, Unreadable
 from flashjax.types import InputError
 
 SHARD = 256  # samples of a tar: what a drawing that is stopped may lose
 
 
 def is_undrawn(samples: Samples) -> bool:
-    """Whether samples are captions alone."""
-    return len(samples) > 0 and samples.size(0) is None
+    """Whether samples are captions alone; a picture that cannot be read is one."""
+    try:
+        return len(samples) > 0 and samples.size(0) is None
+    except Unreadable:
+        return False
 
 
 def shards_of(folder: Path, count: int) -> dict[Path, range]:

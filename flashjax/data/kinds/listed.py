@@ -130,7 +130,8 @@ def texts_of(value: Any, where: str) -> tuple[str, ...]:
         return tuple(text for part in value for text in texts_of(part, where))
     if not isinstance(value, str):
         raise InputError(f"{where}: its caption is {value!r:.40}, no text")
-    return (" ".join(value.split()),) if value.strip() else ()
+    whole = value.encode("utf-8", "replace").decode()  # a character that was cut in half
+    return (" ".join(whole.split()),) if whole.strip() else ()
 
 
 def first_of(names: Sequence[str], most: int = 3) -> str:

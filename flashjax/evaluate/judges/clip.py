@@ -4,6 +4,7 @@ Source: Hessel et al. 2021, arXiv:2104.08718, in the form without rescaling (tor
 `CLIPScore`); CMMD: Jayasumana et al. 2024, arXiv:2401.09603.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,9 +58,10 @@ class ClipJudge:
         check_pictures(images, prompts)
         pictures = self._towers.pictures(images)
         score = mean_of(100.0 * (pictures * self._towers.texts(prompts)).sum(1))
+        distance = functools.partial(mmd, pictures, kernel=gaussian(SIGMA))
         distances = [
-            (f"CMMD{reference.tag}", mmd(pictures, reference.features, gaussian(SIGMA)) * SCALE)
-            for reference in self._compared
+            (f"CMMD{one.tag}", distance(one.features, paired=one.pairs(pictures)) * SCALE)
+            for one in self._compared
         ]
         return (
             figure("CLIP score", score),

@@ -99,10 +99,17 @@ def set_digest(images: np.ndarray) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Features of pictures to compare with; figures end in `tag`: "" or "-T" for a teacher's."""
+    """Features of pictures to compare with; figures end in `tag`: "" or "-T" for a teacher's.
+
+    A teacher's are of the same prompts and noise, where there are as many.
+    """
 
     tag: str
     features: np.ndarray
+
+    def pairs(self, features: np.ndarray) -> bool:
+        """Whether row by row they are of the same noise as these."""
+        return bool(self.tag) and len(features) == len(self.features)
 
     @property
     def words(self) -> str:

@@ -62,7 +62,8 @@ class FidJudge:
 
 def _against(reference: Reference, features: np.ndarray) -> Iterator[Figure]:
     yield figure(f"FID{reference.tag}", frechet(features, reference.features), better="less")
-    kid = mmd(features, reference.features, cubic) * 1000
+    paired = reference.pairs(features)
+    kid = mmd(features, reference.features, cubic, paired=paired) * 1000
     yield figure(f"KID{reference.tag}", kid, better="less")
 
 

@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
-from flashjax.data.samples import captions_of
 from flashjax.evaluate.judge import Compared, Judge
 from flashjax.evaluate.sample import Sampler
 from flashjax.evaluate.unseen import Unseen
@@ -19,10 +18,9 @@ from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.parallel.mesh import make_mesh
 from flashjax.stages import guide, import_teacher, match, prepare, split
 from flashjax.stages.drawing import Studio, draw_all, forget, make_studio
-from flashjax.stages.evaluate import measure, open_all, open_unseen
+from flashjax.stages.evaluate import inputs_of, measure, open_all, open_unseen
 from flashjax.stages.identity import identity
 from flashjax.stages.model import open_model, student_of
-from flashjax.stages.registry import open_samples
 from flashjax.stages.stage import (
     check_identity,
     run_stage,
@@ -179,7 +177,7 @@ def judge_teacher(config: ConfigDict, place: Path) -> None:
         real = None if images is None else measure(desk.judges, images, captions)
         return {"teacher": found, "real": real, "notes": [judge.note for judge in desk.judges]}
 
-    inputs = {"prepare": place / "prepare"}
+    inputs = {"prepare": place / "prepare"} | inputs_of(config)
     run_stage(JUDGED, asked_of(config), place, body, inputs=inputs, seed=config.seed)
 
 
@@ -196,7 +194,7 @@ def judge_student(config: ConfigDict, grid: AblateConfig, place: Path, stage: st
         found = {HALVED: judged(halved=True)} if config.match.match.halved else {}
         return found | {STUDENT: judged(halved=False)}  # the last one's pictures are kept
 
-    inputs = {stage: place / stage}
+    inputs = {stage: place / stage} | inputs_of(config)
     run_stage(JUDGED, asked_of(config), place, body, inputs=inputs, seed=config.seed)
 
 
@@ -227,7 +225,7 @@ def judge_branches(config: ConfigDict, grid: AblateConfig, cell: Cell, place: Pa
         return {STUDENT: judged, "weights": best, "swept": swept}
 
     asked = asked_of_branches(config, grid, cell)
-    inputs = {stage: place / stage for stage in stages.values()}
+    inputs = {stage: place / stage for stage in stages.values()} | inputs_of(config)
     run_stage(JUDGED, asked, place, body, inputs=inputs, seed=config.seed)
 
 
@@ -288,9 +286,7 @@ class Desk:
 
     def other_captions(self, count: int) -> list[str]:
         """Captions that were held out, and of which nothing is reported."""
-        drawn = self._config.evaluate.samples
-        held = open_samples(self._config, self._place / "data")["validation"]
-        return captions_of(held)[drawn : drawn + count]
+        return self.unseen.more[:count]
 
     def judge(self, params: Params, sampler: Sampler, captions: Sequence[str]) -> dict[str, Any]:
         """The figures of pictures of these captions; the first pictures are kept."""

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from flashjax.data.kinds.drawn import is_undrawn
 from flashjax.data.kinds.listed import Wording
 from flashjax.data.kinds.recognise import open_kind
 from flashjax.data.samples import Unreadable, captions_of
@@ -194,6 +195,14 @@ def test_a_broken_picture_and_one_that_is_gone_are_unreadable(folder):
             samples[index]
         with pytest.raises(Unreadable, match=name):
             samples.size(index)
+    assert not is_undrawn(samples)
+
+
+def test_a_character_that_was_cut_in_half_is_replaced(folder):
+    """As by JavaScript, which counts an emoji as two."""
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a cat \\ud83d"}')
+    samples = open_source(folder)
+    assert samples[0].caption == "a cat ?" and samples.digest
 
 
 def test_of_several_captions_one_is_learnt(folder, caplog):

@@ -78,5 +78,6 @@ def test_stored_and_composed_samples_say_what_they_are(tmp_path):
     image, caption = samples["train"][0]
     assert image.shape == (TASK.side, TASK.side, 3) and image.dtype == np.uint8 and caption
     assert "seed=1" in samples["train"].name
-    with pytest.raises(InputError, match="2 to draw and as many to compare"):
-        halves(samples["train"], 2, side=TASK.side)
+    assert len(halves(samples["train"], 2, side=TASK.side).others) == 1  # as if one were broken
+    with pytest.raises(InputError, match="3 to draw and as many to compare"):
+        halves(samples["train"], 3, side=TASK.side)
