@@ -24,6 +24,7 @@ from flashjax.data.remote.store import Store, cache_folder, is_bucket
 from flashjax.data.remote.told import calling
 from flashjax.parallel.hosts import any_process, is_first, meet
 from flashjax.stages.contents import CHECKPOINTS, DRAFT, SCRATCH, TRACES, UNFINISHED, files_below
+from flashjax.stages.refused import RECORD
 from flashjax.types import InputError
 
 RUNS = "runs"  # the folder of the copies of workdirs
@@ -109,10 +110,15 @@ class Mirror:
             shutil.rmtree(left)
         manifest = check_ours(self._store)
         self._here = self._recorded()
-        if {name: found[2] for name, found in self._here.items()} == _ids(manifest):
-            return  # nobody else was at work there: what a killed job left here is the newest
-        _keep_only(self._folder, manifest.files)
         same = {name: found[2] for name, found in self._here.items() if self._is_same(name)}
+        if {name: found[2] for name, found in self._here.items()} == _ids(manifest):
+            # Nobody else was at work there: what a killed job left here is the newest. But what a
+            # finished stage has lost here since is there yet, and must not be lost there, too.
+            same |= {name: f[2] for name, f in self._here.items() if not self._is_done(name)}
+            if len(same) == len(self._here):
+                return
+        else:
+            _keep_only(self._folder, manifest.files)
         pull(self._store, manifest, self._folder, same)
         self._remember({name: self._folder / name for name in manifest.files}, manifest)
 
@@ -185,6 +191,14 @@ class Mirror:
         path = (folder or self._folder) / name
         return name in self._here and path.is_file() and _stat(path) == self._here[name][:2]
 
+    def _is_done(self, name: str) -> bool:
+        """Whether a file is of a stage that is finished at the address, and here is its record."""
+        folder, _, rest = name.partition("/")
+        if not rest or not self._is_same(f"{folder}/{RECORD}"):
+            return False
+        record = json.loads((self._folder / folder / RECORD).read_text())
+        return record.get("status") == "done" and not rest.startswith((*TRACES, CHECKPOINTS))
+
     def _recorded(self) -> Here:
         path = self._place / "here.json"
         if not path.is_file():
@@ -200,8 +214,10 @@ class Mirror:
 
 
 def _check_common(place: Path, text: str) -> None:
-    """InputError unless all processes see the first one's folder."""
+    """InputError unless all processes see the first one's folder, as it is now."""
     mark = place / "common"
+    mark.unlink(missing_ok=True)  # of an earlier start, which may have been on this machine alone
+    meet("no folder is marked")
     if is_first():
         mark.write_text(text)
     meet("a folder in common")

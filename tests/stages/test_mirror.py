@@ -117,6 +117,24 @@ def test_a_copy_that_another_machine_has_overtaken_keeps_nothing_of_its_own(addr
         assert sorted(path.name for path in (again / "toy/checkpoints").iterdir()) == ["2", "6"]
 
 
+@pytest.mark.parametrize("left", [None, "weeks"])
+def test_what_a_finished_stage_has_lost_here_comes_back_and_is_not_lost_there(address, left):
+    def body(folder):
+        (folder / "weights").write_text("weeks of work")
+        return {}
+
+    with opened(address) as workdir:
+        run_stage("toy", {}, workdir, body, inputs={}, seed=0)
+    weights = workdir / "toy" / "weights"
+    weights.unlink()
+    if left is not None:
+        weights.write_text(left)
+    with opened(address) as again:
+        run_stage("next", {}, again, body, inputs={"toy": again / "toy"}, seed=0)
+        assert weights.read_text() == "weeks of work"
+    assert {"toy/weights", "next/weights"} <= set(store_names(address))
+
+
 def settled():
     if thread := mirror._open[0]._thread:
         thread.join()
@@ -178,6 +196,15 @@ def test_a_folder_is_a_folder_and_several_machines_are_refused(address, tmp_path
     told = r"a job on several machines needs a folder that all of them see: mount the bucket \(gcs"
     with pytest.raises(InputError, match=told), opened(address):
         pass
+
+
+def test_a_mark_of_an_earlier_start_is_no_folder_in_common(tmp_path, monkeypatch):
+    """A machine that had run alone before would have taken its own folder for the first one's."""
+    (tmp_path / "common").write_text("of a start on this machine alone")
+    monkeypatch.setattr(mirror, "is_first", lambda: False)
+    monkeypatch.setattr(mirror, "meet", lambda name: None)
+    with pytest.raises(InputError, match="needs a folder that all of them see"):
+        mirror._check_common(tmp_path, "gs://bucket/run")
 
 
 def test_a_dry_run_puts_nothing_there(address, capsys):
