@@ -17,10 +17,15 @@ def sharpness(images: np.ndarray) -> Estimate:
     mean over the pictures. It tells blurred pictures from real ones, and noise from both.
     Source: Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy" (its square).
     """
-    grey = np.asarray(images, np.float64).mean(-1)
-    middle, rows, columns = grey[:, 1:-1, 1:-1], grey[:, :, 1:-1], grey[:, 1:-1, :]
-    around = rows[:, :-2] + rows[:, 2:] + columns[:, :, :-2] + columns[:, :, 2:]
-    return mean_of((around - 4 * middle).std((1, 2)))
+    return mean_of(np.array([_spread(np.asarray(image, np.float64)) for image in images]))
+
+
+def _spread(image: np.ndarray) -> float:
+    """The standard deviation of one picture's Laplacian, "h w 3" in float64."""
+    grey = image.mean(-1)
+    middle, rows, columns = grey[1:-1, 1:-1], grey[:, 1:-1], grey[1:-1, :]
+    around = rows[:-2] + rows[2:] + columns[:, :-2] + columns[:, 2:]
+    return float((around - 4 * middle).std())
 
 
 def pixel_diversity(images: np.ndarray, groups: Sequence[str]) -> Estimate | None:
@@ -29,10 +34,9 @@ def pixel_diversity(images: np.ndarray, groups: Sequence[str]) -> Estimate | Non
     A group is what has one name, a prompt; the value is the mean over groups of that of all pairs.
     None where no name comes twice.
     """
-    pixels, names = np.asarray(images, np.float64), np.asarray(groups)
-    spreads = []
-    for name in dict.fromkeys(groups):
-        same = pixels[names == name]
+    names, spreads = np.asarray(groups), []
+    for name in dict.fromkeys(groups):  # one by one: all in float64 take ten times as much memory
+        same = np.asarray(images[names == name], np.float64)
         pairs = [np.abs(a - b).mean() for i, a in enumerate(same) for b in same[:i]]
         spreads += [np.mean(pairs)] if pairs else []
     return mean_of(np.array(spreads)) if spreads else None

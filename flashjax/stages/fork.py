@@ -12,7 +12,14 @@ from ml_collections import ConfigDict
 from flashjax.parallel.hosts import is_first, meet
 from flashjax.stages.contents import CHECKPOINTS, UNFINISHED
 from flashjax.stages.refused import LOCK, RECORD, withdrawn
-from flashjax.stages.stage import FORKED, came_to_nothing, read_stage, steps_saved, write_json
+from flashjax.stages.stage import (
+    FORKED,
+    came_to_nothing,
+    held,
+    read_stage,
+    steps_saved,
+    write_json,
+)
 from flashjax.types import InputError
 
 VERBS = ("guide", "match", "split")
@@ -37,8 +44,7 @@ def forked(origin: Path, config: ConfigDict, workdir: Path, verb: str) -> Iterat
             f"{verb}.job.steps={config[verb].job.steps}: give more steps or an earlier checkpoint"
         )
     folder = workdir / verb
-    if read_stage(folder) is not None and not came_to_nothing(folder):
-        raise InputError(f"{folder} has begun: give another --workdir, or leave --fork out")
+    _check_free(folder)
     begun = {"stage": verb, "status": FORKED, "seed": config.seed, "seconds": 0.0}
     record = begun | {"section": {}, "inputs": {}, "versions": {}}
     record[FORKED] = {"from": str(stage.resolve()), "step": step}
@@ -52,16 +58,19 @@ def forked(origin: Path, config: ConfigDict, workdir: Path, verb: str) -> Iterat
 @contextmanager
 def _copied(stage: Path, step: int, folder: Path, record: dict[str, Any]) -> Iterator[None]:
     """A stage's checkpoint and the record of its fork; taken away where the fork is refused."""
-    copy = folder / CHECKPOINTS / str(step)
+    copy, before = folder / CHECKPOINTS / str(step), read_stage(folder)
     new = [path for path in (folder / LOCK, copy.parent) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
 
     def has_begun() -> bool:
-        return read_stage(folder) != record
+        return read_stage(folder) not in (before, record)
 
     with withdrawn(folder / RECORD, unless=has_begun):
-        _copy(stage / CHECKPOINTS / str(step), copy)
-        write_json(folder / RECORD, record)
         try:
+            with held(folder):  # a job that has just begun there would go on from this step
+                _check_free(folder)
+                _copy(stage / CHECKPOINTS / str(step), copy)
+                write_json(folder / RECORD, record)
             yield
         except InputError:
             if not has_begun():
@@ -82,6 +91,11 @@ def found(origin: Path) -> tuple[Path, int]:
     return origin, max(steps)
 
 
+def _check_free(folder: Path) -> None:
+    if read_stage(folder) is not None and not came_to_nothing(folder):
+        raise InputError(f"{folder} has begun: give another --workdir, or leave --fork out")
+
+
 def _copy(source: Path, target: Path) -> None:
     """A folder whole or not at all; what is left of a copy that was killed is swept like a save."""
     draft = target.with_name(f"{target.name}{UNFINISHED}-fork")
@@ -89,6 +103,13 @@ def _copy(source: Path, target: Path) -> None:
     try:
         shutil.copytree(source, draft)
         draft.replace(target)
+    except (shutil.Error, FileNotFoundError) as error:
+        if source.is_dir():
+            raise
+        raise InputError(
+            f"--fork {source}: the job that is at work there has taken it away: give the command "
+            "again, or a step that it keeps"
+        ) from error
     finally:
         _remove(draft)
 

@@ -132,14 +132,8 @@ def _make_room(folder: Path, inputs: Mapping[str, Path | str]) -> None:
 
 
 @contextmanager
-def at_work(
-    folder: Path, record: dict[str, Any], before: Mapping[str, Any] | None
-) -> Iterator[None]:
-    """Holds a stage's folder, and writes its record at both ends, with what ended it if not well.
-
-    InputError where another job holds it, or has been there since its record `before` was read; it
-    is free when its job ends.
-    """
+def held(folder: Path) -> Iterator[None]:
+    """Holds a stage's folder, which is there. InputError where another job does."""
     with (folder / LOCK).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,6 +143,19 @@ def at_work(
             ) from error
         except OSError as error:  # Lustre and NFS may be mounted without locks
             log.warning("%s cannot be locked (%s): start no second job there", folder, error)
+        yield
+
+
+@contextmanager
+def at_work(
+    folder: Path, record: dict[str, Any], before: Mapping[str, Any] | None
+) -> Iterator[None]:
+    """Holds a stage's folder, and writes its record at both ends, with what ended it if not well.
+
+    InputError where another job holds it, or has been there since its record `before` was read; it
+    is free when its job ends.
+    """
+    with held(folder):
         if read_stage(folder) != before:
             raise InputError(
                 f"another job has been at work in {folder}: run the same command again"

@@ -385,7 +385,15 @@ def _step_of(line: str) -> int:
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:
-    """The scalars that a job wrote, one record per interval, in step order."""
-    path = folder / "metrics" / CURVES
+    """The scalars that a job wrote, those of all processes in one record per interval, by step."""
+    others: dict[Any, dict[str, Any]] = {}
+    for place in sorted(folder.glob("metrics-*")):
+        for record in _records(place):
+            others[record.get("step")] = record | others.get(record.get("step"), {})
+    return [others.get(record.get("step"), {}) | record for record in _records(folder / "metrics")]
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    path = folder / CURVES
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]  # one is written just now

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from flashjax.data.cache import check_shard
 from flashjax.stages.contents import CHECKED_INSIDE, CHECKPOINTS, check_contents
 from flashjax.stages.stage import read_stage, stage_folders
 from flashjax.types import InputError
+
+GOING_SECONDS = 1.0  # for a checkpoint that is being taken away
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,17 @@ def _checks(folder: Path) -> Iterator[Callable[[], Any]]:
             yield functools.partial(check_shard, path)
     for path in sorted((folder / CHECKPOINTS).glob("*")):
         if path.name.isdecimal():
-            yield functools.partial(check_checkpoint, path)
+            yield functools.partial(_check_step, path)
+
+
+def _check_step(path: Path) -> None:
+    """`check_checkpoint`, but of one that a job at work takes away meanwhile."""
+    try:
+        check_checkpoint(path)
+    except InputError:
+        time.sleep(GOING_SECONDS)
+        if path.is_dir():
+            raise
 
 
 def _told(check: Callable[[], Any]) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """A fork: the state of an old stage's checkpoint, another config, in a workdir of its own."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from flashjax.data.pipeline import Ahead, batches
+from flashjax.stages import fork
 from flashjax.stages.fork import forked
 from flashjax.stages.refused import withdrawn_folders
-from flashjax.stages.stage import read_stage, run_stage, steps_saved, write_json
+from flashjax.stages.stage import held, read_stage, run_stage, steps_saved, write_json
 from flashjax.stages.training import JobConfig, run_job
 from flashjax.types import InputError
 
@@ -115,6 +118,31 @@ def test_a_fork_that_has_come_further_stays(tmp_path):
         run_stage("guide", _config(7).guide, tmp_path, further, inputs={}, seed=0)
     assert steps_saved(tmp_path / "guide") == [4, 6]
     assert read_stage(tmp_path / "guide")["status"] == "running"
+
+
+def test_nothing_is_copied_to_where_a_job_is_at_work(tmp_path):
+    """It may have saved nothing yet, and would go on from a step of somebody else's."""
+    _guide(_config(4), tmp_path / "old")
+    folder = tmp_path / "new" / "guide"
+    folder.mkdir(parents=True)
+    told = pytest.raises(InputError, match="another job is at work")
+    with held(folder), told, forked(tmp_path / "old/guide", _config(7), tmp_path / "new", "guide"):
+        pytest.fail("it was forked")
+    assert not steps_saved(folder) and read_stage(folder) is None
+
+
+def test_a_checkpoint_that_is_taken_away_while_it_is_copied_is_said(tmp_path, monkeypatch):
+    _guide(_config(4), tmp_path / "old")
+
+    def copytree(source, draft):
+        shutil.rmtree(source)
+        raise shutil.Error([(str(source), str(draft), "No such file")])
+
+    monkeypatch.setattr(fork.shutil, "copytree", copytree)
+    told = pytest.raises(InputError, match="the job that is at work there has taken it away")
+    with told, forked(tmp_path / "old/guide", _config(7), tmp_path / "new", "guide"):
+        pytest.fail("it was forked")
+    assert not any(path.is_file() for path in (tmp_path / "new").rglob("*"))
 
 
 def test_a_copy_that_was_killed_is_copied_anew(tmp_path):

@@ -76,6 +76,15 @@ def test_the_metrics_of_a_job_are_kept_as_records(tmp_path):
     assert all(record["time/step_seconds"] > 0 for record in records)
 
 
+def test_curves_have_what_other_processes_alone_wrote(tmp_path):
+    """Of branches on devices of several processes each writes its own."""
+    for name, branch, loss in (("metrics", "hi", 1.0), ("metrics-1", "lo", 2.0)):
+        (tmp_path / name).mkdir()
+        record = {"step": 4, f"{branch}/loss": loss, "time/step_seconds": loss}
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    assert curves(tmp_path) == [{"step": 4, "hi/loss": 1.0, "lo/loss": 2.0, "time/step_seconds": 1}]
+
+
 def test_a_step_that_is_trained_again_is_recorded_once(tmp_path, tell_myself):
     """A job that was killed after its last save goes back to it; a line may be cut in two."""
     with pytest.raises(Interrupted):

@@ -1,5 +1,7 @@
 """`verify`: whatever a workdir keeps is read, and one changed bit of it is named."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from flashjax.checkpoint import Checkpoints, save_params
 from flashjax.cli import main
 from flashjax.data.cache import write_shard
 from flashjax.stages.stage import run_stage
+from flashjax.tools import verify
 from flashjax.types import InputError
 
 
@@ -50,6 +53,17 @@ def test_one_changed_bit_is_named(workdir, name, capsys):
     path.write_bytes(bytes(data))
     code, said = _verify(workdir, capsys)
     assert code == 2 and name in said and len(said.splitlines()) == 1
+
+
+def test_a_checkpoint_that_a_job_takes_away_meanwhile_is_no_damage(tmp_path, monkeypatch, capsys):
+    def going(path):
+        shutil.rmtree(path)
+        raise InputError(f"{path} is no complete checkpoint")
+
+    run_stage("split", {}, tmp_path, _body, inputs={}, seed=0)
+    monkeypatch.setattr(verify, "check_checkpoint", going)
+    monkeypatch.setattr(verify, "GOING_SECONDS", 0.0)
+    assert _verify(tmp_path, capsys) == (0, "")
 
 
 def test_an_unfinished_stage_is_verified_by_its_checkpoints(tmp_path, capsys):

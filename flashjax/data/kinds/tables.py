@@ -161,7 +161,11 @@ def _as_it_is(cell: Any) -> Any:
 
 
 def _label(names: Sequence[str], label: int | None) -> str | None:
-    return None if label is None or label < 0 else names[label].replace("_", " ")
+    if label is None or label < 0:
+        return None
+    if label >= len(names):
+        raise InputError(f"a label is {label}, and there are {len(names)} names: write it anew")
+    return names[label].replace("_", " ")
 
 
 def _features(schema: pyarrow.Schema) -> dict[str, Any]:
@@ -215,7 +219,7 @@ def _broken_is_refused(file: Address) -> Iterator[None]:
 def _json(file: Address, key: str) -> list[Any]:
     try:
         found = json.loads(file.read_text())[key]
-    except (json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{file} has no list {key}: save the dataset again") from error
     if not isinstance(found, list):
         raise InputError(f"{file} has no list {key}: save the dataset again")

@@ -123,7 +123,7 @@ def _captions(file: BinaryIO, found: dict[str, tarfile.TarInfo], where: str) -> 
         return ()
     try:
         content = json.loads(_text(file, found[".json"], where))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}.json is no JSON") from error
     if not isinstance(content, dict):
         raise InputError(f"{where}.json is no object: write one with {' or '.join(CAPTIONS)}")

@@ -278,6 +278,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path, folder):
     (tmp_path / "z.txt").write_text('image,"caption"\na.png,one\n')
     (tmp_path / "k.jsonl").write_text("[1]\n")
     (tmp_path / "j.jsonl").write_text("{\n")
+    (tmp_path / "i.jsonl").write_text('{"a": ' + 5_000 * "1" + "}\n")
     (tmp_path / "q.parquet").write_bytes(b"no parquet")
     (tmp_path / "w.csv").write_text("file_name,text\na.png,a cat, asleep\n")
     (tmp_path / "v.csv").write_text("file_name,text\na.png\n,two\n")
@@ -299,6 +300,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path, folder):
         "my pictures": "my pictures has manifests in its folders (sub/metadata.csv): give ",
         "k.jsonl": "k.jsonl: line 1 is no object",
         "j.jsonl": "j.jsonl: line 1 is no JSON",
+        "i.jsonl": "i.jsonl: line 1 is no JSON",
         "q.parquet": "q.parquet is no parquet file",
         "m.bin": "m.bin is none of what can be read: give a folder of pictures",
         "nowhere": "nowhere does not exist: give a folder of pictures",
