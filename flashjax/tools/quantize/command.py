@@ -55,7 +55,8 @@ MEASURED = 64  # of a report's captions: those whose velocities are compared
 
 NEEDED = {"calibrate": INFORMED, "size_mb": (MIXED,), "tune": (TUNED,)}  # flag: formats
 
-OF_TRANSFORMERS = ("report", "measure", "position")  # flags
+# By flag the formats that it acts on, one of which must be there.
+OF_TRANSFORMERS = {"report": FORMATS, "measure": FORMATS, "position": (*FORMATS, *PIPELINES)}
 
 LEAST = {"steps": 1, "position": 1, "tune": 1, "size_mb": 0}
 
@@ -217,9 +218,9 @@ def check_options(options: argparse.Namespace) -> list[str]:
                 raise InputError(f"--format {name} needs --{flag}")
         if given and not set(users).intersection(names):
             raise InputError(f"--{flag} is for --format {' or '.join(users)}")
-    for flag in OF_TRANSFORMERS:
-        if getattr(options, flag) and not set(FORMATS).intersection(names):
-            raise InputError(f"--{flag} is of the transformer alone, which no --format here is of")
+    for flag, users in OF_TRANSFORMERS.items():
+        if getattr(options, flag) and not set(users).intersection(names):
+            raise InputError(f"--{flag} is of a transformer, and acts on no --format given")
     if options.report and options.samples < 2:
         raise InputError(f"--samples {options.samples}: give two or more")
     for flag, least in LEAST.items():

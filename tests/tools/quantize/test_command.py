@@ -55,9 +55,13 @@ def test_every_way_to_six_bits_is_written_measured_and_reported(
         (("--format", "gguf-mixed"), "--format gguf-mixed needs --calibrate"),
         (
             ("--format", "t5-gguf-q8_0", "--report"),
-            "--report is of the transformer alone, which no",
+            "--report is of a transformer, and acts",
         ),
-        (("--format", "pipeline-torchao-int8", "--position", "8"), "--position is of the transf"),
+        (
+            ("--format", "pipeline-torchao-int8", "--report"),
+            "--report is of a transformer, and acts",
+        ),
+        (("--format", "t5-gguf-q8_0", "--position", "8"), "--position is of a transformer, and"),
         (("--format", "gguf-q8_0", "--tune", "3"), "--tune is for --format gguf-q6_k-tuned"),
         (("--format", "gguf-q8_0", "--report", "--position", "4"), "no --position"),
         (("--memory", "sd4"), "--memory sd4: choose of nano"),
@@ -66,6 +70,14 @@ def test_every_way_to_six_bits_is_written_measured_and_reported(
 def test_flags_that_do_not_go_together_are_one_line(flags, message, tiny_teacher, tmp_path, capsys):
     assert quantize("--source", tiny_teacher, "--out", tmp_path, *flags) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_pipelines_table_of_positions_may_be_cropped(tiny_teacher, tmp_path):
+    name = "pipeline-torchao-int8"
+    flags = ["--source", tiny_teacher, "--out", tmp_path, "--format", name, "--position", 8]
+    assert quantize(*flags) == 0
+    told = json.loads((tmp_path / name / "transformer" / "config.json").read_text())
+    assert told["pos_embed_max_size"] == 8
 
 
 def test_what_is_measured_is_kept_as_it_is_stored(tiny_teacher):
