@@ -358,7 +358,7 @@ def _mlx(tensors: Tensors) -> Iterator[tuple[str, Stored]]:
         yield parts[0], Stored(parts, shape, read)
 
 
-def _mlx_group(tensors: Tensors, found: Mapping[tuple[str, ...], tuple[int, int]]) -> int:
+def _mlx_group(tensors: Tensors, found: Mapping[tuple[str, str, str], tuple[int, int]]) -> int:
     """How many columns share a scale in a file; `found` has each layer's words and groups.
 
     Half the columns of twice the bits are as many words. But what comes into a layer has come out

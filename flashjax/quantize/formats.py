@@ -27,8 +27,9 @@ from flashjax.convert.transformer import (
 from flashjax.convert.weights import open_weights
 from flashjax.convert.writing import replacing, write_safetensors
 from flashjax.models.mmdit import MMDiTConfig
+from flashjax.models.variants import SD3_VAE
 from flashjax.quantize.codecs.tensors import decibels
-from flashjax.quantize.containers.gguf import open_gguf
+from flashjax.quantize.containers.gguf import is_gguf, open_gguf
 from flashjax.quantize.containers.gguf_export import UNCALIBRATED, Calibration, quantize_transformer
 from flashjax.quantize.containers.packing import Packing, packed
 from flashjax.quantize.containers.packings import (
@@ -58,12 +59,16 @@ DIFFUSERS_STEM = "diffusion_pytorch_model"
 
 @dataclass(frozen=True)
 class Model:
-    """A transformer to be written: its tensors under SAI's names, its sizes, what it is called."""
+    """A transformer to be written: its tensors under SAI's names, its sizes, what it is called.
+
+    `sample_size` is the side of the latents that it draws.
+    """
 
     tensors: Tensors
     config: MMDiTConfig
     title: str
     sample_size: int = 128
+    factor: int = SD3_VAE.factor  # pixels along a latent
 
 
 def file_of(format_name: str) -> str:
@@ -132,7 +137,7 @@ def _write_torchao(folder: Path, model: Model) -> None:
 def _metadata(model: Model, packing: Packing) -> Mapping[str, str]:
     if packing.name.startswith("mlx"):
         return {"format": "mlx", "title": model.title}
-    return model_spec(model.config, title=model.title, side=8 * model.sample_size)
+    return model_spec(model.config, title=model.title, side=model.factor * model.sample_size)
 
 
 def open_format(path: Path, config: MMDiTConfig) -> Tensors:
@@ -142,7 +147,7 @@ def open_format(path: Path, config: MMDiTConfig) -> Tensors:
     if path.is_dir():
         stored = open_weights(path, DIFFUSERS_STEM)
         return translated(stored, config, given="diffusers", wanted="sai")
-    if path.suffix == ".gguf":
+    if is_gguf(path):
         return open_gguf(path)
     return dequantised(open_safetensors(path))
 
