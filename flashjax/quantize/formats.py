@@ -70,6 +70,11 @@ class Model:
     sample_size: int = 128
     factor: int = SD3_VAE.factor  # pixels along a latent
 
+    @property
+    def half_bytes(self) -> int:
+        """What its tensors would take at 16 bits, however they are stored."""
+        return 2 * sum(info.size for info in self.tensors.infos.values())
+
 
 def file_of(format_name: str) -> str:
     """The name of the file or folder of a format."""

@@ -201,7 +201,7 @@ def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) ->
             student,
             written,
             judging,
-            half_bytes=2 * sum(info.size for info in model.tensors.infos.values()),
+            half_bytes=model.half_bytes,
             measured=len(captions),
             seed=options.seed,
         )

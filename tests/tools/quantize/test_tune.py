@@ -1,7 +1,8 @@
 """Fine-tuning on the grid as `quantize --tune` does it, on a model of one block."""
 
-import dataclasses
+import shutil
 import signal
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -24,10 +25,10 @@ STEPS = 4
 @pytest.fixture(scope="module")
 def student(tiny_teacher, random_params) -> Student:
     pipeline = read_pipeline(tiny_teacher)
-    config = dataclasses.replace(pipeline.transformer_config, depth=1, dual=0)
+    config = replace(pipeline.transformer_config, depth=1, dual=0)
     params = jax.tree.map(jax.numpy.asarray, random_params(abstract_transformer(config)))
-    smaller = dataclasses.replace(pipeline, transformer=params, transformer_config=config)
-    return Student(smaller, load_tokenizers(tiny_teacher), (1.0, 0.5, 0.0))
+    smaller = replace(pipeline, transformer=params, transformer_config=config)
+    return Student(smaller, load_tokenizers(tiny_teacher), tiny_teacher, (1.0, 0.5, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def tune(student, given, tmp_path_factory):
     """A tuning in a folder of its own, or in one that is there already."""
     whole = tmp_path_factory.mktemp("whole")
 
-    def run(out=whole, seed=0) -> Tensors:
+    def run(out=whole, seed=0, student=student) -> Tensors:
         return tuned(student, given, CAPTIONS, scheme="q6_k", steps=STEPS, seed=seed, out=out)
 
     return run
@@ -77,6 +78,21 @@ def test_a_tuning_that_was_stopped_goes_on_to_the_same_weights(
         np.testing.assert_array_equal(stopped[name], whole[name])
     with pytest.raises(InputError, match="stage 'tune' of another config"):
         tune(tmp_path, seed=1)
+
+
+def test_a_tuning_is_not_that_of_other_conditions_or_noise(tune, student, tmp_path) -> None:
+    """Text encoders and tokenizers make the conditions, the size the noise."""
+    tune()
+    pipeline = student.pipeline
+    text = jax.tree.map(lambda leaf: 2 * leaf, pipeline.text)
+    shutil.copytree(student.tokenizers / "tokenizer", tmp_path / "tokenizer")
+    for key, other in {
+        "text": replace(student, pipeline=replace(pipeline, text=text)),
+        "tokenizers": replace(student, tokenizers=tmp_path),
+        "sample_size": replace(student, pipeline=replace(pipeline, sample_size=4)),
+    }.items():
+        with pytest.raises(InputError, match=f"stage 'tune' of another config.*{key}"):
+            tune(student=other)
 
 
 def test_a_batch_needs_its_captions(student, tmp_path) -> None:
