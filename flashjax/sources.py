@@ -11,7 +11,11 @@ from flashjax.checkpoint import load_params
 from flashjax.convert import folder as folders
 from flashjax.convert import mistaken, sai
 from flashjax.convert.adapters import Lora, with_loras
-from flashjax.convert.configs import TRANSFORMER, mmdit_config_from_diffusers
+from flashjax.convert.configs import (
+    TRANSFORMER,
+    mmdit_config_from_diffusers,
+    vae_config_from_diffusers,
+)
 from flashjax.convert.fields import say
 from flashjax.convert.naming import network
 from flashjax.convert.pipeline import (
@@ -25,7 +29,7 @@ from flashjax.convert.pipeline import (
 )
 from flashjax.convert.reading import open_safetensors
 from flashjax.convert.scales import dequantised
-from flashjax.convert.sizes import mmdit_sizes
+from flashjax.convert.sizes import mmdit_sizes, vae_shapes
 from flashjax.convert.table import check_shapes
 from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import (
@@ -39,6 +43,7 @@ from flashjax.convert.weights import open_weights
 from flashjax.data.jsons import read_json
 from flashjax.models.halved import told
 from flashjax.models.mmdit import MMDiTConfig
+from flashjax.models.vae import VAEConfig
 from flashjax.models.variants import SD3_VAE
 from flashjax.quantize.containers.gguf import MAGIC, open_gguf
 from flashjax.quantize.formats import DIFFUSERS_STEM
@@ -64,12 +69,14 @@ LORA_FLAG: dict[str, Any] = {  # of every verb that takes a source
 class Opened:
     """A transformer that nothing is read of yet: its tensors are exactly those of `config`.
 
-    They have the names that `naming` says, "sai" or "diffusers".
+    They have the names that `naming` says, "sai" or "diffusers". `vae` is the autoencoder's sizes
+    where they are known: that which lies with it, or the base's.
     """
 
     tensors: Tensors
     config: MMDiTConfig
     naming: str
+    vae: VAEConfig = SD3_VAE
 
     def under_sai_names(self) -> Tensors:
         """The tensors under SAI's names."""
@@ -102,24 +109,18 @@ def read_parts(
     known: Mapping[str, Any] | None = None,
     place: Place = in_float32,
     names: Sequence[str] = NETWORKS,
-    loras: Sequence[Lora] = (),
 ) -> Parts:
-    """Those of the networks `names` that are there, with the products of `loras` added.
-
-    `known` has configs that files do not say.
-    """
+    """Those of the networks `names` that are there; `known` has configs that files do not say."""
     kind, known = kind_of(path), known or {}
     if kind == "pipeline":
-        parts = folders.read_parts(path, place=place, names=names)
-    elif kind in ("single", "gguf"):
-        parts = sai.parts_of(open_file(path), place=place, known=known, names=names)
-    elif kind == "transformer":
+        return folders.read_parts(path, place=place, names=names)
+    if kind in ("single", "gguf"):
+        return sai.parts_of(open_file(path), place=place, known=known, names=names)
+    if kind == "transformer":
         found = open_transformer(path)
         given = found.tensors, found.config, found.naming
-        parts = {"transformer": (transformer_from(*given, place("transformer")), found.config)}
-    else:
-        parts = _read_orbax(path, known)
-    return with_loras(parts, loras, place=place) if loras else parts
+        return {"transformer": (transformer_from(*given, place("transformer")), found.config)}
+    return _read_orbax(path, known)
 
 
 def open_file(path: Path) -> Tensors:
@@ -135,15 +136,18 @@ def open_transformer(path: Path, *, known: Mapping[str, Any] | None = None) -> O
 
     InputError unless names and shapes are exactly a transformer's.
     """
-    kind = kind_of(path)
+    kind, vae = kind_of(path), (known or {}).get("vae", SD3_VAE)
     if kind in ("single", "gguf"):
         networks = sai.split_file(open_file(path))
+        vae = vae_shapes(networks["vae"]) if "vae" in networks else vae
         if "transformer" not in networks:
             raise InputError(f"{path} holds {', '.join(networks)} and no transformer")
         tensors, naming = networks["transformer"], "sai"
         config = mmdit_sizes(tensors, (known or {}).get("transformer"))
     elif kind in ("pipeline", "transformer"):
         folder = path / "transformer" if kind == "pipeline" else path
+        if (beside := path / "vae" / "config.json").is_file():
+            vae = vae_config_from_diffusers(read_json(beside), str(beside))
         config_path, naming = folder / "config.json", "diffusers"
         config = mmdit_config_from_diffusers(read_json(config_path), str(config_path))
         tensors = network(open_weights(folder, DIFFUSERS_STEM), "transformer", naming)
@@ -151,7 +155,7 @@ def open_transformer(path: Path, *, known: Mapping[str, Any] | None = None) -> O
         params, config = _read_orbax(path, known or {})["transformer"]
         tensors, naming = transformer_to(params, config, "sai"), "sai"
     check_shapes(transformer_rows(config, naming), tensors)
-    return Opened(tensors, config, naming)
+    return Opened(tensors, config, naming, vae)
 
 
 def open_pipeline(
@@ -177,7 +181,8 @@ def open_pipeline(
         missing = [name for name in NETWORKS if name not in parts]
         parts = folders.read_parts(home, place=place, names=missing) | parts
         where = f"{source} with {home}"
-        size = sample_size_of(source, parts["transformer"][1], base=home)
+        factor = factor_of(parts, home)
+        size = sample_size_of(source, parts["transformer"][1], factor=factor, base=home)
     if loras:
         parts = with_loras(parts, loras, place=place)
     settings = folders.settings(home) | {"sample_size": size}
@@ -190,17 +195,19 @@ def name_of(source: Path) -> str:
     return source.name.removesuffix(kind)
 
 
-def sample_size_of(source: Path, config: MMDiTConfig, *, base: Path | None = None) -> int:
+def sample_size_of(
+    source: Path, config: MMDiTConfig, *, factor: int, base: Path | None = None
+) -> int:
     """The side of the latents that a model draws unless told otherwise, as `source` has it.
 
+    `factor` counts the pixels along a latent, which is what a single file says its size in.
     A file that does not say it, or more than its position table spans, has that of the pipeline's
     folder `base`, or else SD3's own, as far as the table goes.
     """
     kind = kind_of(source)
     if kind in ("pipeline", "transformer"):
         return folders.sample_size(source / "transformer" if kind == "pipeline" else source)
-    factor = (folders.read_configs(base) if base else {}).get("vae", SD3_VAE).factor
-    said = [_resolution(open_safetensors(source).metadata, factor)] if kind == "single" else []
+    said = [_resolution(source) // factor] if kind == "single" else []
     said += [folders.sample_size(base / "transformer")] if base else []
     most = config.patch * config.position_size
     for size in said:
@@ -211,14 +218,22 @@ def sample_size_of(source: Path, config: MMDiTConfig, *, base: Path | None = Non
     return size
 
 
-def _resolution(metadata: Mapping[str, str], factor: int) -> int:
-    """The side of the latents of square pictures by a file's metadata; 0 where it says none.
+def factor_of(parts: Parts, base: Path | None = None) -> int:
+    """Pixels along a latent: of the autoencoder in `parts`, else of that in the folder `base`.
 
-    A latent is `factor` pixels of a side.
+    Of SD3's where there is neither.
     """
-    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", str(metadata.get("modelspec.resolution")))
+    if "vae" in parts:
+        return parts["vae"][1].factor
+    return folders.read_configs(base)["vae"].factor if base else SD3_VAE.factor
+
+
+def _resolution(path: Path) -> int:
+    """The side in pixels of square pictures by a file's metadata; 0 where it says none."""
+    told = open_safetensors(path).metadata.get("modelspec.resolution")
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", str(told))
     height, width = map(int, found.groups()) if found else (0, 0)
-    return height // factor if height == width else 0
+    return height if height == width else 0
 
 
 def transformer_sizes(source: Path, base: Path | None = None) -> MMDiTConfig:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import jax
@@ -12,9 +11,16 @@ import pytest
 from flashjax import trees
 from flashjax.checkpoint import save_params
 from flashjax.cli import main
-from flashjax.convert.folder import read_configs, read_transformer
+from flashjax.convert.folder import (
+    read_configs,
+    read_pipeline,
+    read_transformer,
+    write_pipeline,
+)
+from flashjax.convert.reading import open_safetensors
 from flashjax.convert.sai import model_spec, write_sai
 from flashjax.convert.transformer import abstract_transformer, transformer_to
+from flashjax.convert.vae import abstract_vae
 from flashjax.quantize.containers.gguf_export import quantize_transformer
 from flashjax.sources import name_of, open_pipeline, read_parts, sample_size_of
 from flashjax.types import InputError
@@ -65,22 +71,36 @@ def test_a_resolution_beyond_the_position_table_is_not_believed(
     metadata = model_spec(transformer[1], title="", side=1)
     metadata |= {"modelspec.resolution": resolution}
     write_sai(path, {"transformer": transformer}, metadata=metadata)
-    assert sample_size_of(path, transformer[1], base=tiny_teacher) == SIDE
+    assert sample_size_of(path, transformer[1], factor=8, base=tiny_teacher) == SIDE
 
 
-def test_a_resolution_is_in_pixels_of_the_bases_autoencoder(transformer, tiny_teacher, tmp_path):
-    """Of one that halves three times a latent is 8 pixels of a side, of one of two times 4."""
-    base = tmp_path / "base"
-    shutil.copytree(tiny_teacher, base)
-    path, config = tmp_path / "model.safetensors", base / "vae" / "config.json"
-    metadata = model_spec(transformer[1], title="", side=16)
-    write_sai(path, {"transformer": transformer}, metadata=metadata)
-    assert sample_size_of(path, transformer[1], base=base) == 2
-    told = json.loads(config.read_text())
-    blocks = {key: told[key][:-1] for key in told if key.endswith("_block_types")}
-    blocks["block_out_channels"] = told["block_out_channels"][:-1]
-    config.write_text(json.dumps(told | blocks))
-    assert sample_size_of(path, transformer[1], base=base) == 4
+def resolution(path):
+    return open_safetensors(path).metadata["modelspec.resolution"]
+
+
+def test_a_size_in_pixels_is_that_of_the_models_own_autoencoder(
+    shallow_teacher, random_params, tmp_path
+):
+    """Of one whose latents are 2 pixels wide: in its folder, in its file, and in a base."""
+    whole = read_pipeline(shallow_teacher)
+    small = dataclasses.replace(whole.vae_config, channels=whole.vae_config.channels[:2])
+    made = dataclasses.replace(
+        whole, vae=random_params(abstract_vae(small)), vae_config=small, sample_size=SIDE
+    )
+    model = tmp_path / "model"
+    write_pipeline(model, made, tokenizers_from=shallow_teacher)
+    assert exported(model, tmp_path / "a") == SIDE
+    file, base = tmp_path / "a" / "model.safetensors", ("--base", str(model))
+    assert exported(file, tmp_path / "b", *base) == SIDE
+    assert exported(model / "transformer", tmp_path / "c", *base) == SIDE
+    assert exported(tmp_path / "c" / "model.safetensors", tmp_path / "d", *base) == SIDE
+    assert open_pipeline(file, base=model).sample_size == SIDE
+    for source, flags in ((model, ()), (file, ()), (model / "transformer", base)):
+        out = tmp_path / f"{source.name}.safetensors"
+        flags = ("--source", str(source), "--out", str(out), "--format", "comfy-int8", *flags)
+        assert main(["quantize", *flags]) == 0
+        assert resolution(out) == resolution(file) == "16x16"
+        out.unlink()
 
 
 def test_a_files_own_sizes_win_over_the_bases(tiny_teacher, random_params, tmp_path):

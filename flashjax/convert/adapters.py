@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from flashjax.convert.lora import Delta, added, open_lora
 from flashjax.convert.pipeline import Parts, Place
 from flashjax.convert.sai import params_of, tensors_of
@@ -65,17 +67,20 @@ def open_loras(texts: Sequence[str]) -> list[Lora]:
 
 
 def with_loras(parts: Parts, loras: Sequence[Lora], *, place: Place) -> Parts:
-    """The networks with the products that are theirs, each kept as `place` says.
+    """The networks with the products that are theirs, each of these kept as `place` says.
 
+    A weight is rounded once, with its products, to the dtype of `place`, else to its own.
     InputError for a product that fits no weight, and for a file without any for these networks.
     """
     check_used(loras, list(parts))
     made = dict(parts)
     for name, (params, config) in parts.items():
-        tensors = tensors_of(name, params, config)
+        tensors, kept = tensors_of(name, params, config), place(name)
+        if kept.dtype is not None:
+            tensors = tensors.in_dtype(np.dtype(kept.dtype))
         changed = merged(name, tensors, loras, config=config)
         if changed is not tensors:
-            made[name] = params_of(name, changed, place(name), config)
+            made[name] = params_of(name, changed, kept, config)
     return made
 
 

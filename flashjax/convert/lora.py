@@ -46,8 +46,8 @@ _KINDS = (  # adapters that are no plain LoRA, by what is in their names
 _PLAIN_CONFIG = {  # of PEFT's keys those that change what a product is, and what they are here
     "peft_type": ("LORA",), "use_dora": (False,), "fan_in_fan_out": (False,), "lora_bias": (False,),
 }  # fmt: skip
-_PEFT_MODEL = "base_model.model."  # begins names of a file, and none that patterns are of
-_OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # begin what is of other weights
+_OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # are added to other weights than W
+_WRAPPER = "base_model.model."  # before the names in PEFT's files, not in its patterns
 
 log = logging.getLogger(__name__)
 
@@ -214,11 +214,11 @@ class _Told:
 
 
 def _told(config: Mapping[str, Any], module: str, where: str) -> _Told:
-    """PEFT's rules: the first pattern that ends the module's name, else the alpha of all."""
+    """PEFT's rules: the first pattern that is the end of the module's name, else all's alpha."""
     prefix = max((p for p in config if module.startswith(p)), key=len, default=None)
     if prefix is None:
         return _Told()
-    says, name = config[prefix], module.removeprefix(prefix).removeprefix(_PEFT_MODEL)
+    says, name = config[prefix], module.removeprefix(prefix).removeprefix(_WRAPPER)
     for key, plain in _PLAIN_CONFIG.items():
         if says.get(key) not in (*plain, None):
             raise InputError(
@@ -230,12 +230,10 @@ def _told(config: Mapping[str, Any], module: str, where: str) -> _Told:
             f"{where} was begun as {begun!r}: it is added to other weights than the model's; "
             "convert it to a plain LoRA with PEFT"
         )
-    alpha = says.get("lora_alpha")
     try:
-        for pattern, other in dict(says.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", name):
-                alpha = other
-                break
+        patterns = dict(says.get("alpha_pattern") or {})
+        fits = (patterns[key] for key in patterns if re.match(rf"(.*\.)?({key})$", name))
+        alpha = next(fits, says.get("lora_alpha"))
         return _Told(None if alpha is None else float(alpha), bool(says.get("use_rslora")))
     except (re.error, TypeError, ValueError) as error:
         raise InputError(f"{where}: lora_alpha or alpha_pattern is none: {error}") from error

@@ -3,6 +3,7 @@
 Sources: what git-lfs leaves instead of a file, torch's two ways to pickle, the hub's error pages.
 """
 
+import json
 import re
 import shlex
 import zipfile
@@ -12,9 +13,9 @@ _HEAD = 512  # bytes that tell a file's kind
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9]+):/+")
 _CONVERT = (
-    "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], weights_only=True); "
-    "s.save_file({k: v.clone().contiguous() for k, v in d.get('state_dict', d).items() "
-    "if isinstance(v, torch.Tensor)}, sys.argv[2])"
+    "import torch, safetensors.torch as s; d = torch.load({old}, weights_only=True); "
+    's.save_file({{k: v.clone().contiguous() for k, v in d.get("state_dict", d).items() '
+    "if isinstance(v, torch.Tensor)}}, {new})"
 )
 _WITH_WEIGHTS = ("merge", "match", "guide", "import")  # stages that leave a model, the last first
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -27,7 +28,8 @@ def other_place(path: Path) -> str | None:
         text, kind = text[found.end() :], found[1].lower()
         if kind.startswith("http"):
             address = f"{kind}://{text}"
-            return f"{address} is an address, no path: fetch the file with `curl -L -O {address}`"
+            fetch = f"curl -L -O {shlex.quote(address)}"
+            return f"{address} is an address, no path: fetch the file with `{fetch}`"
         if kind != "hf":
             return f"{kind}://{text} is an address, no path: fetch it first, and give the path"
         path = Path(text)
@@ -87,8 +89,9 @@ def other_file(path: Path) -> str | None:
 
 def pickle(path: Path) -> str:
     """That a file is a pickle, which can run code when it is read, and the way to convert it."""
-    files = shlex.join([str(path), str(path.with_suffix(".safetensors"))])
-    convert = f'python -c "{_CONVERT}" {files}'
+    names = {"old": path, "new": path.with_suffix(".safetensors")}
+    code = _CONVERT.format(**{key: _literal(str(name)) for key, name in names.items()})
+    convert = f"python -c {shlex.quote(code)}"
     return f"{path} is a pickle, which flashjax never reads: convert it first, {convert}"
 
 
@@ -119,6 +122,11 @@ def workdir(folder: Path) -> str | None:
     if not stages:
         return None
     return f"{folder} is a workdir: give the folder of a stage in it, as {folder / stages[0]}"
+
+
+def _literal(text: str) -> str:
+    """The text in Python, between double quotes: single ones are the shell's."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _archive(path: Path) -> str:

@@ -31,7 +31,6 @@ PREFIXES = {
     "clip_g": "text_encoders.clip_g.transformer.",
     "t5": "text_encoders.t5xxl.transformer.",
 }
-MODEL_TITLE = "modelspec.title"
 _TO_SAI = {"transformer": transformer.under_sai_names, "vae": vae.under_sai_names}
 ACTIVATIONS = {"clip_l": "quick_gelu", "clip_g": "gelu"}
 
@@ -108,7 +107,7 @@ def model_spec(config: MMDiTConfig, *, title: str, side: int) -> dict[str, str]:
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"stable-diffusion-{size}",
-        MODEL_TITLE: title,
+        "modelspec.title": title,
         "modelspec.resolution": f"{side}x{side}",
     }
 

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
 from flashjax.convert.tensors import Info, Shape, Tensors
 from flashjax.types import InputError, listed
 
-WEIGHT = ".weight"
+WEIGHT, ZERO_POINT = ".weight", "weight_zero_point"
 COMFY, COMFY_METADATA = ".comfy_quant", "_quantization_metadata"
 MLX_BITS, MLX_GROUPS = (2, 3, 4, 5, 6, 8), (64, 32, 128)  # the usual group first
 BLOCK, CONVROT_GROUP = 128, 256  # where ComfyUI's marker does not say
@@ -43,7 +44,6 @@ _PLAIN = (
     ("{}.weight._scale", "{}.weight._data", ""),
     ("{}.SCB", "{}.weight", ""),
 )
-_ZEROS = "_zero_point"
 # Of activations, of a layout that is the only one, or a marker: nothing that a weight depends on.
 _LEFT_OUT = (".input_scale", ".scale_input", ".output_scale", ".weight_format", "scaled_fp8")
 _REFUSED = {  # the end of a name: whose it is
@@ -92,8 +92,8 @@ def dequantised(tensors: Tensors) -> Tensors:
             ways = ", ".join((*found[name].parts[1:], *stored.parts[1:]))
             raise InputError(f"{tensors.where}: {name} has scales in two ways: {ways}; keep one")
         found[name] = stored
+    _check_scales(tensors, found)
     _check_siblings(tensors, found)
-    _check_numbers(tensors, found)
     used = {name for name in tensors if name.endswith((*_LEFT_OUT, COMFY))}
     used |= {part for stored in found.values() for part in stored.parts}
     if not used:
@@ -153,6 +153,25 @@ def hadamard(size: int) -> np.ndarray:
     return matrix / np.sqrt(np.float32(size))
 
 
+def _check_scales(tensors: Tensors, found: Mapping[str, Stored]) -> None:
+    """InputError for a scale that is itself a code, as MXFP8's exponents are: no factor.
+
+    Zero points are whole numbers.
+    """
+    scales = [part for stored in found.values() for part in stored.parts[1:]]
+    codes = [
+        f"{name} is {tensors.infos[name].dtype.name}"
+        for name in scales
+        if not name.endswith(ZERO_POINT)
+        and not jnp.issubdtype(tensors.infos[name].dtype, jnp.floating)
+    ]
+    if codes:
+        raise InputError(
+            f"{tensors.where}: {listed(codes)}: codes of scales (MXFP8's?), which flashjax does "
+            "not read; give the model in 16 bits, 8 bits with scales in floats, or GGUF"
+        )
+
+
 def _check_siblings(tensors: Tensors, found: Mapping[str, Stored]) -> None:
     """InputError for codes without a scale where the same layer of another block has one.
 
@@ -166,18 +185,6 @@ def _check_siblings(tensors: Tensors, found: Mapping[str, Stored]) -> None:
                 f"{tensors.where}: {name} is {info.dtype.name} without a scale, and others like "
                 f"it have one ({parts[1]}): the file is not whole"
             )
-
-
-def _check_numbers(tensors: Tensors, found: Mapping[str, Stored]) -> None:
-    """InputError for scales that are integers: exponents of an MX format, which are no factors."""
-    for stored in found.values():
-        for name in stored.parts[1:]:
-            dtype = tensors.infos[name].dtype
-            if dtype.kind in "iub" and not name.endswith(_ZEROS):
-                raise InputError(
-                    f"{tensors.where}: {name} is {dtype.name}, exponents or codes and no scales, "
-                    "which flashjax does not read; give the model in 16 bits, 8 bits or GGUF"
-                )
 
 
 def _told(tensors: Tensors, layer: str) -> bool:
@@ -334,6 +341,7 @@ def _check_row_layout(tensors: Tensors, layer: str) -> None:
 def _mlx(tensors: Tensors) -> Iterator[tuple[str, Stored]]:
     """Codes of a few bits as one stream of 32-bit words, with scales and biases of groups."""
     words = np.dtype(np.uint32)
+    found: dict[tuple[str, str, str], tuple[int, int]] = {}
     for name, info in tensors.infos.items():
         layer = name.removesuffix(".scales")
         parts = (layer + WEIGHT, name, layer + ".biases")
@@ -342,17 +350,42 @@ def _mlx(tensors: Tensors) -> Iterator[tuple[str, Stored]]:
         flat = len(info.shape) != 2 or len(tensors.shapes.get(parts[0], ())) != 2
         if flat or parts[2] not in tensors or tensors.infos[parts[0]].dtype != words:
             raise InputError(f"{tensors.where}: {name} is neither MLX's nor known: {parts[0]}?")
-        given, groups = tensors.infos[parts[0]].shape[1], info.shape[1]
-        for group in MLX_GROUPS:
-            bits, rest = divmod(32 * given, groups * group)
-            if not rest and bits in MLX_BITS:
-                break
-        else:
-            raise InputError(
-                f"{tensors.where}: {parts[0]} {given} words in {groups} groups: MLX's?"
-            )
-        shape = (info.shape[0], groups * group)
-        yield parts[0], Stored(parts, shape, functools.partial(_affine, bits=bits))
+        found[parts] = tensors.infos[parts[0]].shape[1], info.shape[1]
+    group = _mlx_group(tensors, found) if found else 0
+    for parts, (given, groups) in found.items():
+        shape = (tensors.shapes[parts[1]][0], groups * group)
+        read = functools.partial(_affine, bits=32 * given // (groups * group))
+        yield parts[0], Stored(parts, shape, read)
+
+
+def _mlx_group(tensors: Tensors, found: Mapping[tuple[str, str, str], tuple[int, int]]) -> int:
+    """How many columns share a scale in a file; `found` has each layer's words and groups.
+
+    Half the columns of twice the bits are as many words. But what comes into a layer has come out
+    of another, whose rows say how many: that group is taken with which most layers agree.
+    InputError where two fit as well, or none.
+    """
+    rows = {shape[0] for shape in tensors.shapes.values() if shape}
+    agreed = {
+        group: sum(groups * group in rows for _, groups in found.values())
+        for group in MLX_GROUPS
+        if all(_mlx_bits(*sizes, group) in MLX_BITS for sizes in found.values())
+    }
+    best = [group for group, count in agreed.items() if count == max(agreed.values())]
+    if len(best) == 1:
+        return best[0]
+    told = (
+        f"with as good reason have {' or '.join(map(str, best))} columns" if best else "be no MLX's"
+    )
+    raise InputError(
+        f"{tensors.where}: the groups of {listed([weight for weight, *_ in found], most=1)} may "
+        f"{told}: give the model in 16 bits or GGUF"
+    )
+
+
+def _mlx_bits(given: int, groups: int, group: int) -> float:
+    """The bits of a code in `given` words."""
+    return 32 * given / (groups * group)
 
 
 def _affine(words: np.ndarray, scales: np.ndarray, biases: np.ndarray, *, bits: int) -> np.ndarray:

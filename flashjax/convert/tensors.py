@@ -100,6 +100,15 @@ class Tensors(Mapping[str, np.ndarray]):
         new = {name: Info(shape, self.infos[name].dtype) for name, shape in shapes.items()}
         return Tensors(self.where, {**self.infos, **new}, self.piece, self.metadata)
 
+    def in_dtype(self, dtype: np.dtype) -> "Tensors":
+        """The same numbers, all of `dtype`."""
+        infos = {name: Info(info.shape, dtype) for name, info in self.infos.items()}
+
+        def piece(name: str, start: int, stop: int) -> np.ndarray:
+            return self.piece(name, start, stop).astype(dtype, copy=False)
+
+        return Tensors(self.where, infos, piece, self.metadata)
+
     def renamed(self, names: Mapping[str, str], *, where: str) -> "Tensors":
         """Those that `names` lists, old name to new."""
         old = {new: name for name, new in names.items()}

@@ -130,8 +130,9 @@ def figures_of(
     found: dict[tuple[str, str], Figure] = {}
     for judge in judges:
         for figure in judge.judge(images, prompts):
-            whose = (f" ({judge.name}{f' {n}' if n else ''})" for n in itertools.count())
-            names = (figure.name + end for end in itertools.chain([""], whose))
+            again = (f" ({judge.name} {n})" for n in itertools.count(2))
+            ends = itertools.chain(("", f" ({judge.name})"), again)
+            names = (figure.name + end for end in ends)
             name = next(name for name in names if (figure.heading, name) not in found)
             found[figure.heading, name] = replace(figure, name=name)
     return tuple(found.values())

@@ -27,8 +27,9 @@ from flashjax.convert.transformer import (
 from flashjax.convert.weights import open_weights
 from flashjax.convert.writing import replacing, write_safetensors
 from flashjax.models.mmdit import MMDiTConfig
+from flashjax.models.variants import SD3_VAE
 from flashjax.quantize.codecs.tensors import decibels
-from flashjax.quantize.containers.gguf import open_gguf
+from flashjax.quantize.containers.gguf import is_gguf, open_gguf
 from flashjax.quantize.containers.gguf_export import UNCALIBRATED, Calibration, quantize_transformer
 from flashjax.quantize.containers.packing import Packing, packed
 from flashjax.quantize.containers.packings import (
@@ -60,14 +61,19 @@ DIFFUSERS_STEM = "diffusion_pytorch_model"
 class Model:
     """A transformer to be written: its tensors under SAI's names, its sizes, what it is called.
 
-    It draws latents of side `sample_size`, each of `factor` pixels of a side.
+    `sample_size` is the side of the latents that it draws.
     """
 
     tensors: Tensors
     config: MMDiTConfig
     title: str
     sample_size: int = 128
-    factor: int = 8
+    factor: int = SD3_VAE.factor  # pixels along a latent
+
+    @property
+    def half_bytes(self) -> int:
+        """What its tensors would take at 16 bits, however they are stored."""
+        return 2 * sum(info.size for info in self.tensors.infos.values())
 
 
 def file_of(format_name: str) -> str:
@@ -146,7 +152,7 @@ def open_format(path: Path, config: MMDiTConfig) -> Tensors:
     if path.is_dir():
         stored = open_weights(path, DIFFUSERS_STEM)
         return translated(stored, config, given="diffusers", wanted="sai")
-    if path.suffix.lower() == ".gguf":
+    if is_gguf(path):
         return open_gguf(path)
     return dequantised(open_safetensors(path))
 

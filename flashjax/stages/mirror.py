@@ -6,6 +6,7 @@ goes on from it on any machine as it would have gone on here. One job at a time 
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -25,7 +26,7 @@ from flashjax.data.remote.told import calling
 from flashjax.parallel.hosts import any_process, is_first, meet
 from flashjax.stages.contents import CHECKPOINTS, DRAFT, SCRATCH, TRACES, UNFINISHED, files_below
 from flashjax.stages.refused import RECORD
-from flashjax.types import InputError
+from flashjax.types import InputError, listed
 
 RUNS = "runs"  # the folder of the copies of workdirs
 NOT_KEPT = ("compiled",)  # of a workdir: every machine makes its own
@@ -110,17 +111,28 @@ class Mirror:
             shutil.rmtree(left)
         manifest = check_ours(self._store)
         self._here = self._recorded()
-        same = {name: found[2] for name, found in self._here.items() if self._is_same(name)}
         if {name: found[2] for name, found in self._here.items()} == _ids(manifest):
-            # Nobody else was at work there: what a killed job left here is the newest. But what a
-            # finished stage has lost here since is there yet, and must not be lost there, too.
-            same |= {name: f[2] for name, f in self._here.items() if not self._is_done(name)}
-            if len(same) == len(self._here):
-                return
-        else:
-            _keep_only(self._folder, manifest.files)
+            self._restore(manifest)
+            return  # nobody else was at work there: what a killed job left here is the newest
+        _keep_only(self._folder, manifest.files)
+        same = {name: found[2] for name, found in self._here.items() if self._is_same(name)}
         pull(self._store, manifest, self._folder, same)
         self._remember({name: self._folder / name for name in manifest.files}, manifest)
+
+    def _restore(self, manifest: Manifest) -> None:
+        """Brings back what finished stages have lost here: it must not be lost there, too."""
+        folders = {name.partition("/")[0] for name in self._here if self._is_done(name)}
+
+        def is_result(name: str) -> bool:
+            folder, _, rest = name.partition("/")
+            return folder in folders and not rest.startswith((*TRACES, CHECKPOINTS))
+
+        gone = [name for name in self._here if is_result(name) and not self._is_same(name)]
+        lost = {name: manifest.files[name] for name in gone}
+        if lost:
+            log.warning("%s: %s is brought back", self._folder, listed(gone))
+            pull(self._store, dataclasses.replace(manifest, files=lost), self._folder, {})
+            self._remember({name: self._folder / name for name in lost}, manifest)
 
     def note(self, *, live: bool = False) -> None:
         """Has the folder as it is now put at the address, by a thread.
@@ -192,12 +204,10 @@ class Mirror:
         return name in self._here and path.is_file() and _stat(path) == self._here[name][:2]
 
     def _is_done(self, name: str) -> bool:
-        """Whether a file is of a stage that is finished at the address, and here is its record."""
-        folder, _, rest = name.partition("/")
-        if not rest or not self._is_same(f"{folder}/{RECORD}"):
+        """Whether a file is the record of a stage that is finished, here as at the address."""
+        if name.partition("/")[2] != RECORD or not self._is_same(name):
             return False
-        record = json.loads((self._folder / folder / RECORD).read_text())
-        return record.get("status") == "done" and not rest.startswith((*TRACES, CHECKPOINTS))
+        return bool(json.loads((self._folder / name).read_text()).get("status") == "done")
 
     def _recorded(self) -> Here:
         path = self._place / "here.json"
@@ -207,7 +217,8 @@ class Mirror:
 
     def _remember(self, files: dict[str, Path], manifest: Manifest) -> None:
         ids = _ids(manifest)
-        self._here = {name: (*_stat(path), ids[name]) for name, path in files.items()}
+        self._here = {name: found for name, found in self._here.items() if name in ids}
+        self._here |= {name: (*_stat(path), ids[name]) for name, path in files.items()}
         draft = self._place / "here.tmp"
         draft.write_text(json.dumps(self._here))
         draft.replace(self._place / "here.json")

@@ -121,14 +121,15 @@ def keep_model(folder: Path, pipeline: Pipeline, *, tokenizers: Path) -> None:
 def digests_of(pipeline: Pipeline, tokenizers: Path) -> dict[str, str]:
     """What tells encoders from others: of what every process has whole, the first 12 characters.
 
-    Text encoders lie on many devices; theirs is of the vectors that every device has.
+    Text encoders lie on many devices; theirs is of the vectors that every device has. The folder
+    `tokenizers` may hold more than theirs.
     """
 
     def whole(tree: Params) -> Params:
         leaves = trees.flatten(tree)
         return {p: x for p, x in leaves.items() if getattr(x, "is_fully_replicated", True)}
 
-    files = sorted(path for path in tokenizers.rglob("*") if path.is_file())
+    files = sorted(path for path in tokenizers.glob("tokenizer*/**/*") if path.is_file())
     told = [
         f"{path.relative_to(tokenizers)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
         for path in files
@@ -265,17 +266,29 @@ def in_run(source: Path) -> bool:
 def open_stage(source: Path) -> tuple[Pipeline, Tokenizer] | None:
     """The model whose transformer a stage left in the folder `source`, in this host's memory.
 
-    It is of the size that its run has learnt. None for what is no stage's folder in a run.
+    It draws what `drawn_size` says. None for what is no stage's folder in a run.
     """
     if not in_run(source):
         return None
     pipeline, tokenizer = open_model(source.parent)
-    if source.resolve() == (source.parent / "import").resolve():
-        return pipeline, tokenizer  # the teacher itself, of its own size
+    if is_teacher(source):
+        return pipeline, tokenizer
     params = student_of(source.parent, source.name)
     student = params.get("transformer", params)
-    size = learnt_size(source.parent) // pipeline.vae_config.factor or pipeline.sample_size
+    size = drawn_size(source, read_model(source.parent))
     return dataclasses.replace(pipeline, transformer=student, sample_size=size), tokenizer
+
+
+def is_teacher(source: Path) -> bool:
+    """Whether a stage's folder is that of `import`, which keeps each network apart."""
+    return (source / PARAMS / "transformer").is_dir()
+
+
+def drawn_size(source: Path, model: Described) -> int:
+    """The side of the latents that a stage's model draws: the teacher its own, a student the one
+    that its run has learnt."""
+    learnt = 0 if is_teacher(source) else learnt_size(source.parent)
+    return learnt // model.vae.factor or model.sample_size
 
 
 def learnt_size(workdir: Path) -> int:

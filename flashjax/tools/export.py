@@ -17,13 +17,13 @@ from flashjax.convert import folder as folders
 from flashjax.convert.adapters import Lora, open_loras, with_loras
 from flashjax.convert.outputs import check_free, is_file_name, keep_record, places
 from flashjax.convert.pipeline import Parts, assemble
-from flashjax.convert.sai import MODEL_TITLE, model_spec, write_sai
-from flashjax.convert.table import AS_STORED, Placement
+from flashjax.convert.sai import model_spec, write_sai
+from flashjax.convert.table import AS_STORED, FLOAT32
 from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, stored_as
 from flashjax.flow.schedule import Schedule
-from flashjax.models.variants import SD3_VAE
 from flashjax.sources import (
     base_folder,
+    factor_of,
     kind_of,
     open_file,
     read_parts,
@@ -82,18 +82,22 @@ def convert(
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(FORMATS)}")
     paths = places(out, [FORMATS[name] for name in formats])
     check_free(paths, force=force, ours=False, read=[source, base or source])
+    if title and "sai" not in formats:
+        raise InputError("--title is for --format sai: a folder has none")
     if "diffusers" in formats and kind_of(source) == "pipeline":
         folders.settings(source)
         folders.check_tokenizers(source, with_t5=folders.has_t5(source))
-    # Products are added in float32; the writer narrows them, and looks at what that would lose.
-    placement = Placement(np.dtype(np.float32)) if loras and dtype else AS_STORED
-    parts, frame = opened(source, base, placement, loras)
+    parts, frame = opened(source, base)
+    if loras:  # what is narrowed here no writer could keep wide, or name
+        parts = with_loras(parts, loras, place=lambda _: FLOAT32 if dtype else AS_STORED)
     log.info("read %s", ", ".join(parts))
-    size = frame.size if frame else sample_size_of(source, parts["transformer"][1], base=base)
+    config, factor = parts["transformer"][1], factor_of(parts, base)
+    size = frame.size if frame else sample_size_of(source, config, factor=factor, base=base)
     check_range(parts, dtype)
     for name, path in zip(formats, paths, strict=True):
         if name == "sai":
-            write_sai(path, parts, metadata=metadata_of(source, parts, title, size), dtype=dtype)
+            metadata = metadata_of(source, parts, title, side=size * factor)
+            write_sai(path, parts, metadata=metadata, dtype=dtype)
         else:
             write_folder(path, parts, frame, size, dtype=dtype, max_shard_bytes=max_shard_bytes)
         keep_record(path)
@@ -109,17 +113,13 @@ class Frame:
     tokenizers: Path
 
 
-def opened(
-    source: Path, base: Path | None, placement: Placement, loras: Sequence[Lora]
-) -> tuple[Parts, Frame | None]:
-    """The networks of a source with LoRAs added; and its frame, where it is a whole pipeline."""
+def opened(source: Path, base: Path | None) -> tuple[Parts, Frame | None]:
+    """The networks of a source as stored; and its frame, where it is a whole pipeline."""
     if base is None and (found := open_stage(source)):
-        pipeline, parts = found[0], found[0].parts
-        parts = with_loras(parts, loras, place=lambda _: placement) if loras else parts
-        tokenizers = source.parent / "import" / TOKENIZERS
-        return parts, Frame(pipeline.schedule, pipeline.sample_size, tokenizers)
+        pipeline, tokenizers = found[0], source.parent / "import" / TOKENIZERS
+        return pipeline.parts, Frame(pipeline.schedule, pipeline.sample_size, tokenizers)
     known = folders.read_configs(base) if base else {}
-    parts = read_parts(source, known=known, place=lambda _: placement, loras=loras)
+    parts = read_parts(source, known=known, place=lambda _: AS_STORED)
     if kind_of(source) != "pipeline":
         return parts, None
     settings = folders.settings(source)
@@ -142,12 +142,13 @@ def _largest(leaf: jax.Array) -> jax.Array:
     return jnp.abs(leaf).max().astype(jnp.float32)
 
 
-def metadata_of(source: Path, parts: Parts, title: str, sample_size: int) -> Mapping[str, str]:
-    """The source's own where it is a single file, else the model's kind; with a title if asked."""
+def metadata_of(source: Path, parts: Parts, title: str, *, side: int) -> Mapping[str, str]:
+    """The source's own where it is a single file, else the model's kind; and a `title`, if any."""
     if kind_of(source) == "single":
-        return {**open_file(source).metadata, **({MODEL_TITLE: title} if title else {})}
-    vae = parts["vae"][1] if "vae" in parts else SD3_VAE
-    return model_spec(parts["transformer"][1], title=title or TITLE, side=sample_size * vae.factor)
+        own = open_file(source).metadata
+        names = {"modelspec.title", *({"title"} & own.keys())} if title else ()
+        return {**own, **dict.fromkeys(names, title)}
+    return model_spec(parts["transformer"][1], title=title or TITLE, side=side)
 
 
 def write_folder(

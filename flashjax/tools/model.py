@@ -168,7 +168,7 @@ class Model:
           format: "diffusers" (PATH/diffusers) or "sai" (PATH/model.safetensors, or the file PATH);
             by default what the end of `path` says.
           dtype: "float16", "bfloat16" or "float32"; None keeps each tensor's own.
-          title: in the single file's metadata.
+          title: in the single file's metadata; by default that of a single file that is read.
           force: write over files of others.
 
         Raises:

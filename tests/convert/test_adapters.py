@@ -130,12 +130,15 @@ def test_text_encoders_have_their_products_too(prefix, pipeline, tmp_path, caplo
         ({"lora_alpha": 8}, 4),
         ({"lora_alpha": 8, "use_rslora": True}, 8 / 2**0.5),
         ({"lora_alpha": 8, "alpha_pattern": {"context_embedder": 1}}, 0.5),
-        ({"lora_alpha": 8, "alpha_pattern": {"^context_embedder": 1, "embedder|.*": 2}}, 0.5),
+        ({"lora_alpha": 8, "alpha_pattern": {"^context_embedder": 1}}, 0.5),
+        ({"lora_alpha": 8, "alpha_pattern": {"^text_embedder": 2, "^con.*": 1, "con.*": 4}}, 0.5),
         ({}, 1),
     ],
 )
 @pytest.mark.parametrize("beside", [True, False])
-def test_alpha_is_read_where_peft_and_diffusers_keep_it(config, factor, beside, pipeline, tmp_path):
+def test_alpha_is_that_of_the_first_pattern_where_peft_and_diffusers_keep_it(
+    config, factor, beside, pipeline, tmp_path
+):
     given = transformer_to(pipeline.transformer, pipeline.transformer_config, "sai")
     halves, wanted = products(dict(given), ["context_embedder"])
     (down, up), prefix = (
@@ -251,6 +254,7 @@ def test_what_a_lora_makes_of_a_weight_is_finite_or_it_is_named(
         ({"fan_in_fan_out": True}, "its config says fan_in_fan_out True"),
         ({"init_lora_weights": "pissa_niter_4"}, "was begun as 'pissa_niter_4': it is added to"),
         ({"init_lora_weights": "OLoRA"}, "was begun as 'olora'"),
+        ({"init_lora_weights": "lora_ga"}, "was begun as 'lora_ga'"),
     ],
 )
 def test_a_config_of_another_kind_of_adapter_is_refused(config, message, tmp_path):

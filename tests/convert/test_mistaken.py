@@ -1,6 +1,5 @@
 """What people give instead of a model is called what it is, with the command that mends it."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -64,14 +63,14 @@ def test_a_file_of_another_kind_is_called_what_it_is(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["model.ckpt", "bob's $HOME.ckpt"])
-def test_the_command_for_a_pickle_converts_it(name, tmp_path):
+@pytest.mark.parametrize("name", ["model.ckpt", 'someone\'s $HOME `a` "b".ckpt'])
+def test_the_command_for_a_pickle_converts_it_whatever_its_path(name, tmp_path):
     path = tmp_path / name
     torch.save({"state_dict": {"a": torch.arange(3.0), "b": torch.ones(2, 2)}, "epoch": 3}, path)
     with pytest.raises(InputError) as caught:
         open_safetensors(path)
-    command = re.search(r'python( -c ".*)$', str(caught.value))[1]
-    subprocess.run(f"{sys.executable}{command}", shell=True, check=True)
+    command = str(caught.value).partition("convert it first, python ")[2]
+    subprocess.run(f"{sys.executable} {command}", shell=True, check=True)
     found = load_file(path.with_suffix(".safetensors"))
     assert set(found) == {"a", "b"}
     np.testing.assert_array_equal(found["a"], [0, 1, 2])
@@ -82,6 +81,8 @@ def test_names_of_the_hub_and_addresses_are_told_from_paths(tmp_path):
     assert "`hf download stabilityai/stable-diffusion-3.5-medium --local-dir stable-diff" in told
     told = other_place(Path("https://hf.co/a/b.safetensors"))
     assert told.endswith("fetch the file with `curl -L -O https://hf.co/a/b.safetensors`")
+    told = other_place(Path("https://hf.co/a/b's.safetensors?download=true"))
+    assert """curl -L -O 'https://hf.co/a/b'"'"'s.safetensors?download=true'`""" in told
     assert "`hf download a/b --local-dir b`" in other_place(Path("hf://a/b"))
     assert "s3://bucket/x is an address, no path" in other_place(Path("s3://bucket/x"))
     assert other_place(tmp_path / "absent") is None

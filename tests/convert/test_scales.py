@@ -144,14 +144,16 @@ def test_each_convention_of_eight_bits_is_torch_s_product(name, tmp_path) -> Non
     np.testing.assert_allclose(found["a.weight"], wanted.numpy(), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("bits", "group"), [(2, 64), (3, 64), (4, 64), (5, 64), (6, 64), (8, 64)])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("group", [32, 64, 128])
 def test_mlx_codes_are_what_mlx_makes_of_them(bits, group, tmp_path) -> None:
+    """Of any group: another one of other bits has as many words, but the layers do not fit."""
     mx = pytest.importorskip("mlx.core")
     parts = mx.quantize(mx.array(WEIGHT), group_size=group, bits=bits)
     wanted = np.array(mx.dequantize(*parts, group_size=group, bits=bits))
     names = ("a.weight", "a.scales", "a.biases")
     given = {name: torch.tensor(np.array(part)) for name, part in zip(names, parts, strict=True)}
-    found = opened(tmp_path, given, format="mlx")
+    found = opened(tmp_path, given | {"before.bias": torch.zeros(512)}, format="mlx")
     assert found.metadata == {"format": "pt"}
     np.testing.assert_allclose(found["a.weight"], wanted, atol=1e-5)
 
@@ -208,9 +210,27 @@ REFUSED = {
     "GPTQ": ({"qweight": WORDS, "scales": MANY}, "a.qweight: GPTQ's, AWQ's or SVDQuant's packed"),
     "quanto's 4 bits": ({"weight._data": BYTES, "weight._shift": MANY}, "quanto's packed codes"),
     "ModelOpt's smoothing": ({"weight": CODES, "pre_quant_scale": MANY}, "ModelOpt's smoothing"),
-    "exponents": (
-        {"weight": FP8, "weight_scale": np.full((4, 1), 121, np.uint8)},
-        "a.weight_scale is uint8, exponents or codes and no scales",
+    "scales in codes": (
+        {"weight": FP8, "weight_scale": np.full((4, 1), 127, np.uint8)},
+        "a.weight_scale is uint8: codes of scales",
+    ),
+    "a marked layer's scales in codes": (
+        told(CODES, format="int8_tensorwise") | {"weight_scale": np.uint8(127)},
+        "a.weight_scale is uint8: codes of scales",
+    ),
+    "MLX with scales in codes": (
+        {
+            "weight": WORDS, "scales": np.ones((64, 8), np.uint8), "biases": MANY,
+            "before": np.zeros(512, np.float32),
+        },
+        "a.scales is uint8: codes of scales",
+    ),
+    "MLX of two groups": (
+        {"weight": WORDS, "scales": MANY, "biases": MANY},
+        "groups of a.weight may with as good reason have 64 or 32 or 128 columns",
+    ),
+    "MLX of no groups": (
+        {"weight": WORDS[:, :7], "scales": MANY, "biases": MANY}, "may be no MLX's",
     ),
     "MLX without biases": ({"weight": WORDS, "scales": MANY}, "a.scales is neither MLX's nor"),
 }  # fmt: skip

@@ -12,4 +12,4 @@ def test_figures_of_one_name_are_told_apart_by_their_judges():
 
     judges = [judge("scenes", 1.0, 2.0), judge("DINO", 3.0), judge("DINO", 4.0)]
     found = {figure.name: figure.value for figure in figures_of(judges, None, [])}
-    assert found == {"a": 1.0, "b": 2.0, "a (DINO)": 3.0, "a (DINO 1)": 4.0}
+    assert found == {"a": 1.0, "b": 2.0, "a (DINO)": 3.0, "a (DINO 2)": 4.0}

@@ -151,6 +151,11 @@ def test_a_cropped_table_keeps_its_centre(model) -> None:
         cropped_position(model.tensors, 10)
 
 
+def test_sixteen_bits_are_two_bytes_a_weight_however_a_model_is_stored(model) -> None:
+    half = model.tensors.in_dtype(np.dtype(np.float16))
+    assert half.nbytes == model.half_bytes == replace(model, tensors=half).half_bytes
+
+
 def test_wrong_input_is_one_line(model, tmp_path: Path) -> None:
     broken = {name: model.tensors[name].copy() for name in model.tensors}
     broken["joint_blocks.0.x_block.attn.qkv.weight"][0, 0] = np.nan

@@ -135,6 +135,27 @@ def test_what_a_finished_stage_has_lost_here_comes_back_and_is_not_lost_there(ad
     assert {"toy/weights", "next/weights"} <= set(store_names(address))
 
 
+def test_what_is_ahead_here_goes_there_also_where_something_lost_comes_back(address):
+    """The files of an unfinished stage, which a killed job had not put there yet."""
+
+    def body(folder):
+        (folder / "weights").write_text("weeks of work")
+        return {}
+
+    with opened(address) as workdir:
+        run_stage("toy", {}, workdir, body, inputs={}, seed=0)
+        checkpoint(workdir, 2)
+        (workdir / "notes").mkdir()
+        (workdir / "notes" / "log").write_text("one")
+    (workdir / "toy" / "weights").unlink()
+    (workdir / "notes" / "log").write_text("one and two")  # before it was killed
+    with opened(address):
+        pass
+    shelf = Store.of(address)
+    assert shelf.stamps()["notes/log"][0] == len("one and two")
+    assert (workdir / "toy" / "weights").read_text() == "weeks of work"
+
+
 def settled():
     if thread := mirror._open[0]._thread:
         thread.join()

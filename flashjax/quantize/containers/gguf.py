@@ -93,6 +93,11 @@ def write_gguf(
             partial.unlink(missing_ok=True)
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a name is that of a GGUF file, by its end."""
+    return path.suffix.lower() == ".gguf"
+
+
 def read_gguf(path: Path) -> GgufFile:
     """Read header, keys and tensor table of a GGUF file, and check that all tensor bytes are there.
 

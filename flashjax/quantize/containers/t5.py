@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from flashjax.convert.reading import open_safetensors
+from flashjax.convert.scales import dequantised
 from flashjax.convert.tensors import Shape, Tensors, shapes_only
 from flashjax.convert.text import TWIN, t5_infos
 from flashjax.convert.writing import write_safetensors
 from flashjax.models.t5 import T5Config
 from flashjax.quantize.codecs.codec import F32, Q6_K, Q8_0, Codec
 from flashjax.quantize.codecs.tensors import encode_tensor
-from flashjax.quantize.containers.gguf import EncodedTensor, write_gguf
+from flashjax.quantize.containers.gguf import EncodedTensor, is_gguf, open_gguf, write_gguf
 from flashjax.quantize.containers.packing import WEIGHT, packed
 from flashjax.quantize.containers.packings import COMFY_FP8
 from flashjax.types import InputError
@@ -126,3 +128,12 @@ def write_t5(format_name: str, tensors: Tensors, config: T5Config, out: Path) ->
     else:
         _write_gguf(out / file, once, config, codec)
     return out / file
+
+
+def read_back(path: Path, tensors: Tensors) -> tuple[Tensors, Tensors]:
+    """What `write_t5` was given, and what the file stands for, both under the file's own names."""
+    once = tensors.without(TWIN)
+    if not is_gguf(path):
+        return once, dequantised(open_safetensors(path))
+    names = {name: gguf_name(name) for name in once}
+    return once.renamed(names, where=once.where), open_gguf(path)

@@ -107,7 +107,7 @@ def export(verb: argparse.ArgumentParser) -> None:
         "--format", metavar="NAME[,NAME]", help="diffusers,sai by default; sai for a file"
     )
     verb.add_argument("--dtype", choices=WRITTEN, help="as stored by default")
-    verb.add_argument("--title", default="", help="in the single file (its own, if it has one)")
+    verb.add_argument("--title", default="", help="in the single file; its own by default")
     verb.add_argument("--shard_gb", type=float, default=10.0, metavar="GB", help="of a file")
 
 

@@ -14,14 +14,15 @@ from flashjax.convert.adapters import Lora, check_used, merged, open_loras
 from flashjax.convert.outputs import check_free, is_file_name, keep_record, places, write_as
 from flashjax.convert.pipeline import as_stored, in_float32
 from flashjax.convert.sizes import mmdit_sizes
+from flashjax.convert.table import Placement
+from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import cropped_position
 from flashjax.convert.writing import write_json
 from flashjax.data.prompts import read_prompts
 from flashjax.evaluate.sample import check_seed
-from flashjax.models.variants import SD3_VAE
 from flashjax.quantize.calibrate import mean_decibels, velocity_errors
-from flashjax.quantize.containers.gguf import read_gguf
-from flashjax.quantize.containers.t5 import T5_FORMATS
+from flashjax.quantize.containers.gguf import is_gguf, read_gguf
+from flashjax.quantize.containers.t5 import T5_FORMATS, read_back, write_t5
 from flashjax.quantize.formats import (
     FORMATS,
     INFORMED,
@@ -38,15 +39,15 @@ from flashjax.quantize.graphs.exchange import EXCHANGES
 from flashjax.quantize.graphs.pipelines import COMPANIONS, PIPELINES
 from flashjax.quantize.ranges import check_ranges
 from flashjax.sources import base_folder, open_transformer, sample_size_of
-from flashjax.stages.model import in_run, read_model
+from flashjax.stages.model import drawn_size, in_run, read_model
 from flashjax.tools.quantize.memory import print_table
 from flashjax.tools.quantize.page import Format
 from flashjax.tools.quantize.pipeline import write_pipeline
 from flashjax.tools.quantize.report import Written, write_report
 from flashjax.tools.quantize.student import open_judging, open_student
-from flashjax.tools.quantize.text import write_text
+from flashjax.tools.quantize.text import open_t5
 from flashjax.tools.quantize.variants import variants
-from flashjax.types import InputError, Params
+from flashjax.types import InputError, Params, listed
 
 NAMES = (*FORMATS, *T5_FORMATS, *PIPELINES)
 REPORT = "report.html"
@@ -54,10 +55,11 @@ POOR = 12.0  # dB, below which a tensor is hardly what it was; four bits have ab
 MEASURED = 64  # of a report's captions: those whose velocities are compared
 
 NEEDED = {"calibrate": INFORMED, "size_mb": (MIXED,), "tune": (TUNED,)}  # flag: formats
-
-# By flag the formats that it acts on, one of which must be there.
-OF_TRANSFORMERS = {"report": FORMATS, "measure": FORMATS, "position": (*FORMATS, *PIPELINES)}
-
+USED = NEEDED | {  # the same, where a flag is not needed but acts
+    "measure": FORMATS,
+    "report": FORMATS,
+    "position": (*FORMATS, *PIPELINES),
+}
 LEAST = {"steps": 1, "position": 1, "tune": 1, "size_mb": 0}
 
 log = logging.getLogger(__name__)
@@ -78,8 +80,11 @@ def write(options: argparse.Namespace) -> Iterator[Path]:
     check_used(loras, sorted({network for name in paths for network in of(name)}))
     for name, path in paths.items():
         if name in T5_FORMATS:
-            source = Path(options.source)
-            write_as(path, functools.partial(write_text, name, source, loras=loras))
+            tensors, config = open_t5(Path(options.source))
+            tensors = merged("t5", tensors, loras, config=config)
+            write_as(path, functools.partial(write_t5, name, tensors, config))
+            table = check(path, *read_back(path, tensors))
+            log.info("%s: %s", name, summary(path, table))
             yield path
     if whole := {name: path for name, path in paths.items() if name in PIPELINES}:
         yield from write_pipelines(options, whole)
@@ -121,7 +126,8 @@ def write_pipelines(options: argparse.Namespace, paths: Mapping[str, Path]) -> I
     for name, path in paths.items():
         write = functools.partial(write_pipeline, name, model, source, loras=loras)
         write_as(path, functools.partial(write, base=base_of(options)))
-        table = check(path / "transformer", model, beside=path)
+        stored = open_format(path / "transformer", model.config)
+        table = check(path, model.tensors, stored)
         log.info("%s: %s", name, summary(path, table))
         yield path
 
@@ -167,8 +173,12 @@ def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) ->
     student, judging, errors = None, None, None
     if options.calibrate or options.measure or options.report:
         source, loras = Path(options.source), loras_of(options)
-        # Of a mixed format each leaf in turn takes values that 16 bits do not hold.
-        place = in_float32 if MIXED in paths else as_stored
+
+        def place(name: str) -> Placement:
+            # Of a mixed format each leaf in turn takes values that 16 bits do not hold.
+            wide = MIXED in paths and name == "transformer"
+            return in_float32(name) if wide else as_stored(name)
+
         steps = options.steps
         student = open_student(source, base=base, steps=steps, loras=loras, place=place)
         captions = read_prompts(options.measure) if options.measure else []
@@ -191,7 +201,7 @@ def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) ->
             student,
             written,
             judging,
-            source_bytes=2 * sum(info.size for info in model.tensors.infos.values()),
+            half_bytes=model.half_bytes,
             measured=len(captions),
             seed=options.seed,
         )
@@ -211,16 +221,12 @@ def check_options(options: argparse.Namespace) -> list[str]:
     cropped += [name for name in names if name in EXCHANGES and EXCHANGES[name].sized]
     if cropped and (options.measure or options.report):
         raise InputError(f"--measure and --report compare with the whole table: no {cropped[0]}")
-    for flag, users in NEEDED.items():
-        given = bool(getattr(options, flag))
-        for name in names:
-            if name in users and not given:
-                raise InputError(f"--format {name} needs --{flag}")
-        if given and not set(users).intersection(names):
-            raise InputError(f"--{flag} is for --format {' or '.join(users)}")
-    for flag, users in OF_TRANSFORMERS.items():
-        if getattr(options, flag) and not set(users).intersection(names):
-            raise InputError(f"--{flag} is of a transformer, and acts on no --format given")
+    for flag, users in USED.items():
+        given, using = bool(getattr(options, flag)), [name for name in names if name in users]
+        if using and flag in NEEDED and not given:
+            raise InputError(f"--format {using[0]} needs --{flag}")
+        if given and not using:
+            raise InputError(f"--{flag} is for --format {listed(users)}")
     if options.report and options.samples < 2:
         raise InputError(f"--samples {options.samples}: give two or more")
     for flag, least in LEAST.items():
@@ -237,7 +243,7 @@ def describe(
     name: str, path: Path, model: Model, errors: Callable[[Params], list[float]] | None
 ) -> Format:
     """What a format costs; the fidelity of every tensor is written beside it."""
-    table = check(path, model)
+    table = check(path, model.tensors, open_format(path, model.config))
     log.info("%s: %s", name, summary(path, table))
     ratios = errors(read_format(path, model.config)) if errors else []
     if ratios:
@@ -256,20 +262,23 @@ def open_model(
     InputError unless names and shapes are exactly a transformer's: nothing is written of another.
     """
     run = read_model(source.parent) if base is None and in_run(source) else None
-    known: dict[str, Any] = {"transformer": run.transformer, "vae": run.vae} if run else {}
-    known = folders.read_configs(base) if base else known
-    found = open_transformer(source, known=known)
+    known = {"transformer": run.transformer, "vae": run.vae} if run else {}
+    found = open_transformer(source, known=folders.read_configs(base) if base else known)
     tensors = merged("transformer", found.under_sai_names(), loras, config=found.config)
-    size = run.sample_size if run else sample_size_of(source, found.config, base=base)
-    return Model(tensors, found.config, title, size, known.get("vae", SD3_VAE).factor)
+    factor = found.vae.factor
+    if run:
+        size = drawn_size(source, run)
+    else:
+        size = sample_size_of(source, found.config, factor=factor, base=base)
+    return Model(tensors, found.config, title, size, factor)
 
 
-def check(path: Path, model: Model, *, beside: Path | None = None) -> Mapping[str, float]:
-    """Reads a format back, and writes fidelity (in GGUF: type, too) of every tensor beside it.
+def check(path: Path, given: Tensors, stored: Tensors) -> Mapping[str, float]:
+    """Writes the fidelity (in GGUF: type, too) of every tensor beside a file or folder.
 
-    `beside` is what the table lies next to where that is not `path`.
+    `stored` is what is read back of it.
     """
-    table = fidelity(model.tensors, open_format(path, model.config))
+    table = fidelity(given, stored)
     poor = [name for name, ratio in table.items() if not ratio >= POOR]
     if poor:
         names = f"{poor[0]}" + (f" and {len(poor) - 1} more" if poor[1:] else "")
@@ -277,11 +286,11 @@ def check(path: Path, model: Model, *, beside: Path | None = None) -> Mapping[st
     rows: dict[str, Any] = {
         name: {"snr_db": ratio if math.isfinite(ratio) else None} for name, ratio in table.items()
     }
-    if path.suffix.lower() == ".gguf":
+    if is_gguf(path):
         for name, entry in read_gguf(path).tensors.items():
             rows[name]["type"] = entry.codec.name
-    write_json(table_of(beside or path), rows)
-    keep_record(table_of(beside or path))
+    write_json(table_of(path), rows)
+    keep_record(table_of(path))
     return table
 
 

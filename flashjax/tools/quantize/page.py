@@ -22,7 +22,7 @@ WIDTH, ROW, LEFT = 720, 22, 170  # of the chart of tensors, in SVG units
 class Format:
     """One format: its name, bytes, and what it does to the model.
 
-    `output_db` is the ratio of the 16-bit velocity to the error, over all steps of the student;
+    `output_db` is the ratio of the source's velocity to the error, over all steps of the student;
     `step_db` the same at each step. `tensors` has the ratio of each tensor that is not exact.
     """
 
@@ -59,7 +59,7 @@ class QuantizeReport:
     reference: str
     notes: Sequence[str]
     formats: Sequence[Format]
-    source_bytes: int
+    half_bytes: int  # of the source's transformer, were it in 16 bits
     measured: int  # captions whose velocities were compared
     command: str
     versions: Mapping[str, str]
@@ -70,7 +70,7 @@ class QuantizeReport:
 def quantize_bars(
     reference: Measured, measured: Mapping[str, Measured], formats: Sequence[Format]
 ) -> list[Bar]:
-    """The bars of those formats that are there: figures beside 16 bits, calibrated beside plain.
+    """The bars of those formats that are there: beside the source, and calibrated beside plain.
 
     They are of the first judge's first figure, if that is in percent. Differences count both ways:
     a format that draws better than its source is not faithful either.
@@ -80,7 +80,7 @@ def quantize_bars(
         whole = reference.figures[0]
         bars = [
             Bar(
-                f"{whole.title} of {name} from that of 16 bits",
+                f"{whole.title} of {name} from that of the source",
                 abs(measured[name].figures[0].value - whole.value),
                 points,
                 "points",

@@ -23,7 +23,7 @@ from flashjax.tools.quantize.student import Judging, Student
 from flashjax.types import Params
 
 CHUNK, SHOWN = 50, 7  # pictures drawn at a time; pictures shown of each format
-REFERENCE = "16 bits"
+REFERENCE = "source"
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +42,18 @@ def write_report(
     written: Sequence[Written],
     judging: Judging,
     *,
-    source_bytes: int,
+    half_bytes: int,
     measured: int,
     seed: int,
 ) -> None:
     """Draws the captions with the source and every format from the same noise, and writes a page.
 
+    The source's transformer is drawn as it is stored, and would take `half_bytes` at 16 bits.
     Pictures of a task's own size and words are judged, and set beside real ones; others are shown.
     """
     captions, judges, unseen = judging.captions, judging.judges, judging.unseen
     measure = partial(figures_of, judges)
-    rows = list(
-        draw_rows(student, written, captions, measure, source_bytes=source_bytes, seed=seed)
-    )
+    rows = list(draw_rows(student, written, captions, measure, half_bytes=half_bytes, seed=seed))
     found = {row.name: row.measured for row in rows}
     if unseen is not None and unseen.images is not None and captions == unseen.captions:
         real = Measured(measure(unseen.images, captions), len(captions))
@@ -62,14 +61,14 @@ def write_report(
     formats = [item.format for item in written]
     report = pages.QuantizeReport(
         title="One student, fewer bits",
-        summary=_summary(formats, source_bytes, len(captions)),
+        summary=_summary(formats, half_bytes, len(captions)),
         bars=pages.quantize_bars(found[REFERENCE], found, formats) if judges else (),
         captions=captions[:SHOWN],
         samplers=rows,
         reference=REFERENCE,
         notes=[judge.note for judge in judges],
         formats=formats,
-        source_bytes=source_bytes,
+        half_bytes=half_bytes,
         measured=measured,
         command=shlex.join(["flashjax", *sys.argv[1:]]),
         versions=versions(),
@@ -85,7 +84,7 @@ def draw_rows(
     captions: list[str],
     measure: Callable[[np.ndarray, list[str]], tuple[Figure, ...]],
     *,
-    source_bytes: int,
+    half_bytes: int,
     seed: int,
 ) -> Iterator[Sampler]:
     """The source and every format, each with its pictures of all captions from the same noise."""
@@ -94,26 +93,27 @@ def draw_rows(
     noise, steps = student.noise(seed, len(captions)), len(student.sigmas) - 1
     frozen = {"vae": student.pipeline.vae, "text": student.pipeline.text}
 
-    def row(name: str, group: str, size_bytes: int, transformer: Params) -> Sampler:
+    def row(name: str, group: str, size: str, transformer: Params) -> Sampler:
         params = frozen | {"transformer": transformer}
         drawn = draw(program, params, tokens, empty, noise, chunk=CHUNK)
         figures = measure(drawn.images, captions)
         known = Measured(figures, len(captions), steps, steps, drawn.seconds_per_image)
         log.info("%s: %s", name, told(figures))
-        return Sampler(name, f"{size_bytes / 1e6:.2f} MB", group, drawn.images[:SHOWN], known)
+        return Sampler(name, size, group, drawn.images[:SHOWN], known)
 
-    yield row(REFERENCE, "Reference", source_bytes, student.pipeline.transformer)
+    size = f"{half_bytes / 1e6:.2f} MB at 16 bits"
+    yield row(REFERENCE, "Reference", size, student.pipeline.transformer)
     for item in written:
         params = read_format(item.path, student.pipeline.transformer_config)
-        yield row(item.format.name, "Formats", item.format.size_bytes, params)
+        yield row(item.format.name, "Formats", f"{item.format.size_bytes / 1e6:.2f} MB", params)
 
 
-def _summary(formats: Sequence[pages.Format], source_bytes: int, count: int) -> str:
+def _summary(formats: Sequence[pages.Format], half_bytes: int, count: int) -> str:
     smallest = min(formats, key=lambda found: found.size_bytes)
     nearest = max(formats, key=lambda found: found.output_db)
     return (
-        f"{count} captions, drawn from the same noise with a transformer of "
-        f"{source_bytes / 1e6:.2f} MB at 16 bits and in {len(formats)} formats of fewer. "
+        f"{count} captions, drawn from the same noise with the source, whose transformer takes "
+        f"{half_bytes / 1e6:.2f} MB at 16 bits, and in {len(formats)} formats. "
         f"{nearest.name} is nearest to it, {smallest.name} smallest, with "
-        f"{100 * smallest.size_bytes / source_bytes:.0f} % of its bytes."
+        f"{100 * smallest.size_bytes / half_bytes:.0f} % of these bytes."
     )

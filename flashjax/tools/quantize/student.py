@@ -20,7 +20,7 @@ from flashjax.flow.schedule import student_sigmas
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import encode_text
 from flashjax.sources import home_of, open_pipeline
-from flashjax.stages.model import open_stage, packaged
+from flashjax.stages.model import TOKENIZERS, open_stage, packaged
 from flashjax.stages.registry import open_judges, task_of_pipeline
 from flashjax.types import Cond, InputError, Params
 
@@ -29,10 +29,14 @@ Way: TypeAlias = tuple[MMDiTConfig, Params, Cond, jax.Array, list[float]]
 
 @dataclass(frozen=True)
 class Student:
-    """A model at 16 bits, its tokenizers, and the grid of levels that it is drawn with."""
+    """A model as it is stored, its tokenizer, and the grid of levels that it is drawn with.
+
+    `tokenizers` is the folder that has those of the tokenizer.
+    """
 
     pipeline: Pipeline
     tokenizer: Tokenizer
+    tokenizers: Path
     sigmas: tuple[float, ...]
 
     def noise(self, seed: int, count: int) -> np.ndarray:
@@ -60,7 +64,7 @@ def open_student(
 ) -> Student:
     """The model of a source, with what it lacks from `base`, and with LoRAs added."""
     if base is None and (found := open_stage(source)):
-        pipeline, tokenizer = found
+        (pipeline, tokenizer), home = found, source.parent / "import" / TOKENIZERS
         if loras:
             pipeline = pipeline.with_parts(with_loras(pipeline.parts, loras, place=place))
     else:
@@ -68,7 +72,8 @@ def open_student(
         tokenizer = load_tokenizers(home)
         pipeline = open_pipeline(source, base=base, place=place, loras=loras)
         check_fits(tokenizer, pipeline.text_config.vocabularies, str(home))
-    return Student(pipeline, tokenizer, tuple(student_sigmas(steps, pipeline.shift).tolist()))
+    sigmas = tuple(student_sigmas(steps, pipeline.shift).tolist())
+    return Student(pipeline, tokenizer, home, sigmas)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 """`quantize --source` for T5: the text encoder of any checkpoint that holds one."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from flashjax.convert import folder as folders
-from flashjax.convert.adapters import Lora, merged
 from flashjax.convert.naming import network
 from flashjax.convert.sai import split_file
 from flashjax.convert.sizes import t5_sizes
@@ -13,15 +11,8 @@ from flashjax.convert.tensors import Tensors
 from flashjax.convert.text import one_table, t5_rows
 from flashjax.convert.weights import open_weights
 from flashjax.models.t5 import T5Config
-from flashjax.quantize.containers.t5 import write_t5
 from flashjax.sources import kind_of, open_file
 from flashjax.types import InputError
-
-
-def write_text(format_name: str, source: Path, out: Path, loras: Sequence[Lora] = ()) -> Path:
-    """Writes the T5 of `source` in a format of T5_FORMATS. Returns the file's path."""
-    tensors, config = open_t5(source)
-    return write_t5(format_name, merged("t5", tensors, loras, config=config), config, out)
 
 
 def open_t5(source: Path) -> tuple[Tensors, T5Config]:

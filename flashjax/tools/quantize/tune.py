@@ -1,9 +1,7 @@
-"""`quantize --tune`: the student learns, on the grid of its file, to be what it was at 16 bits."""
+"""`quantize --tune`: the student learns, on the grid of its file, to be what it was."""
 
-import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from flashjax.models.mmdit import MMDiT, velocity_of
 from flashjax.models.text import encode_text
 from flashjax.parallel.sharding import abstract_on
 from flashjax.quantize.grid import on_grid
-from flashjax.stages.model import PARAMS
+from flashjax.stages.model import PARAMS, digests_of
 from flashjax.stages.stage import run_stage
 from flashjax.stages.training import JobConfig, run_job
 from flashjax.tools.quantize.student import Student
@@ -50,9 +48,9 @@ def tuned(
 ) -> Tensors:
     """The tensors (SAI's names) after `steps` of fine-tuning on the grid of `scheme`, in float32.
 
-    The captions are all the data: states are the 16-bit student's own. The job lies in `out`/tune:
-    interrupted it goes on, finished it is read. InputError for fewer captions than a batch takes,
-    or where `out` holds the tuning of something else.
+    The captions are all the data: states are those of the student as it was. The job lies in
+    `out`/tune: interrupted it goes on, finished it is read. InputError for fewer captions than a
+    batch takes, or where `out` holds the tuning of something else.
     """
     if len(captions) < BATCH:
         raise InputError(f"--tune takes {BATCH} captions a step: --calibrate has {len(captions)}")
@@ -62,21 +60,17 @@ def tuned(
         save_params(folder / PARAMS, state.learner.ema)
         return {"steps": steps}
 
-    # The weights themselves are part of what was asked for, under whatever path they lie.
+    # The weights themselves are part of what was asked for, under whatever path they lie; so is
+    # what makes conditions and noise.
     weights = {name: float(np.square(tensors[name], dtype=np.float64).sum()) for name in tensors}
     section = {"steps": steps, "scheme": scheme, "sigmas": student.sigmas}
     section |= {"captions": "\n".join(captions), "weights": weights}
-    section |= {"conditions": conditions_of(student, captions)}
+    digests = digests_of(student.pipeline, student.tokenizers)
+    section |= {name: digests[name] for name in ("text", "tokenizers")}
+    section |= {"sample_size": student.pipeline.sample_size}
     run_stage("tune", section, out, body, inputs={}, seed=seed)
     params = load_params(out / "tune" / PARAMS)
     return transformer_to(params, student.pipeline.transformer_config, "sai")
-
-
-def conditions_of(student: Student, captions: Sequence[str]) -> dict[str, Any]:
-    """What noise and conditions come from: the latents' side, text encoders, and their tokens."""
-    pipeline, tokens = student.pipeline, dataclasses.asdict(student.tokenizer(list(captions)))
-    digests = {"text": trees.digest(pipeline.text)[:12], "tokens": trees.digest(tokens)[:12]}
-    return {"sample_size": pipeline.sample_size} | digests
 
 
 def _train(

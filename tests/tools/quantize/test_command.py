@@ -53,23 +53,41 @@ def test_every_way_to_six_bits_is_written_measured_and_reported(
         ((), "give --source, --out and --format"),
         (("--format", "gguf-q8_0,gguf-q2_k"), "gguf-q2_k is unknown: choose of gguf-f16"),
         (("--format", "gguf-mixed"), "--format gguf-mixed needs --calibrate"),
-        (
-            ("--format", "t5-gguf-q8_0", "--report"),
-            "--report is of a transformer, and acts",
-        ),
-        (
-            ("--format", "pipeline-torchao-int8", "--report"),
-            "--report is of a transformer, and acts",
-        ),
-        (("--format", "t5-gguf-q8_0", "--position", "8"), "--position is of a transformer, and"),
         (("--format", "gguf-q8_0", "--tune", "3"), "--tune is for --format gguf-q6_k-tuned"),
         (("--format", "gguf-q8_0", "--report", "--position", "4"), "no --position"),
+        (("--format", "t5-gguf-q8_0", "--report"), "--report is for --format gguf-f16, gguf-bf16"),
+        (("--format", "t5-comfy-fp8", "--measure", "p"), "--measure is for --format gguf-f16"),
+        (("--format", "pipeline-onnx-int8", "--measure", "p"), "--measure is for --format gguf"),
+        (("--format", "t5-gguf-q8_0", "--position", "4"), "--position is for --format gguf-f16"),
+        (
+            ("--format", "gguf-mixed", "--calibrate", "p", "--size_mb", "inf"),
+            "--size_mb inf: give 0 or more",
+        ),
         (("--memory", "sd4"), "--memory sd4: choose of nano"),
     ],
 )
 def test_flags_that_do_not_go_together_are_one_line(flags, message, tiny_teacher, tmp_path, capsys):
     assert quantize("--source", tiny_teacher, "--out", tmp_path, *flags) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "types"),
+    [
+        ("t5-gguf-q8_0", "T5.GGUF", {"Q8_0", "F32"}),
+        ("t5-comfy-fp8", "t5.safetensors", None),
+        ("gguf-q8_0", "X.GGUF", {"Q8_0", "F16", "F32"}),
+    ],
+)
+def test_every_file_is_read_back_however_its_end_is_spelt(
+    name, file, types, shallow_teacher, tmp_path
+):
+    path = tmp_path / file
+    assert quantize("--source", shallow_teacher, "--out", path, "--format", name) == 0
+    table = json.loads((tmp_path / f"{file}.json").read_text())
+    ratios = [row["snr_db"] for row in table.values() if row["snr_db"] is not None]
+    assert len(table) > 10 and ratios and min(ratios) > 25
+    assert types is None or {row["type"] for row in table.values()} == types
 
 
 def test_a_pipelines_table_of_positions_may_be_cropped(tiny_teacher, tmp_path):

@@ -58,7 +58,7 @@ def report(text: str = "plain", *, judged: bool = True) -> QuantizeReport:
     found = formats()
     pictures = np.random.default_rng(0).integers(0, 255, (1, 4, 4, 3), np.uint8)
     known = measured(0.8) if judged else Measured((), 500, seconds_per_image=0.01)
-    names = ("16 bits", *(format.name for format in found))
+    names = ("source", *(format.name for format in found))
     rows = [Sampler(name, text, text, pictures, known) for name in names]
     bars = quantize_bars(measured(0.8), {"gguf-q8_0": measured(0.7)}, found[:1])
     return QuantizeReport(
@@ -67,10 +67,10 @@ def report(text: str = "plain", *, judged: bool = True) -> QuantizeReport:
         bars=bars if judged else (),
         captions=[text],
         samplers=rows,
-        reference="16 bits",
+        reference="source",
         notes=["Shares are counted."] if judged else [],
         formats=found,
-        source_bytes=1000,
+        half_bytes=1000,
         measured=64,
         command=text,
         versions={"jax": text},
@@ -81,7 +81,7 @@ def report(text: str = "plain", *, judged: bool = True) -> QuantizeReport:
 
 def test_a_bar_that_is_missed_is_said_first_and_every_figure_is_there() -> None:
     page = render(report())
-    assert "0 of 1 bars are met. Not met: Alignment of gguf-q8_0 from that of 16 bits" in page
+    assert "0 of 1 bars are met. Not met: Alignment of gguf-q8_0 from that of the source" in page
     for text in (
         "80.0 %",
         "37.0",
