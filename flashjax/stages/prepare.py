@@ -109,7 +109,7 @@ def prepare(
             make_shard(samples, folder, encoder, fields[name], data, name, file, chosen)
             log.info("prepare: %d of %d shards", done + 1, len(mine))
     meet("all shards are there")
-    cache = gather(samples, folder, encoder, made, plan, shards)
+    cache = gather(samples, folder, encoder, made, plan, shards, smallest=data.smallest)
     if is_first():
         write_shard(folder / EMPTY, pack(encoder.empty, encoder.fields(None)))
         cache.write(folder)
@@ -144,9 +144,7 @@ def make_plan(
             continue
         buckets.setdefault(bucket_name(bucket), []).append(index)
     for name in [name for name, indices in buckets.items() if len(indices) < data.smallest]:
-        few = buckets.pop(name)
-        why = f"bucket {name} has {len(few)} samples, fewer than data.smallest={data.smallest}"
-        skipped += [(index, why) for index in few]
+        skipped += too_few(name, buckets.pop(name), data.smallest)
     if not buckets:
         reason = skipped[0][1] if skipped else "there is no sample"
         raise InputError(
@@ -154,6 +152,12 @@ def make_plan(
             f"least {math.ceil(side / data.upscale)} pixels a side are needed at data.size={side}"
         )
     return {"digest": samples.digest, "buckets": buckets, "skipped": skipped}
+
+
+def too_few(name: str, indices: Sequence[int], smallest: int) -> list[tuple[int, str]]:
+    """Why the samples of a bucket that has fewer than `smallest` are left out."""
+    why = f"bucket {name} has {len(indices)} samples, fewer than data.smallest={smallest}"
+    return [(index, why) for index in indices]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,22 +277,30 @@ def gather(
     made: Mapping[str, Any],
     plan: Mapping[str, Any],
     shards: Sequence[tuple[str, str, list[int]]],
+    *,
+    smallest: int,
 ) -> Cache:
-    """The manifest of all shards; what was left out and what is there twice is listed and said."""
+    """The manifest of all shards; what was left out and what is there twice is listed and said.
+
+    A bucket of which fewer than `smallest` samples could be read is left out, too.
+    """
     paths = {file: folder / f"{file}.json" for _, file, _ in shards}
     told = {
         file: dataclasses.asdict(configs.record(read_json(path), str(path), Told))
         for file, path in paths.items()
     }
+    skipped = [*plan["skipped"], *(entry for found in told.values() for entry in found["skipped"])]
+    lost = {index for index, _ in skipped}
     buckets = []
-    for name in sorted(plan["buckets"]):
+    for name, indices in sorted(plan["buckets"].items()):
+        read = [index for index in indices if index not in lost]
+        if len(read) < smallest:
+            skipped += too_few(name, read, smallest)
+            continue
         files = [file for bucket, file, _ in shards if bucket == name and told[file]["count"]]
         size = size_of(name)
         shape = encoder.shape(size or (made["side"], made["side"]))
-        count = sum(told[file]["count"] for file in files)
-        if count:
-            buckets.append(Bucket(name, shape, encoder.fields(size), files, count))
-    skipped = [*plan["skipped"], *(entry for found in told.values() for entry in found["skipped"])]
+        buckets.append(Bucket(name, shape, encoder.fields(size), files, len(read)))
     marks = Counter(mark for found in told.values() for _, mark in found["pictures"])
     doubled = {mark: number for mark, number in marks.items() if number > 1}
     if is_first():
@@ -300,7 +312,7 @@ def gather(
                     groups[mark].append(index)
         _list(folder / DUPLICATES, [{"samples": group} for group in groups.values()])
     if not buckets:
-        raise InputError(f"data.source: no sample could be read, {folder / SKIPPED} says why")
+        raise InputError(f"data.source: no sample can be used, {folder / SKIPPED} says why")
     again = sum(doubled.values()) - len(doubled)
     counts = {
         "kept": sum(bucket.count for bucket in buckets),

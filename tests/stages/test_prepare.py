@@ -107,6 +107,22 @@ def test_pictures_of_several_shapes_are_buckets_and_captions_alone_another(tmp_p
         made(tmp_path / "few", encoder, few, given, side=192)
 
 
+def test_a_bucket_that_broken_pictures_leave_too_small_is_left_out(tmp_path, encoder):
+    """Headers alone do not say which pictures can be read."""
+
+    class WithHeaders(Pictures):
+        def size(self, index):
+            return (192, 192) if index < 2 else (130, 260)
+
+    square = [Sample(noise(192, 192, seed=n), f"{n}") for n in range(2)]
+    given = WithHeaders([*square, Sample(noise(130, 260), "wide"), Unreadable("b.png: no picture")])
+    cache = made(tmp_path / "c", encoder, DataConfig("x", smallest=2), given, side=192)
+    assert [(bucket.name, bucket.count) for bucket in cache.buckets] == [("192x192", 2)]
+    assert cache.counts["skipped"] == cache.counts["kept"] == 2
+    text = (tmp_path / "c" / "skipped.jsonl").read_text()
+    assert "bucket 128x256 has 1 samples, fewer than data.smallest=2" in text
+
+
 def test_a_stopped_preparation_goes_on_to_the_same_bytes(tmp_path, encoder, monkeypatch):
     monkeypatch.setattr(stage, "SHARD", 2)
     whole = made(tmp_path / "whole", encoder)

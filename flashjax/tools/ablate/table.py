@@ -32,6 +32,7 @@ from flashjax.types import InputError, listed
 
 LEVEL = 0.95
 ASKED = "asked"  # which config a cell's results came of
+ERROR = "error"  # what a cell says that broke
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +78,23 @@ Brought: TypeAlias = Mapping[str, Mapping[str, Any]]  # results of cells that ot
 Asked: TypeAlias = Callable[[Cell], str]  # what tells a cell from that of another config
 
 
-def results_of(every: Sequence[Cell], workdir: Path, brought: Brought) -> dict[Cell, Any]:
-    """What the cells came to that are done, here or elsewhere."""
-    found: dict[Cell, Any] = {}
+def ended(
+    every: Sequence[Cell], workdir: Path, brought: Brought
+) -> tuple[dict[Cell, Any], dict[Cell, str]]:
+    """What the cells came to that are done, and what those say that broke, here or elsewhere."""
+    done: dict[Cell, Any] = {}
+    broken: dict[Cell, str] = {}
     for cell in every:
-        if state_of(cell, workdir) == "done":
-            found[cell] = stage_results(workdir / CELLS / cell.name / JUDGED)
+        place, state = workdir / CELLS / cell.name, state_of(cell, workdir)
+        if state == "done":
+            done[cell] = stage_results(place / JUDGED)
+        elif state == "broken":
+            broken[cell] = read_json(place / BROKEN)["error"]
+        elif ERROR in brought.get(cell.name, {}):
+            broken[cell] = brought[cell.name][ERROR]
         elif cell.name in brought:
-            found[cell] = brought[cell.name]
-    return found
+            done[cell] = brought[cell.name]
+    return done, broken
 
 
 def rows_of(grid: AblateConfig, workdir: Path, brought: Brought) -> list[Row]:
@@ -108,8 +117,7 @@ def rows_of_group(
     grid: AblateConfig, group: Sequence[Cell], workdir: Path, brought: Brought
 ) -> list[Row]:
     """The rows of cells that differ in the seed alone; none where none of them is at its end."""
-    done = results_of(group, workdir, brought)
-    broken = sum(state_of(cell, workdir) == "broken" for cell in group)
+    done, broken = ended(group, workdir, brought)
     if not done and not broken:
         return []
     first, results = group[0], list(done.values())
@@ -123,7 +131,7 @@ def rows_of_group(
         pull=pull,
         split=first.split,
         values=values_of([result[STUDENT] for result in results]),
-        broken=broken,
+        broken=len(broken),
         weights=[result["weights"] for result in results if "weights" in result],
         pictures=shown,
     )
@@ -205,7 +213,7 @@ def _close(value: float, figure: Mapping[str, Any]) -> bool:
 
 def slim(results: Mapping[str, Any]) -> dict[str, Any]:
     """The results of a cell as a table keeps them: of its figures names and values."""
-    kept: dict[str, Any] = {key: results[key] for key in ("weights", ASKED) if key in results}
+    kept = {key: results[key] for key in ("weights", ASKED, ERROR) if key in results}
     for name in (STUDENT, HALVED):
         if name in results:
             figures = [{k: f[k] for k in ("name", "value")} for f in results[name]["figures"]]
@@ -222,8 +230,9 @@ def summary(
 ) -> dict[str, Any]:
     """All that the table says, as JSON."""
     every = cells(grid)
-    done = results_of(every, workdir, brought)
-    here = {cell for cell in done if state_of(cell, workdir) == "done"}
+    done, broken = ended(every, workdir, brought)
+    results = done | {cell: {ERROR: error} for cell, error in broken.items()}
+    here = {cell for cell in results if state_of(cell, workdir)}
     shared = references(workdir)
     told = []
     for row in rows_of(grid, workdir, brought):
@@ -235,7 +244,7 @@ def summary(
         "cells": {
             "all": len(every),
             "done": len(done),
-            "broken": broken_of(every, workdir),
+            "broken": {cell.name: error for cell, error in broken.items()},
         },
         TEACHER: shared[TEACHER],
         "real": shared["real"],
@@ -243,15 +252,9 @@ def summary(
         "rows": told,
         "results": {
             cell.name: slim(found | ({ASKED: asked(cell)} if cell in here else {}))
-            for cell, found in done.items()
+            for cell, found in results.items()
         },
     }
-
-
-def broken_of(every: Sequence[Cell], workdir: Path) -> dict[str, str]:
-    """What the cells say that broke."""
-    paths = {cell.name: workdir / CELLS / cell.name / BROKEN for cell in every}
-    return {name: read_json(path)["error"] for name, path in paths.items() if path.is_file()}
 
 
 def curves_of(

@@ -135,7 +135,10 @@ def test_what_others_ran_is_in_the_table_and_not_left(workdir, tmp_path_factory)
     brought = brought_by([str(table)], cells(grid), here, asked)
     row = next(row for row in rows_of(grid, here, brought) if row.arm == "renoise")
     assert row.values["whole"] == value_of([70.0, 74.0, 75.0, 81.0])
+    broke = Cell(4, "share", 0.1, 0.02, 1)
+    assert [row.broken for row in rows_of(grid, here, brought) if row.arm == "share"] == [1]
     told = summary(grid, here, "flashjax ablate", brought, asked)
+    assert told["cells"]["broken"] == {broke.name: "10 updates were skipped"}
     assert told["cells"]["done"] == 6 and told["results"].keys() == {*brought, new.name}
     assert all(told["results"][cell.name]["asked"] == asked(cell) for cell in cells(grid)[:2])
 
@@ -143,11 +146,12 @@ def test_what_others_ran_is_in_the_table_and_not_left(workdir, tmp_path_factory)
     names = {cell.name for cell in left}
     assert "4-guided" in names  # its folder is not here, and cells here go on from it
     assert Cell(4, "renoise", 0.1, 0.02, 1).name in names  # as a split of its seed does
+    assert broke.name not in names
     whole = dict.fromkeys(cell.name for cell in cells(grid))
     assert left_of(grid, cells(grid), here, whole) == []
 
     changed = lambda cell: asked(cell) + (" of old" if cell.seed == 1 else "")
-    with pytest.raises(InputError, match=r"4-renoise-t0.1-p0.02-s1 came of another config"):
+    with pytest.raises(InputError, match=r"4-renoise-t0.1-p0.02-s1, 4-share-t0.1-p0.02-s1 came of another config"):
         brought_by([str(table)], cells(grid), here, changed)
 
     shared["teacher"]["figures"][0]["value"] = 91.0
