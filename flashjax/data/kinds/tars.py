@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import logging
+import posixpath
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from flashjax.data.pictures import SUFFIXES
 from flashjax.types import InputError
 
 SUFFIX = ".tar"
+TEXTS = (".txt", ".json")
 MAX_TEXT = 2**20  # bytes of a caption's file: more is none
 
 log = logging.getLogger(__name__)
@@ -75,8 +77,13 @@ def _by_suffix(shard: Address, members: Iterable[Member]) -> dict[str, tarfile.T
 
 
 def _members(shard: Address, file: BinaryIO) -> Iterator[Member]:
-    """The files of a tar. InputError for one that is cut short, with its last whole sample."""
+    """The files of a tar. InputError for one that is cut short, with its last whole sample.
+
+    A link, hard or symbolic, is the file before it that it names. InputError for a picture or a
+    caption that is a link to anything else.
+    """
     keys: list[str] = []
+    files: dict[str, tarfile.TarInfo] = {}
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     try:
@@ -85,9 +92,16 @@ def _members(shard: Address, file: BinaryIO) -> Iterator[Member]:
                 key, suffix = _key(info.name)
                 if info.offset_data + info.size > size:
                     raise _cut(shard, [whole for whole in keys if whole != key])
-                if info.isfile():
+                held = info if info.isfile() else files.get(_target(info))
+                if held is not None:
+                    files[posixpath.normpath(info.name)] = held
                     keys = [*keys[-1:], key] if key not in keys[-1:] else keys
-                    yield key, suffix, info
+                    yield key, suffix, held
+                elif suffix in (*SUFFIXES, *TEXTS) and (info.islnk() or info.issym()):
+                    raise InputError(
+                        f"{shard} has {info.name} as a link to {info.linkname}, no file before it: "
+                        "pack the files themselves (tar --dereference --hard-dereference)"
+                    )
             end = tar.offset
     except tarfile.TarError as error:
         if not keys:
@@ -107,6 +121,12 @@ def _ends(file: BinaryIO, place: int) -> bool:
     file.seek(place)
     block = file.read(tarfile.BLOCKSIZE)
     return len(block) == tarfile.BLOCKSIZE and not any(block)
+
+
+def _target(info: tarfile.TarInfo) -> str:
+    """The file of its tar that a member names; none for what is no link."""
+    beside = posixpath.dirname(info.name) if info.issym() else ""
+    return posixpath.normpath(posixpath.join(beside, info.linkname)) if info.linkname else ""
 
 
 def _key(name: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -128,6 +129,28 @@ def test_a_tar_cut_anywhere_names_its_last_whole_sample(tmp_path):
             open_source(path)
     path.write_bytes(content[: 6 * 1024 + 512])
     check(open_source(path))
+
+
+def test_linked_files_of_a_tar_are_what_they_link_to_as_the_tool_itself_packs_them(tmp_path):
+    """`tar` keeps a file that is there twice as a hard link."""
+    for place in ("in/a.png", "in/c/d.png"):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(len(place)))
+        path.with_suffix(".txt").write_text(place)
+    (tmp_path / "in" / "b.png").hardlink_to(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.txt").symlink_to("a.txt")
+    (tmp_path / "in" / "c" / "e.png").symlink_to("../a.png")
+    (tmp_path / "in" / "c" / "e.txt").hardlink_to(tmp_path / "in" / "c" / "d.txt")
+    pack = ["tar", "--sort=name", "-C", str(tmp_path / "in"), "-cf"]
+    subprocess.run([*pack, str(tmp_path / "all.tar"), "."], check=True)
+    found = open_source(tmp_path / "all.tar")
+    assert [found[n].caption for n in range(4)] == ["in/a.png"] * 2 + ["in/c/d.png"] * 2
+    for one, other in ((0, 1), (0, 3)):
+        np.testing.assert_array_equal(found[one].image, found[other].image)
+    subprocess.run([*pack, str(tmp_path / "part.tar"), "b.txt", "c"], check=True)
+    with pytest.raises(InputError, match=r"part\.tar has b\.txt as a link to a\.txt, no file before"):
+        open_source(tmp_path / "part.tar")
 
 
 def test_a_tar_that_is_put_together_wrongly_is_refused(tmp_path, caplog):
