@@ -18,7 +18,7 @@ HEADROOM = 0.95  # share of a chip's memory that a program may take: the rest is
 
 def summary(planned: Planned, program: Program, chip: Chip, compute: Compute) -> dict[str, Any]:
     """Everything that a plan says of one program, as JSON; bytes and times are per device."""
-    roles = role_bytes(planned.arguments)
+    roles = role_bytes(planned)
     kept = {"parameters": 0, "optimiser": 0, "averages": 0}
     for role, size in roles.items():
         kind = {"opt": "optimiser", "ema": "averages"}.get(role.split("/")[-1], "parameters")
@@ -72,9 +72,12 @@ def summary(planned: Planned, program: Program, chip: Chip, compute: Compute) ->
     }
 
 
-def role_bytes(arguments: tuple[Any, ...]) -> dict[str, int]:
+def role_bytes(planned: Planned) -> dict[str, int]:
     """Bytes per device of every network and of what is kept of it: "student/opt", "teacher"."""
     total: dict[str, int] = {}
+    arguments = planned.arguments
+    if planned.name == "text":  # its first argument is one network, others hold theirs by name
+        arguments = ({"text": arguments[0]}, *arguments[1:])
     kinds = ("params", "opt", "ema")
     for path, leaf in trees.flatten(arguments).items():
         parts = path.split("/")[1:]

@@ -12,6 +12,7 @@ from flashjax import config as configs
 from flashjax import trees
 from flashjax.parallel.target import open_devices, parse_target
 from flashjax.tools.plan import command, programs
+from flashjax.tools.plan.report import role_bytes
 from flashjax.types import InputError
 
 OVERRIDES = ["mesh.fsdp=4", "mesh.data=2", "guide.job.batch_size=8"]
@@ -125,6 +126,16 @@ def test_a_plan_weighs_places_and_prices_a_program_and_remembers_it(tmp_path, ca
     assert "all-gather" in text and "roofline" in text and "fits" in text
     with pytest.raises(AssertionError, match="compiled again"):
         command.run(options(tmp_path), [*OVERRIDES, "guide.job.batch_size=16"])
+
+
+def test_text_encoders_of_a_program_of_their_own_are_parameters_not_a_batch(tmp_path):
+    options(tmp_path)
+    config = configs.load(str(tmp_path / "small.py"), OVERRIDES)
+    (text,) = programs.programs(config, open_devices(parse_target("cpu:8")), ("text",))
+    roles = role_bytes(text)
+    encoders = trees.flatten(text.arguments[0]).values()
+    assert roles["text (frozen)"] == sum(programs.device_bytes(leaf) for leaf in encoders) > 1e6
+    assert roles["batch"] < 1e6
 
 
 def test_what_a_plan_cannot_know_is_asked_for():
