@@ -35,6 +35,7 @@ from flashjax.types import InputError
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 TITLE = "converted by flashjax"
 LARGEST_HALF = 65504.0  # of float16
+LARGEST_GB = 1e6  # no disk holds more
 FORMATS = {"diffusers": "diffusers", "sai": "model.safetensors"}  # format: name under --out
 
 log = logging.getLogger(__name__)
@@ -44,20 +45,30 @@ def run(options: argparse.Namespace) -> None:
     """Writes every network of the source in every format, and prints where."""
     out = Path(options.out)
     default = ["sai"] if is_file_name(out) else list(FORMATS)
-    if not 0 < options.shard_gb < math.inf:
-        raise InputError(f"--shard_gb {options.shard_gb}: give a number above 0")
+    formats = [name.strip() for name in options.format.split(",")] if options.format else default
     paths = convert(
         Path(options.source),
         out,
-        formats=[name.strip() for name in options.format.split(",")] if options.format else default,
+        formats=formats,
         force=options.force,
         base=base_folder(options.base),
         dtype=DTYPES[options.dtype] if options.dtype else None,
         title=options.title,
         loras=open_loras(options.lora),
-        max_shard_bytes=int(options.shard_gb * 1e9),
+        max_shard_bytes=shard_bytes(options.shard_gb, formats),
     )
     print("\n".join(map(str, paths)))
+
+
+def shard_bytes(gigabytes: float | None, formats: Sequence[str]) -> int:
+    """The most that a file of a folder may take. InputError for no size, and where none is cut."""
+    if gigabytes is None:
+        return MAX_SHARD_BYTES
+    if not 0 < gigabytes < LARGEST_GB:
+        raise InputError(f"--shard_gb {gigabytes}: give a number above 0, below {LARGEST_GB:g}")
+    if "diffusers" not in formats:
+        raise InputError("--shard_gb is for --format diffusers: a single file is not cut")
+    return math.ceil(gigabytes * 1e9)
 
 
 def convert(

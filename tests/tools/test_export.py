@@ -113,6 +113,11 @@ def test_a_title_that_is_given_is_the_files_else_its_own_stays(shallow_teacher, 
     assert export(second, third) == 0 and title(third) == "mine"
     assert export(first, tmp_path / "d", "--format", "diffusers", "--title", "x") == 2
     assert "--title is for --format sai" in capsys.readouterr().err
+    assert export(first, tmp_path / "d.safetensors", "--shard_gb", "1") == 2
+    assert "--shard_gb is for --format diffusers" in capsys.readouterr().err
+    for size in ("0", "1e303", "nan"):
+        assert export(first, tmp_path / "d", "--shard_gb", size) == 2
+        assert "--shard_gb" in capsys.readouterr().err
 
 
 def test_the_stage_import_is_the_teacher_at_its_own_size(pipeline, shallow_teacher, tmp_path):

@@ -108,7 +108,7 @@ def export(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--dtype", choices=WRITTEN, help="as stored by default")
     verb.add_argument("--title", default="", help="in the single file; its own by default")
-    verb.add_argument("--shard_gb", type=float, default=10.0, metavar="GB", help="of a file")
+    verb.add_argument("--shard_gb", type=float, metavar="GB", help="of a folder's file; 10")
 
 
 def quantize(verb: argparse.ArgumentParser) -> None:
@@ -129,4 +129,4 @@ def quantize(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--samples", type=int, default=500, help="unseen captions of a report")
     verb.add_argument("--steps", type=int, default=4, help="of the student")
     verb.add_argument("--seed", type=int, default=0, help="of noise and captions")
-    verb.add_argument("--title", default="quantized by flashjax", help="in the files")
+    verb.add_argument("--title", default="", help="in a .safetensors; quantized by flashjax")

@@ -27,6 +27,7 @@ from flashjax.quantize.formats import (
     FORMATS,
     INFORMED,
     MIXED,
+    SINGLE,
     TUNED,
     Model,
     fidelity,
@@ -59,8 +60,11 @@ USED = NEEDED | {  # the same, where a flag is not needed but acts
     "measure": FORMATS,
     "report": FORMATS,
     "position": (*FORMATS, *PIPELINES),
+    "title": tuple(SINGLE),
 }
 LEAST = {"steps": 1, "position": 1, "tune": 1, "size_mb": 0}
+LARGEST = 1e9  # of the same: no file and no table is larger
+TITLE = "quantized by flashjax"
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +158,7 @@ def source_model(options: argparse.Namespace) -> Model:
     model = open_model(
         Path(options.source),
         base=base_of(options),
-        title=options.title,
+        title=options.title or TITLE,
         loras=loras_of(options),
     )
     if not options.position:
@@ -231,8 +235,8 @@ def check_options(options: argparse.Namespace) -> list[str]:
         raise InputError(f"--samples {options.samples}: give two or more")
     for flag, least in LEAST.items():
         value = getattr(options, flag)
-        if value is not None and not least <= value < math.inf:
-            raise InputError(f"--{flag} {value}: give {least} or more")
+        if value is not None and not least <= value < LARGEST:
+            raise InputError(f"--{flag} {value}: give {least} or more, below {LARGEST:g}")
     check_seed(options.seed)
     for file in filter(None, (options.calibrate, options.measure)):
         read_prompts(file)

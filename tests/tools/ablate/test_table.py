@@ -151,7 +151,7 @@ def test_what_others_ran_is_in_the_table_and_not_left(workdir, tmp_path_factory)
     assert left_of(grid, cells(grid), here, whole) == []
 
     changed = lambda cell: asked(cell) + (" of old" if cell.seed == 1 else "")
-    with pytest.raises(InputError, match=r"4-renoise-t0.1-p0.02-s1, 4-share-t0.1-p0.02-s1 came of another config"):
+    with pytest.raises(InputError, match=r"4-renoise-t0.1-p0.02-s1, .* came of another config"):
         brought_by([str(table)], cells(grid), here, changed)
 
     shared["teacher"]["figures"][0]["value"] = 91.0

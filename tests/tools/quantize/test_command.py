@@ -63,6 +63,12 @@ def test_every_way_to_six_bits_is_written_measured_and_reported(
             ("--format", "gguf-mixed", "--calibrate", "p", "--size_mb", "inf"),
             "--size_mb inf: give 0 or more",
         ),
+        (
+            ("--format", "gguf-mixed", "--calibrate", "p", "--size_mb", "1e303"),
+            "--size_mb 1e+303: give 0 or more, below",
+        ),
+        (("--format", "gguf-q8_0", "--title", "mine"), "--title is for --format comfy"),
+        (("--format", "t5-gguf-q8_0", "--title", "mine"), "--title is for --format comfy"),
         (("--memory", "sd4"), "--memory sd4: choose of nano"),
     ],
 )
