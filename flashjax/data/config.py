@@ -1,8 +1,8 @@
 """The section `data` of a config: what a run learns from, and how it is made ready."""
 
 import dataclasses
+import os
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
 from flashjax.types import Count, InputError, Positive, Range, Seed, Weight, Whole
@@ -80,6 +80,6 @@ class DataConfig:
         """All sources, where there is one as well; a path with a comma that is there is one."""
         if not isinstance(self.source, str):
             return self.source
-        if Path(self.source).exists():
+        if os.path.exists(self.source):  # no error for text longer than a path may be
             return (self.source,)
         return tuple(re.split(r",(?![^{]*\})", self.source))  # a pattern may have {a,b}

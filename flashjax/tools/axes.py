@@ -3,6 +3,7 @@
 import argparse
 import copy
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def cells(options: argparse.Namespace, columns: Axis, rows: Axis) -> list[argpar
 
 def sources_of(text: str, known: Sequence[str]) -> dict[str, str]:
     """Label -> path of each source of "A,B"; a path with a comma that is there is one."""
-    paths = [text] if text in known or Path(text).exists() else text.split(",")
+    paths = [text] if text in known or os.path.exists(text) else text.split(",")
     if "" in paths:
         raise InputError(f"--source {text}: give a path, or several with commas between")
     labels = [path if path in known else name_of(Path(path)) for path in paths]

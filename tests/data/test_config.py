@@ -21,6 +21,11 @@ def test_several_sources_have_commas_between(source, sources):
     assert weighed.sources == sources
 
 
+def test_a_list_may_be_longer_than_a_path():
+    shards = tuple(f"/data/shard-{number:05}.tar" for number in range(400))
+    assert DataConfig(",".join(shards)).sources == shards
+
+
 def test_a_path_with_a_comma_that_is_there_is_one(tmp_path):
     (tmp_path / "a,b").mkdir()
     assert DataConfig(str(tmp_path / "a,b")).sources == (str(tmp_path / "a,b"),)
