@@ -1,6 +1,7 @@
 """`--fork`: a new stage that begins with a checkpoint of an old one, whatever its config was."""
 
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -104,7 +105,8 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, draft)
         draft.replace(target)
     except (shutil.Error, FileNotFoundError) as error:
-        if source.is_dir():
+        several = isinstance(error, shutil.Error)
+        if all(map(os.path.exists, (path for path, *_ in error.args[0]) if several else [source])):
             raise
         raise InputError(
             f"--fork {source}: the job that is at work there has taken it away: give the command "

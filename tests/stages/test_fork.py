@@ -1,6 +1,7 @@
 """A fork: the state of an old stage's checkpoint, another config, in a workdir of its own."""
 
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -131,12 +132,20 @@ def test_nothing_is_copied_to_where_a_job_is_at_work(tmp_path):
     assert not steps_saved(folder) and read_stage(folder) is None
 
 
-def test_a_checkpoint_that_is_taken_away_while_it_is_copied_is_said(tmp_path, monkeypatch):
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_checkpoint_that_is_taken_away_while_it_is_copied_is_said(whole, tmp_path, monkeypatch):
     _guide(_config(4), tmp_path / "old")
+    copy = shutil.copytree
 
     def copytree(source, draft):
-        shutil.rmtree(source)
-        raise shutil.Error([(str(source), str(draft), "No such file")])
+        if whole:
+            shutil.rmtree(source)
+        monkeypatch.setattr(fork.shutil, "copytree", copy)
+        return copy(source, draft, copy_function=gone)
+
+    def gone(source, target):
+        Path(source).unlink(missing_ok=True)  # as a job does that is half through a folder
+        return shutil.copy2(source, target)
 
     monkeypatch.setattr(fork.shutil, "copytree", copytree)
     told = pytest.raises(InputError, match="the job that is at work there has taken it away")
