@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flashjax.convert.scales import hadamard
+from flashjax.convert.conventions.stored import hadamard
 from flashjax.quantize.codecs.blocks import divide
 from flashjax.quantize.containers.packing import Packing, int8_codes
 

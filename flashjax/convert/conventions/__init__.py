@@ -1,0 +1,1 @@
+"""How files keep weights as codes and scales, convention by convention."""
