@@ -53,7 +53,7 @@ class Targets:
     Attributes:
       kept: of the teacher's figure, in percent.
       above: the teacher in as few steps, in the figure's unit.
-      lost: from 16 to the fewest bits, in the figure's unit, at most.
+      lost: from the exported to the fewest bits, in the figure's unit, at most.
       faster: than the teacher, as a ratio.
     """
 
@@ -70,13 +70,13 @@ def run_bars(
     cut: Measured,
     student: Measured,
     fewest: Measured,
-    bits: str = "6",
+    bits: tuple[int, str] = (16, "6"),
 ) -> tuple[Bar, ...]:
     """The bars of a run; those of a figure are left out where no judge gave one.
 
     `teacher` is guided in many steps, `cut` has as few steps as `student`, `fewest` is the
-    student's smallest file, of `bits`. Of a teacher whose figure is 0 nothing can be kept: that
-    share is NaN, and its bar is not met.
+    student's smallest file, and `bits` are those of these two. Of a teacher whose figure is 0
+    nothing can be kept: that share is NaN, and its bar is not met.
     """
     bars: list[Bar] = []
 
@@ -94,7 +94,7 @@ def run_bars(
         promise(f"{what} kept from the teacher", kept, targets.kept, "%", AT_LEAST, doubt)
         name = f"{what} above the teacher in as few steps"
         promise(name, above, targets.above, unit, AT_LEAST, _apart(mine, few))
-        name = f"{what} lost from 16 to {bits} bits"
+        name = f"{what} lost from {bits[0]} to {bits[1]} bits"
         promise(name, lost, targets.lost, unit, AT_MOST, _apart(mine, small))
     if not teacher.seconds_per_image or not student.seconds_per_image:
         raise ValueError("run_bars: the teacher and the student need seconds_per_image")

@@ -15,6 +15,7 @@ from flashjax.evaluate.bars import Targets, run_bars
 from flashjax.evaluate.judge import Figure, Measured
 from flashjax.sources import name_of
 from flashjax.stages.evaluate import BITS, counted
+from flashjax.stages.export import DTYPES, FOLDER, SINGLE
 from flashjax.stages.stage import read_stage, run_stage, stage_results
 from flashjax.stages.training import curves
 
@@ -67,12 +68,14 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
     reference, student = f"teacher, {counted(full)}", f"student after merge, {counted(steps)}"
     records = {name: read_stage(workdir / name) for name in STAGES}
     versions = (records["evaluate"] or {})["versions"]
+    bits = 8 * np.dtype(DTYPES[config.export.dtype]).itemsize
+    guided = " with guidance" if config.evaluate.guidance_scale != 1 else ""
     return report.Report(
         title=config.report.title or title_of(config),
         summary=(
-            f"{source_of(config)}, a {full}-step teacher with guidance, distilled into a "
-            f"{steps}-step student without it, merged, exported and quantised. Every row below "
-            f"draws the same captions from the same noise."
+            f"{source_of(config)}, a {full}-step teacher{guided}, distilled into a {steps}-step "
+            f"student{' without it' if guided else ''}, merged, exported and quantised. Every row "
+            f"below draws the same captions from the same noise."
         ),
         bars=run_bars(
             configs.section(config, "report.bars", Targets),
@@ -80,7 +83,7 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
             cut=measured[f"teacher, {counted(steps)}"],
             student=measured[student],
             fewest=measured[fewest_bits(config)],
-            bits=BITS[config.quantize.schemes[-1]].removesuffix("-bit"),
+            bits=(bits, BITS[config.quantize.schemes[-1]].removesuffix("-bit")),
         ),
         captions=read_texts(workdir / "evaluate" / "captions.json"),
         samplers=samplers,
@@ -91,7 +94,7 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
             report.Curves("match", {"": curves(workdir / "match")}),
             report.Curves("split", branch_curves(workdir, tuple(config.split.branches))),
         ],
-        files=file_sizes(workdir),
+        files=file_sizes(workdir, bits=bits),
         stage_seconds={name: record["seconds"] for name, record in records.items() if record},
         config=configs.to_json(config),
         versions=versions,
@@ -138,16 +141,16 @@ def branch_curves(workdir: Path, branches: tuple[str, ...]) -> dict[str, list[di
     return {branch: [of(f"{branch}/", record) for record in records] for branch in branches}
 
 
-def file_sizes(workdir: Path) -> list[report.FileSize]:
-    """The transformer at 16 bit first, then its quantised files and the single file."""
+def file_sizes(workdir: Path, *, bits: int) -> list[report.FileSize]:
+    """The transformer as it was exported first, then its quantised files and the single file."""
     exported = stage_results(workdir / "export")
     quantized = stage_results(workdir / "quantize")
-    weights = "diffusers/transformer/diffusion_pytorch_model.safetensors"
+    shards = [size for name, size in exported.items() if name.startswith(f"{FOLDER}/transformer/")]
     return [
-        report.FileSize("transformer, 16-bit safetensors", exported[weights]),
+        report.FileSize(f"transformer, {bits}-bit safetensors", sum(shards)),
         *(
             report.FileSize(f"transformer, GGUF {scheme.upper()}", entry["bytes"])
             for scheme, entry in quantized.items()
         ),
-        report.FileSize("single file with autoencoder", exported["student.safetensors"]),
+        report.FileSize("single file with autoencoder", exported[SINGLE]),
     ]

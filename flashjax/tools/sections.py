@@ -235,7 +235,7 @@ NEEDS: dict[str, Sequence[str]] = {  # beside the seed and simulate_devices; of 
     "export": ("export", "data"),
     "quantize": ("quantize",),
     "evaluate": ("evaluate", "data", "mesh", "teacher", "student", "export", "quantize"),
-    "report": ("report", "student", "evaluate", "split", "quantize"),
+    "report": ("report", "teacher", "student", "evaluate", "split", "export", "quantize"),
     "plan": (*TRAINING, "guide", "split"),
     "bench": (*TRAINING, "guide"),
     "teach": tuple(TEACH),
