@@ -170,10 +170,11 @@ def check_levels(match: MatchConfig, sigmas: np.ndarray) -> None:
             f"match.match.renoise={match.renoise}: the student's grid goes to {sigmas[1]:.4g} in "
             f"its first step, and its interval ends at {high}: set renoise=({low},X), X above that"
         )
-    if match.level == "line" and low >= sigmas[-2]:
+    lines = sigmas[:-1] if match.last == "share" else sigmas[:-2]  # the last one is re-noised
+    if match.level == "line" and len(lines) and low >= lines[-1]:
         raise InputError(
-            f"match.match.renoise={match.renoise}: the last step of the student begins at "
-            f"{sigmas[-2]:.4g}, and its line at {low}: set renoise=(X,{high}), X below that"
+            f"match.match.renoise={match.renoise}: a step of the student begins at "
+            f"{lines[-1]:.4g}, and its line at {low}: set renoise=(X,{high}), X below that"
         )
 
 

@@ -59,10 +59,21 @@ def problems(config: ConfigDict, workdir: Path, stages: Sequence[str] = tuple(RO
     return list(dict.fromkeys(found))
 
 
-def of_cells(config: ConfigDict) -> list[str]:
-    """What is wrong with a config of students that are guided, matched and judged alone."""
+def of_cells(config: ConfigDict, cells: Mapping[str, tuple[ConfigDict, str]]) -> list[str]:
+    """What is wrong with a config of students that are guided, matched and judged.
+
+    `cells` has the config of each by its name, and its last stage that trains.
+    """
     stages = ("import", "prepare", "guide", "match", "evaluate")
-    return [line for check in (teacher, data, heads, prompts) for line in check(config, stages)]
+    found = [line for check in (teacher, data, heads, prompts) for line in check(config, stages)]
+    if found:
+        return found
+    shift = model_of(config).drawn.shift
+    return [
+        f"{name}: {line}"
+        for name, (cell, last) in cells.items()
+        for line in told(check_grid, cell, [last], shift)
+    ]
 
 
 def elsewhere(
@@ -92,20 +103,25 @@ def teacher(config: ConfigDict, stages: Sequence[str]) -> Problems:
         yield from told(check_taps, config, model_of(config).transformer)
     if not missing and "prepare" in stages:
         yield from told(check_size, config)
-    if not missing and "match" in stages:
-        yield from told(check_grid, config)
 
 
-def check_grid(config: ConfigDict) -> None:
-    """InputError for levels and branches that the student's grid on the teacher's schedule lacks.
+def grid(config: ConfigDict, stages: Sequence[str]) -> Problems:
+    """The student's grid on the teacher's schedule has the levels and the branches of its stages.
 
     `match` and `split` would find it out when they begin.
     """
-    steps, shift = student_steps(config), model_of(config).drawn.shift
-    losses = configs.section(config, "match.match", MatchConfig)
-    match.check_levels(losses, student_sigmas(steps, shift))
-    if "split" in config:
-        split.branch_spans(config, shift)
+    if "import" in stages and not told(source_of, config) and not told(home_of, config):
+        yield from told(check_grid, config, stages)
+
+
+def check_grid(config: ConfigDict, stages: Sequence[str], shift: float | None = None) -> None:
+    """InputError for levels and branches that a grid of the teacher's shift, or `shift`, has not."""
+    shift = model_of(config).drawn.shift if shift is None else shift
+    if "match" in stages:
+        losses = configs.section(config, "match.match", MatchConfig)
+        match.check_levels(losses, student_sigmas(student_steps(config), shift))
+    if "split" in stages:
+        split.branch_steps(config, config.split.branches, shift)
 
 
 def check_taps(config: ConfigDict, sizes: MMDiTConfig) -> None:
@@ -202,7 +218,7 @@ def results(config: ConfigDict, stages: Sequence[str]) -> Problems:
     if "split" in config and "student" in config:
         yield from told(split.chosen_branches, config)
         if config.split.get("units", split.RAW) == split.RAW:  # a schedule's shift is not read here
-            yield from told(split.branch_spans, config, 1.0)
+            yield from told(split.branch_steps, config, config.split.branches, 1.0)
     if "merge" in config:
         weights = config.merge.weights
         if "split" in config and set(weights) != set(config.split.branches):
@@ -220,7 +236,7 @@ def results(config: ConfigDict, stages: Sequence[str]) -> Problems:
 
 
 Check: TypeAlias = Callable[[ConfigDict, Sequence[str]], Problems]
-CHECKS: tuple[Check, ...] = (teacher, data, heads, prompts, meshes, results)
+CHECKS: tuple[Check, ...] = (teacher, grid, data, heads, prompts, meshes, results)
 ANYWHERE: tuple[Check, ...] = (heads, results)  # what can be said on any machine
 
 

@@ -91,7 +91,12 @@ def test_the_interval_of_a_bar_is_that_of_its_two_figures():
         return Measured((figure,), 400, seconds_per_image=seconds)
 
     kept, above, lost, faster = run_bars(
-        TARGETS, teacher=row(80, 4), cut=row(75, 4), student=row(60, 3), fewest=row(58, 4), bits=(32, "8")
+        TARGETS,
+        teacher=row(80, 4),
+        cut=row(75, 4),
+        student=row(60, 3),
+        fewest=row(58, 4),
+        bits=(32, "8"),
     )
     np.testing.assert_allclose(kept.error, 75 * math.hypot(3 / 60, 4 / 80))
     np.testing.assert_allclose([above.error, lost.error, faster.error], [5, 5, 0])

@@ -52,7 +52,8 @@ def test_matching_that_does_not_fit_the_student_is_said_before_guide(tmp_path):
     ("overrides", "said"),
     [
         ((*INTERVAL, "renoise=0.02,0.9"), "the student's grid goes to 0.9 in its first step"),
-        (("level=line", "renoise=0.6,0.98"), "the last step of the student begins at 0.5"),
+        (("level=line", "renoise=0.8,0.98"), "a step of the student begins at 0.75"),
+        (("level=line", "last=share", "renoise=0.6,0.98"), "a step of the student begins at 0.5"),
     ],
 )
 def test_levels_that_the_students_grid_has_not_are_said_before_anything_is_trained(
@@ -62,6 +63,17 @@ def test_levels_that_the_students_grid_has_not_are_said_before_anything_is_train
     config = sections.load(str(NANO), [f"match.match.{override}" for override in overrides])
     (line,) = preflight.problems(config, tmp_path / "run")
     assert line.startswith("match.match.renoise=(") and said in line
+
+
+def test_a_line_need_not_reach_the_last_step_which_is_renoised(tmp_path):
+    told = ["match.match.level=line", "match.match.renoise=0.6,0.98"]
+    assert preflight.problems(sections.load(str(NANO), told), tmp_path / "run") == []
+
+
+def test_branches_are_asked_for_where_they_are_trained_alone(tmp_path):
+    ranges = ["split.units=shifted", "split.branches.lo=0.0,400.0"]
+    config = sections.load(str(NANO), ranges)
+    assert preflight.problems(config, tmp_path / "run", ["import", "prepare", "match"]) == []
 
 
 def test_shifted_ranges_are_those_of_the_teachers_schedule(tmp_path):

@@ -56,6 +56,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     if not all(name.isdecimal() for name in devices):
         raise InputError(f"--devices {options.devices}: give numbers, as 0,1,2,3")
     config = sections.load(options.config, overrides)
+    os.environ |= alone_on(devices[0]) if devices else {}
+    simulate_devices(config.simulate_devices)  # both before anything touches a device
     grid, workdir = checked(config), Path(options.workdir).absolute()
     every = {cell.name: cell for cell in cells(grid)}
     if options.dry_run:
@@ -63,10 +65,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         return
     if options.only and options.only not in every:
         raise InputError(f"--only {options.only}: --dry_run lists the cells")
-    if not options.table and (found := preflight.of_cells(config)):
+    if not options.table and (found := preflight.of_cells(config, kinds_of(config, grid))):
         raise InputError(*found)
-    os.environ |= alone_on(devices[0]) if devices else {}
-    simulate_devices(config.simulate_devices)
     keep_programs(workdir / COMPILED)
     command = shlex.join(["flashjax", "ablate", "--config", options.config, "--workdir", "…"])
     failed: list[str] = []
@@ -113,6 +113,16 @@ def checked(config: ConfigDict) -> AblateConfig:
         except InputError as error:
             raise InputError(*(f"ablate.arms.{name}: {line}" for line in error.args)) from error
     return grid
+
+
+def kinds_of(config: ConfigDict, grid: AblateConfig) -> dict[str, tuple[ConfigDict, str]]:
+    """The config and the last stage of one cell of each arm or split, and number of steps."""
+    first = [cell for cell in cells(grid) if cell.arm and cell.seed == grid.seeds[0]]
+    every = {(cell.arm, cell.steps, cell.split): cell for cell in reversed(first)}
+    return {
+        cell.name: (configured(config, grid, cell), "split" if cell.split else "match")
+        for cell in reversed(every.values())
+    }
 
 
 def check_place(workdir: Path) -> None:

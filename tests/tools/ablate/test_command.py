@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 
 from flashjax import config
 from flashjax.cli import main
+from flashjax.tools import preflight
 from flashjax.tools.ablate import cell as at_work
-from flashjax.tools.ablate.command import beside
+from flashjax.tools.ablate import command
+from flashjax.tools.ablate.command import beside, kinds_of
 from flashjax.tools.ablate.grid import cells, read_grid
 
 FILE = Path(__file__).parents[3] / "configs" / "ablation_nano.py"
@@ -181,3 +184,42 @@ def test_what_a_cell_would_stumble_over_is_refused_before_anything_is_prepared(
     assert main([*words, f"--config.{told}"]) == 2
     assert REFUSED[told] in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_no_cells_grid_has_is_said_of_the_cell_before_any_is_trained(tmp_path, capsys):
+    """The recipe's own steps and branches are no cell's."""
+    flags = [
+        "ablate",
+        "--config",
+        str(FILE),
+        "--workdir",
+        str(tmp_path / "w"),
+        "--only",
+        "1-guided",
+    ]
+    flags += ["--config.simulate_devices=0", "--config.match.match.renoise=(0.02,0.7)"]
+    assert main(flags) == 2
+    told = capsys.readouterr().err
+    assert "4-interval-t0.1-p0.02-s0: match.match.renoise=(0.02, 0.7): the student's grid" in told
+    assert "4-renoise" not in told and not (tmp_path / "w").exists()
+
+
+def test_a_recipe_whose_own_branches_fit_no_cell_is_an_ablations_all_the_same():
+    recipe = ["student.steps=1", "match.match.halved=0.0"]
+    given = config.load(f"{FILE}:smoke", recipe)
+    assert preflight.of_cells(given, kinds_of(given, read_grid(given))) == []
+
+
+def test_devices_are_chosen_before_anything_looks_at_one(monkeypatch, tmp_path, capsys):
+    order = []
+
+    def look(*arguments):
+        order.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return ["looked"]
+
+    monkeypatch.setattr(command, "simulate_devices", order.append)
+    monkeypatch.setattr(command.preflight, "of_cells", look)
+    monkeypatch.setattr(command.os, "environ", dict(os.environ))
+    flags = ["--config", f"{FILE}:smoke", "--workdir", str(tmp_path), "--devices", "3"]
+    assert main(["ablate", *flags]) == 2 and "looked" in capsys.readouterr().err
+    assert order == [1, "3"]
