@@ -176,11 +176,13 @@ def run_verb(verb: str, options: argparse.Namespace, overrides: Sequence[str]) -
         if on_road:
             looked_at = ROAD if options.dry_run and not part else stages
             check(config, workdir, looked_at, estimate=options.dry_run)
+        _module("stages.run").check_before(config, workdir, verb)
         if options.dry_run:
+            if options.fork:
+                _module("stages.fork").check_fork(fetched(options.fork), config, workdir, verb)
             print(configs.to_json(config))
             return
         with _module("stages.refused").withdrawn_folders(workdir):
-            _module("stages.run").check_before(config, workdir, verb)
             if options.compilation_cache != "off":
                 keep_programs(options.compilation_cache or workdir / "compiled")
             with forked(options.fork, config, workdir, verb):

@@ -8,8 +8,10 @@ dataclass: below the stages nobody sees a ConfigDict.
 import ast
 import dataclasses
 import hashlib
+import itertools
 import json
 import reprlib
+import sys
 import traceback
 import types
 import typing
@@ -127,10 +129,12 @@ def digest(config: ConfigDict | Mapping[str, Any]) -> str:
 
 def _execute(path: Path, variants: str) -> ConfigDict:
     """What get_config() of a file returns. InputError for a mistake in it, with its line."""
-    module = types.ModuleType(path.stem)
+    name = f"{path.stem} of {path.parent}"
+    module = types.ModuleType(name)
     module.__file__ = str(path)  # so that it may load a config beside it
+    sys.modules[name] = module  # where a dataclass looks for its own
     try:
-        SourceFileLoader(path.stem, str(path)).exec_module(module)
+        SourceFileLoader(name, str(path)).exec_module(module)
         if not hasattr(module, "get_config"):
             raise InputError(f"{path} has no get_config()")
         config = module.get_config(variants) if variants else module.get_config()
@@ -139,6 +143,8 @@ def _execute(path: Path, variants: str) -> ConfigDict:
     except (Exception, SystemExit) as error:  # the code is the user's, and so is what it raises
         where = f"{path}, line {_line_of(error, path)}"
         raise InputError(f"{where}: {type(error).__name__}: {error}; mend the config") from error
+    finally:
+        sys.modules.pop(name, None)
     if not isinstance(config, ConfigDict):
         raise InputError(f"{path}: get_config() returns a {type(config).__name__}, no ConfigDict")
     return config
@@ -240,13 +246,20 @@ def _parse_sequence(text: str, path: str, old: Sequence[Any] | None, kind: type)
     plain = isinstance(example, str) and not set(text) & set("'\"")
     found = text if plain else _literal(text)
     if found is text:
-        parts = [part.strip() for part in text.strip().strip("()[]").split(",")]
+        parts = [part.strip() for part in _within_brackets(text.strip()).split(",")]
         found = [part if plain else _literal(part) for part in parts if part]
     elif not isinstance(found, tuple | list):
         found = [found]
     if old and not found and not isinstance(example, str):  # of names there may be none
         raise InputError(f"{path} takes one value or more, not {text!r}")
     return kind(_fit(value, path, example) for value in found)
+
+
+def _within_brackets(text: str) -> str:
+    """What one pair of brackets encloses as a whole: "a (1)" has none, nor has "(1) a (2)"."""
+    inside = text[1:-1]
+    depth = itertools.accumulate((c in "([") - (c in ")]") for c in inside)
+    return inside if text[:1] + text[-1:] in ("()", "[]") and min(depth, default=0) >= 0 else text
 
 
 def _fit(value: Any, path: str, example: Any) -> Any:

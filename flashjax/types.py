@@ -9,7 +9,9 @@ import importlib
 import importlib.util
 import itertools
 import math
+import os
 import re
+import traceback
 from collections.abc import Collection
 from typing import Annotated, Any, Protocol, TypeAlias
 
@@ -59,7 +61,13 @@ Share: TypeAlias = Annotated[float, Range(0, 1)]
 Decay: TypeAlias = Annotated[float, Range(0, 1, below=True)]  # at 1 nothing new would count
 
 
+_NOT_OWN = (*map(os.path.dirname, (__file__, importlib.__file__)), "<frozen importlib")
 _CODE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def parts_of(text: str) -> list[str]:
+    """What a list with commas names; a pattern may have {a,b}."""
+    return re.split(r",(?![^{]*\})", text)
 
 
 def is_code(text: str) -> bool:
@@ -78,6 +86,21 @@ def code_of(text: str, key: str) -> Any:
             f"{key}: {text}: {error}; give package.module:name of code that is installed, or whose "
             "folder is in PYTHONPATH"
         ) from error
+    except Exception as error:
+        raise mistake(error, text, key) from error
+
+
+def mistake(error: Exception, text: str, key: str) -> InputError:
+    """What somebody's own code "package.module:name" raised, with the file and line that did."""
+    if isinstance(error, InputError):
+        return error
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(_NOT_OWN)]
+    places = [(f.filename, f.lineno) for f in own if f.filename == own[0].filename]
+    if isinstance(error, SyntaxError):
+        places = [(error.filename or "", error.lineno)]
+    where = f"{places[-1][0]}, line {places[-1][1]}: " if places else ""
+    return InputError(f"{key}: {text}: {where}{type(error).__name__}: {error}; mend the code")
 
 
 def listed(names: Collection[str], *, most: int = 5, separator: str = ", ") -> str:

@@ -95,6 +95,28 @@ def test_tuples_may_be_nested_or_empty(load):
 
 
 @pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("(a,b)", ["a", "b"]),
+        ("[a (1),b]", ["a (1)", "b"]),
+        ("clip=/data/clip (1)", ["clip=/data/clip (1)"]),
+        ("x,clip [vit]", ["x", "clip [vit]"]),
+        ("(1) a,b (2)", ["(1) a", "b (2)"]),
+        ("()", []),
+    ],
+)
+def test_brackets_of_a_name_stay_its_own(load, text, names):
+    assert load(f"match.names={text}").match.names == names
+
+
+def test_a_config_may_have_dataclasses_and_postponed_annotations(tmp_path):
+    path = tmp_path / "own.py"
+    more = "import dataclasses\n@dataclasses.dataclass\nclass Own:\n    x: int = 1\n"
+    path.write_text(f"from __future__ import annotations\n{more}{FILE}")
+    assert configs.load(str(path)).batch == 4
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("match.setps=7", r"no key match\.setps; did you mean match\.steps\?"),

@@ -2,10 +2,9 @@
 
 import dataclasses
 import os
-import re
 from typing import Annotated, Literal
 
-from flashjax.types import Count, InputError, Positive, Range, Seed, Weight, Whole
+from flashjax.types import Count, InputError, Positive, Range, Seed, Weight, Whole, parts_of
 
 REFUSE = "refuse"
 
@@ -82,4 +81,4 @@ class DataConfig:
             return self.source
         if os.path.exists(self.source):  # no error for text longer than a path may be
             return (self.source,)
-        return tuple(re.split(r",(?![^{]*\})", self.source))  # a pattern may have {a,b}
+        return tuple(parts_of(self.source))

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from flashjax.convert.folder import read_transformer
 from flashjax.convert.table import Placement
 from flashjax.convert.transformer import transformer_from
-from flashjax.data.cache import read_cache
 from flashjax.data.jsons import read_array, read_json
 from flashjax.data.prompts import read_prompts
 from flashjax.data.remote.fetch import fetched
@@ -29,6 +28,7 @@ from flashjax.stages.compute import DTYPES, compute_of
 from flashjax.stages.drawing import Studio, draw_all, first_sees, make_studio
 from flashjax.stages.export import FOLDER, HALVED
 from flashjax.stages.model import home_of, network_shardings, open_model, student_of
+from flashjax.stages.prepare import check_unchanged
 from flashjax.stages.registry import (
     check_judged,
     check_judges,
@@ -182,18 +182,11 @@ def open_unseen(config: ConfigDict, workdir: Path) -> Unseen:
     """Captions of the first validation samples, their real pictures, and the other pictures."""
     samples = config.evaluate.samples
     samples_of = open_samples(config, workdir / "data")
-    held = samples_of["validation"]
+    held, cache = samples_of["validation"], check_unchanged(workdir, samples_of["train"])
     if config.evaluate.prompts and not len(held):  # prompts of their own, nothing to compare with
         return Unseen([], None, None, [])
-    cache = read_cache(workdir / "prepare")
-    side = cache.made["side"]
-    if cache.samples.get("digest") != samples_of["train"].digest:
-        raise InputError(
-            f"data.source has changed since `prepare`: what was held out then may have been "
-            f"trained on now; bring it back, or run in another workdir ({workdir / 'prepare'})"
-        )
     try:
-        return halves(held, samples, side=side)
+        return halves(held, samples, side=cache.made["side"])
     except InputError as error:
         raise InputError(f"evaluate.samples={samples}: {error}") from error
 

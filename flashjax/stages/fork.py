@@ -33,8 +33,25 @@ def forked(origin: Path, config: ConfigDict, workdir: Path, verb: str) -> Iterat
     """Copies a checkpoint to where the stage `verb` of `workdir`, run in the block, goes on from.
 
     `origin` is a stage's folder, whose newest checkpoint is taken, or one of its checkpoints.
-    InputError where there is none, where the stage has begun, or would train no further. Where the
-    stage is refused in the block, nothing of the copy stays.
+    InputError as `check_fork` has it. Where the stage is refused in the block, nothing of the copy
+    stays.
+    """
+    stage, step = check_fork(origin, config, workdir, verb)
+    folder = workdir / verb
+    begun = {"stage": verb, "status": FORKED, "seed": config.seed, "seconds": 0.0}
+    record = begun | {"section": {}, "inputs": {}, "versions": {}}
+    record[FORKED] = {"from": str(stage.resolve()), "step": step}
+    meet("the place is free")
+    with _copied(stage, step, folder, record) if is_first() else nullcontext():
+        meet("the checkpoint is copied")
+        log.info("%s begins with step %d of %s", verb, step, stage)
+        yield
+
+
+def check_fork(origin: Path, config: ConfigDict, workdir: Path, verb: str) -> tuple[Path, int]:
+    """The stage's folder and the step that a fork goes on from.
+
+    InputError where there is none, where the stage has begun, or would train no further.
     """
     if verb not in VERBS:
         raise InputError(f"--fork goes with {', '.join(VERBS)}, not with {verb}")
@@ -44,16 +61,8 @@ def forked(origin: Path, config: ConfigDict, workdir: Path, verb: str) -> Iterat
             f"--fork {origin}: step {step} is no earlier than the end, "
             f"{verb}.job.steps={config[verb].job.steps}: give more steps or an earlier checkpoint"
         )
-    folder = workdir / verb
-    _check_free(folder)
-    begun = {"stage": verb, "status": FORKED, "seed": config.seed, "seconds": 0.0}
-    record = begun | {"section": {}, "inputs": {}, "versions": {}}
-    record[FORKED] = {"from": str(stage.resolve()), "step": step}
-    meet("the place is free")
-    with _copied(stage, step, folder, record) if is_first() else nullcontext():
-        meet("the checkpoint is copied")
-        log.info("%s begins with step %d of %s", verb, step, stage)
-        yield
+    _check_free(workdir / verb)
+    return stage, step
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flashjax.stages.imports import sources
-from flashjax.types import is_code
+from flashjax.types import is_code, parts_of
 
 OPERATION = re.compile(
     r"(.*\.)?("
@@ -66,8 +66,9 @@ def code_named(section: Mapping[str, Any]) -> dict[str, Path]:
     named = {
         f"{key}={text}": text.partition(":")[0]
         for key, value in leaves(section).items()
-        for text in (value if isinstance(value, list | tuple) else [value])
-        if isinstance(text, str) and is_code(text.partition("=")[0])  # a judge may have weights
+        for listed in (value if isinstance(value, list | tuple) else [value])
+        for text in (parts_of(listed) if isinstance(listed, str) else [])
+        if is_code(text.partition("=")[0])  # a judge may have weights
     }
     return {
         key if name == module else f"{key}, {name}": path

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.data.buckets import Size, bucket_of, fitted
-from flashjax.data.cache import EMPTY, Bucket, Cache, pack, write_shard
+from flashjax.data.cache import EMPTY, Bucket, Cache, pack, read_cache, write_shard
 from flashjax.data.config import DataConfig
 from flashjax.data.jsons import read_json
 from flashjax.data.samples import Sample, Samples, Unreadable
@@ -113,6 +113,18 @@ def prepare(
     if is_first():
         write_shard(folder / EMPTY, pack(encoder.empty, encoder.fields(None)))
         cache.write(folder)
+    return cache
+
+
+def check_unchanged(workdir: Path, train: Samples) -> Cache:
+    """What `prepare` left. InputError where it was made of other samples than there are now."""
+    cache = read_cache(workdir / "prepare")
+    if cache.samples.get("digest") != train.digest:
+        raise InputError(
+            f"data.source has changed since `prepare`: students learn what was there then, and of "
+            f"what is held out now some may have been learnt; bring it back, or run in another "
+            f"workdir ({workdir / 'prepare'})"
+        )
     return cache
 
 

@@ -50,6 +50,11 @@ def open_samples(config: ConfigDict, folder: Path) -> dict[str, Samples]:
     return {name: Mixed([part[name] for part in parts], weights[name]) for name in weights}
 
 
+def has_task(config: ConfigDict) -> bool:
+    """Whether a task makes some of the data."""
+    return not set(NAMES).isdisjoint(configs.section(config, "data", DataConfig).sources)
+
+
 def undrawn(config: ConfigDict, folder: Path) -> dict[Path, Samples]:
     """The captions of a config that have no pictures, by where those belong that are drawn."""
     data = configs.section(config, "data", DataConfig)
@@ -159,8 +164,7 @@ def check_data(config: ConfigDict) -> None:
     """
     data = configs.section(config, "data", DataConfig)
     others = [_open_kind(s, data) for s in dict.fromkeys(data.sources) if s not in NAMES]
-    tasks = any(source in NAMES for source in data.sources)
-    pictures = tasks or data.draw.steps or not all(map(is_undrawn, others))
+    pictures = has_task(config) or data.draw.steps or not all(map(is_undrawn, others))
     weight = config.match.match.adversarial_weight if "match" in config else 0
     if weight and not pictures:
         raise InputError(NO_PICTURES.format(weight=weight))

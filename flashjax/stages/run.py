@@ -22,7 +22,7 @@ from flashjax.stages import (
     split,
 )
 from flashjax.stages.refused import withdrawn_config
-from flashjax.stages.stage import came_to_nothing, check_identity, write_config
+from flashjax.stages.stage import check_identity, stage_of, write_config
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +42,19 @@ FIRST, *_, LAST = ROAD
 
 
 def check_before(config: ConfigDict, workdir: Path, verb: str) -> None:
-    """InputError where the stage `verb`, or one that it builds on, is that of another config."""
-    if verb in ROAD:
-        check_stages(config, workdir, list(ROAD)[: list(ROAD).index(verb) + 1])
+    """InputError where a stage that `verb` runs, or builds on, is that of another config."""
+    names = list(ROAD)
+    if verb in ROAD or verb == "run":
+        check_stages(config, workdir, names[: names.index(verb) + 1] if verb in ROAD else names)
 
 
 def check_stages(config: ConfigDict, workdir: Path, names: Sequence[str]) -> None:
-    """InputError where one of these stages in a workdir is that of another config."""
+    """InputError where one of these stages in a workdir is of another config, or no stage's."""
     only = config.split.get("only", "") if "split" in config else ""
     for name in names:
         folder = workdir / (split.folder_of(only) if name == "split" else name)
-        if not came_to_nothing(folder):
+        _, anew = stage_of(folder)
+        if not anew:
             check_identity(folder, ROAD[name].section_of(config), config.seed)
 
 
@@ -64,7 +66,6 @@ def run(
     Or a part of it, from the stage `first` to the stage `last`: returns that one's results.
     """
     names = list(ROAD)
-    check_stages(config, workdir, names)
     results: dict[str, Any] = {}
     with withdrawn_config(workdir) if is_first() else nullcontext():
         write_config(workdir, config)

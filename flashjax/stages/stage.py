@@ -72,7 +72,7 @@ def run_stage(
     noted with their step.
     """
     folder = Path(workdir) / name
-    before, anew = _found(folder)
+    before, anew = stage_of(folder)
     plain = configs.to_dict(section)
     inputs = {**inputs, **code_named(plain)}
     asked = {
@@ -217,7 +217,7 @@ def _misfit(record: Any) -> str:
     return "" if isinstance(record.get("changes", []), list) else "changes are no list"
 
 
-def _found(folder: Path) -> tuple[dict[str, Any] | None, bool]:
+def stage_of(folder: Path) -> tuple[dict[str, Any] | None, bool]:
     """A stage's record and whether it came to nothing. InputError for files of others."""
     before, anew = read_stage(folder), came_to_nothing(folder)
     if before is None and not anew:

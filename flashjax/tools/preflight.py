@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from flashjax import config as configs
 from flashjax.convert.folder import read_configs, settings
+from flashjax.data.cache import MANIFEST
 from flashjax.data.prompts import Prompts
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.flow.schedule import student_sigmas
@@ -26,7 +27,15 @@ from flashjax.stages import draw, export, match, split
 from flashjax.stages.contents import bytes_below
 from flashjax.stages.evaluate import BITS
 from flashjax.stages.model import MODEL, home_of, read_model, source_of
-from flashjax.stages.registry import check_data, check_held_out, check_judged, check_judges
+from flashjax.stages.prepare import check_unchanged
+from flashjax.stages.registry import (
+    check_data,
+    check_held_out,
+    check_judged,
+    check_judges,
+    has_task,
+    open_samples,
+)
 from flashjax.stages.setting import student_steps
 from flashjax.tools import sections
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
@@ -54,6 +63,8 @@ def problems(config: ConfigDict, workdir: Path, stages: Sequence[str] = tuple(RO
         found += [line for check in CHECKS for line in check(config, stages)]
         if "match" in stages and "import" not in stages and (workdir / "import" / MODEL).exists():
             found += told(check_taps, config, read_model(workdir).transformer)
+    if not found and "prepare" in stages:
+        found = told(check_prepared, config, workdir)
     if not found and {"import", "guide"} <= set(stages):
         found = list(space(config, workdir))
     return list(dict.fromkeys(found))
@@ -115,7 +126,7 @@ def grid(config: ConfigDict, stages: Sequence[str]) -> Problems:
 
 
 def check_grid(config: ConfigDict, stages: Sequence[str], shift: float | None = None) -> None:
-    """InputError for levels and branches that a grid of the teacher's shift, or `shift`, has not."""
+    """InputError for levels and branches that a grid of this, or the teacher's, shift has not."""
     shift = model_of(config).drawn.shift if shift is None else shift
     if "match" in stages:
         losses = configs.section(config, "match.match", MatchConfig)
@@ -156,6 +167,15 @@ def data(config: ConfigDict, stages: Sequence[str]) -> Problems:
             yield from told(check_judged, config)
     if "draw" in config.data and config.data.draw.steps:
         yield from told(draw.captions_of, config, Path())
+
+
+def check_prepared(config: ConfigDict, workdir: Path) -> None:
+    """InputError where the samples have changed since they were cached; a task's own are its own.
+
+    `prepare`, which is done, would be skipped, and students would learn what was there before.
+    """
+    if (workdir / "prepare" / MANIFEST).is_file() and not has_task(config):
+        check_unchanged(workdir, open_samples(config, workdir / "data")["train"])
 
 
 def heads(config: ConfigDict, stages: Sequence[str]) -> Problems:

@@ -53,12 +53,17 @@ def test_prompts_and_weights_of_judges_are_inputs(tmp_path):
     assert inputs_of(config) == {}
 
 
-def test_data_that_changed_since_it_was_prepared_has_nothing_held_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("prompts", "held_out"), [("", [1, 2]), ("p.txt", [])])
+def test_data_that_changed_since_it_was_prepared_has_nothing_held_out(
+    prompts, held_out, tmp_path, monkeypatch
+):
     """One picture more, and the split is another: what is drawn was trained on."""
-    held = SimpleNamespace(digest="new")
-    monkeypatch.setattr(evaluate, "open_samples", lambda *_: {"train": held, "validation": [1, 2]})
+    train = SimpleNamespace(digest="new")
+    monkeypatch.setattr(
+        evaluate, "open_samples", lambda *_: {"train": train, "validation": held_out}
+    )
     (tmp_path / "prepare").mkdir()
     Cache({"digest": "old"}, {"side": 64}, (), {}).write(tmp_path / "prepare")
-    config = ConfigDict({"evaluate": {"samples": 1, "prompts": ""}})
+    config = ConfigDict({"evaluate": {"samples": 1, "prompts": prompts}})
     with pytest.raises(InputError, match=r"data\.source has changed since `prepare`"):
         evaluate.open_unseen(config, tmp_path)

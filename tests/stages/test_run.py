@@ -42,16 +42,29 @@ def workdir(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("more", [[], ["--dry_run"]])
 @pytest.mark.parametrize("verb", ["run", "match"])
-def test_a_stage_of_another_config_is_refused_before_anything_is_written(verb, workdir, capsys):
+def test_a_stage_of_another_config_is_refused_before_anything_is_written(
+    verb, more, workdir, capsys
+):
     """Or `match` would build on a student that was guided otherwise than its config says."""
     before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
     words = [verb, f"--config={NANO}", f"--workdir={workdir}", "--config.guide.guide.substeps=2"]
-    words += ["--config.simulate_devices=1"]
+    words += ["--config.simulate_devices=1", *more]
     assert cli.main(words) == 2
     said = capsys.readouterr().err
     assert "holds stage 'guide' of another config (differs in guide.substeps: 4 -> 2)" in said
     assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+
+
+def test_files_of_others_and_a_fork_of_nothing_are_said_in_a_dry_run(workdir, capsys):
+    place = [f"--config={NANO}", f"--workdir={workdir}", "--config.simulate_devices=1"]
+    (workdir / "match").mkdir()
+    (workdir / "match" / "notes.txt").write_text("mine")
+    assert cli.main(["run", *place, "--dry_run"]) == 2
+    assert "match holds files, but no stage.json" in capsys.readouterr().err
+    assert cli.main(["guide", *place, "--dry_run", f"--fork={workdir}/nowhere"]) == 2
+    assert "nowhere has no checkpoints" in capsys.readouterr().err
 
 
 def test_a_stage_is_of_the_config_whatever_its_mesh(workdir):

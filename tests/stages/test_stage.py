@@ -206,6 +206,23 @@ def test_code_that_changed_under_its_name_is_another_stage(nested, weights, tmp_
         _run(tmp_path / "w", Body(), section)
 
 
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("data_first", "data_first:make,pictures"),
+        ("data_last", "a.{b,c},data_last:make"),
+        ("data_told", ("pictures", "data_told:make")),
+    ],
+)
+def test_code_in_a_list_of_sources_is_an_input(name, source, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"{name}.py").write_text("def make(): return 1\n")
+    _run(tmp_path / "w", Body(), {"source": source})
+    (tmp_path / f"{name}.py").write_text("def make(): return 2\n")
+    with pytest.raises(InputError, match=f"source={name}:make has changed"):
+        _run(tmp_path / "w", Body(), {"source": source})
+
+
 def test_code_that_the_named_code_imports_is_an_input_too(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_arms.py").write_text("from my_maths import gradient\n")

@@ -13,7 +13,9 @@ from flashjax.cli import main
 from flashjax.convert import folder as folders
 from flashjax.convert.folder import read_pipeline
 from flashjax.convert.sai import write_sai
+from flashjax.data.cache import Cache
 from flashjax.stages.model import TOKENIZERS, keep_model
+from flashjax.stages.registry import open_samples
 from flashjax.tools import preflight, sections
 
 NANO = Path(__file__).parents[2] / "configs" / "nano.py"
@@ -74,6 +76,24 @@ def test_branches_are_asked_for_where_they_are_trained_alone(tmp_path):
     ranges = ["split.units=shifted", "split.branches.lo=0.0,400.0"]
     config = sections.load(str(NANO), ranges)
     assert preflight.problems(config, tmp_path / "run", ["import", "prepare", "match"]) == []
+
+
+def test_data_that_changed_after_prepare_is_said_before_a_student_learns_the_old(tmp_path):
+    """`prepare` is done, and would be skipped."""
+    folder, workdir = tmp_path / "pictures", tmp_path / "run"
+    folder.mkdir()
+    for number in range(8):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"number {number}")
+    flags = [f"data.source={folder}", "data.train=0", "data.validation=0", "evaluate.judges=()"]
+    config = sections.load(str(NANO), [*flags, "evaluate.prompts=" + str(folder / "0.txt")])
+    (workdir / "prepare").mkdir(parents=True)
+    digest = open_samples(config, workdir)["train"].digest
+    Cache({"digest": digest}, {"side": 32}, (), {}).write(workdir / "prepare")
+    assert preflight.problems(config, workdir, ["prepare"]) == []
+    (folder / "3.txt").write_text("number three")
+    (line,) = preflight.problems(config, workdir, ["prepare"])
+    assert "data.source has changed since `prepare`" in line
 
 
 def test_shifted_ranges_are_those_of_the_teachers_schedule(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flashjax.data.samples import Sample, Samples
-from flashjax.types import InputError, code_of
+from flashjax.types import InputError, code_of, mistake
 
 ASKED = ("name", "digest", "size", "__len__", "__getitem__")  # of `Samples`
 
@@ -20,7 +20,10 @@ def open_own(source: str) -> Samples:
         raise InputError(
             f"data.source: {source} is {make!r:.60}: give a function without arguments"
         )
-    made = make()
+    try:
+        made = make()
+    except Exception as error:
+        raise mistake(error, source, "data.source") from error
     lost = [name for name in ASKED if not hasattr(made, name)]
     if lost or not isinstance(made.name, str) or not isinstance(made.digest, str):
         what = f"{source} gives a {type(made).__name__}"

@@ -66,3 +66,20 @@ def test_what_is_wrong_with_them_is_one_line(name, message):
 def test_code_of_nobody_is_an_unknown_kind_of_data():
     with pytest.raises(InputError, match=r"no_such_package:x does not exist: give .*module:name"):
         open_kind("no_such_package:x", Wording())
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("def make(:\n    pass\n", "line 1: SyntaxError"),
+        ("\nraise KeyError('table')\n", "line 2: KeyError: 'table'"),
+        ("def make():\n\n    return 1 / 0\n", "line 3: ZeroDivisionError"),
+    ],
+)
+def test_a_mistake_in_somebodys_code_is_a_line_of_their_file(content, told, tmp_path, monkeypatch):
+    name = f"mine_{told[5]}"
+    (tmp_path / f"{name}.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = rf"{name}:make: .*{name}\.py, {told}.*; mend the code"
+    with pytest.raises(InputError, match=line):
+        open_kind(f"{name}:make", Wording())
