@@ -90,10 +90,19 @@ class Mixed:
         part, inside = self._place(index)
         return part[inside]
 
+    def again(self, index: int) -> bool:
+        """Whether the sample that stands there has been there before: its part has more weight."""
+        return int(self._inside[index]) >= len(self._parts[self._source[index]])
+
     def size(self, index: int, /) -> tuple[int, int] | None:
         """Of the sample that stands there."""
         part, inside = self._place(index)
         return part.size(inside)
+
+
+def weighed_again(samples: Samples, index: int) -> bool:
+    """Whether a sample stands where it does by its part's weight alone: it is no duplicate."""
+    return isinstance(samples, Mixed) and samples.again(index)
 
 
 def split(samples: Samples, *, seed: int, train: int, validation: int) -> dict[str, Samples]:

@@ -26,6 +26,7 @@ from flashjax.data.cache import EMPTY, Bucket, Cache, pack, read_cache, write_sh
 from flashjax.data.config import DataConfig
 from flashjax.data.jsons import read_json
 from flashjax.data.samples import Sample, Samples, Unreadable
+from flashjax.data.selection import weighed_again
 from flashjax.parallel.hosts import is_first, meet
 from flashjax.parallel.watch import alive
 from flashjax.stages import draw
@@ -267,7 +268,11 @@ def make_shard(
             images = [_fitted(index, sample, size, data) for index, sample in read]
             arrays |= encoder.latents(np.stack(images))
         write_shard(folder / file, pack(arrays, fields))
-    marks = [(index, mark_of(sample)) for index, sample in read if sample.image is not None]
+    marks = [
+        (index, mark_of(sample))
+        for index, sample in read
+        if sample.image is not None and not weighed_again(samples, index)
+    ]
     write_json(folder / f"{file}.json", {"count": len(read), "skipped": skipped, "pictures": marks})
 
 

@@ -34,6 +34,7 @@ from flashjax.tools.axes import sources_of
 from flashjax.tools.drawing import (
     GRIDS,
     Drawing,
+    check_negative,
     latent_size,
     open_source,
     path_of,
@@ -56,8 +57,12 @@ def run(options: argparse.Namespace) -> None:
     prompts = [shortened(prompt) for prompt in read_prompts(options.prompts)]
     sources = sources_of(options.source, tuple(PACKAGED))
     cells = cells_of(options, list(sources))
-    for cell in cells.values():
-        Drawing.of(cell).check(1)
+    drawings = [Drawing.of(cell) for cell in cells.values()]
+    for drawing in drawings:
+        drawing.check(1)
+    check_negative(drawings)
+    if options.shown < 1:
+        raise InputError(f"--shown {options.shown}: give one or more")
     out, paths = Path(options.out), [path_of(source) for source in sources.values()]
     names = [name for name in options.judges.split(",") if name]
     check_judges(names, key="--judges")

@@ -13,6 +13,7 @@ from flashjax.cli import main
 from flashjax.data.cache import LATENTS, open_buckets, read_cache
 from flashjax.data.config import DataConfig
 from flashjax.data.samples import Sample, Unreadable
+from flashjax.data.selection import Mixed
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.models.vae import VAE, VAEConfig, encode
 from flashjax.stages import prepare as stage
@@ -105,6 +106,16 @@ def test_pictures_of_several_shapes_are_buckets_and_captions_alone_another(tmp_p
     few = DataConfig("x", smallest=2)
     with pytest.raises(InputError, match="none of 4 samples can be used"):
         made(tmp_path / "few", encoder, few, given, side=192)
+
+
+def test_what_is_there_again_by_its_weight_is_no_duplicate(tmp_path, encoder):
+    few, many = (
+        Pictures([Sample(noise(64, 64, seed=seed + n), f"{n}") for n in range(number)])
+        for seed, number in ((0, 2), (9, 6))
+    )
+    many.append(many[0])
+    cache = made(tmp_path / "c", encoder, given=Mixed([few, many], (1.0, 1.0)))
+    assert dict(cache.counts) == {"kept": 14, "skipped": 0, "duplicates": 1}
 
 
 def test_a_bucket_that_broken_pictures_leave_too_small_is_left_out(tmp_path, encoder):

@@ -62,6 +62,8 @@ def test_sources_are_drawn_judged_and_reported_side_by_side(
         (["--judges", "taste=x"], "--judges: 'taste=x' is unknown: choose of"),
         (["--guidance_scale", "much"], "--guidance_scale much: give a value of float"),
         (["--real", "/nowhere"], "/nowhere does not exist"),
+        (["--guidance_scale", "1", "--negative_prompt", "dark"], "acts through guidance"),
+        (["--shown", "-1"], "--shown -1: give one or more"),
     ],
 )
 def test_a_wrong_flag_is_one_line_before_anything_is_drawn(

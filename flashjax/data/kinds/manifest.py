@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,9 +36,7 @@ def open_manifest(address: Address, wording: Wording) -> Listed:
     folder, entries = address.parent, []
     for number, row in enumerate(rows, start=1):
         where = f"{address}: row {number}"
-        name = row.get(picture)
-        if not isinstance(name, str) or not name or "\0" in name:
-            raise InputError(f"{where} names no picture in {picture}")
+        name = named_in(row.get(picture), where, picture)
         entries.append(listed_entry(folder, name, texts_of(row.get(caption), where)))
     return captioned(str(address), entries, wording)
 
@@ -50,6 +49,16 @@ def column_of(where: str, columns: Sequence[str], known: Sequence[str]) -> str:
             f"{where} has no column {' or '.join(known)}: its columns are {', '.join(columns[:8])}"
         )
     return found
+
+
+def named_in(cell: Any, where: str, column: str) -> str:
+    """The name of a file in a cell. InputError for what can be none."""
+    try:
+        if isinstance(cell, str) and cell and b"\0" not in os.fsencode(cell):
+            return cell
+    except UnicodeEncodeError as error:  # a character that was cut in half
+        raise InputError(f"{where}: {cell!a:.80} in {column} is no file's name") from error
+    raise InputError(f"{where} names no picture in {column}")
 
 
 def listed_entry(folder: Address, name: str, captions: tuple[str, ...]) -> Entry:

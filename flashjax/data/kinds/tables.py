@@ -25,14 +25,14 @@ from flashjax.data.kinds.listed import (
     captioned,
     texts_of,
 )
-from flashjax.data.kinds.manifest import column_of, listed_entry
+from flashjax.data.kinds.manifest import column_of, listed_entry, named_in
 from flashjax.types import InputError
 
 SUFFIXES = (".parquet", ".arrow")
 SPLITS, STATE = "dataset_dict.json", "state.json"  # of `save_to_disk`
 KEPT = 2  # groups of rows in memory at a time
 
-Names = Callable[[Any], Any]
+Names = Callable[[Any, str], Any]
 
 
 class Group(NamedTuple):
@@ -108,7 +108,7 @@ def _inner_entries(
     for row, (group, (text,)) in enumerate(_rows(groups, [caption])):
         where = f"{group.file.name} row {row + 1}"
         opener = functools.partial(column.open, row)
-        yield Entry(where, texts_of(named(text), where), opener, marks[group.file])
+        yield Entry(where, texts_of(named(text, where), where), opener, marks[group.file])
 
 
 def _named_entries(
@@ -118,9 +118,8 @@ def _named_entries(
     folders = {group.file: group.file.parent for group in groups}
     for row, (group, (name, text)) in enumerate(_rows(groups, [picture, caption]), start=1):
         where = f"{group.file.name} row {row}"
-        if not name or "\0" in name:
-            raise InputError(f"{where} names no picture in {picture}")
-        yield listed_entry(folders[group.file], name, texts_of(named(text), where))
+        file = named_in(name, where, picture)
+        yield listed_entry(folders[group.file], file, texts_of(named(text, where), where))
 
 
 def _rows(groups: Sequence[Group], columns: Sequence[str]) -> Iterator[tuple[Group, tuple]]:
@@ -156,15 +155,18 @@ def _caption_column(name: str, schema: pyarrow.Schema) -> tuple[str, Names]:
     return column_of(name, schema.names, CAPTIONS), _as_it_is
 
 
-def _as_it_is(cell: Any) -> Any:
+def _as_it_is(cell: Any, where: str) -> Any:
+    del where
     return cell
 
 
-def _label(names: Sequence[str], label: int | None) -> str | None:
+def _label(names: Sequence[str], label: int | None, where: str) -> str | None:
     if label is None or label < 0:
         return None
     if label >= len(names):
-        raise InputError(f"a label is {label}, and there are {len(names)} names: write it anew")
+        raise InputError(
+            f"{where}: its label is {label}, and there are {len(names)} names: mend it"
+        )
     return names[label].replace("_", " ")
 
 

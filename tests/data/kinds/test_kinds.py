@@ -306,6 +306,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path, folder):
     (tmp_path / "w.csv").write_text("file_name,text\na.png,a cat, asleep\n")
     (tmp_path / "v.csv").write_text("file_name,text\na.png\n,two\n")
     (tmp_path / "n.jsonl").write_text('{"file_name": "a.png", "text": 5}\n')
+    (tmp_path / "half.jsonl").write_text(r'{"file_name": "\ud83d.png", "text": "a"}' + "\n")
     (tmp_path / "p.txt").write_text('prompt\n"a cat, asleep"\n')
     (tmp_path / "t.txt").write_text("id\tPrompt\n1\ta cat\n")
     (folder / "sub" / "metadata.csv").write_text("file_name,text\nd.webp,d\n")
@@ -317,6 +318,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path, folder):
         "z.txt": "z.txt begins with the header of a table",
         "w.csv": "w.csv: the row of 'a.png' has more cells than the header",
         "v.csv": "v.csv: row 2 names no picture in file_name",
+        "half.jsonl": r"half.jsonl: row 1: '\ud83d.png' in file_name is no file's name",
         "n.jsonl": "n.jsonl: row 1: its caption is 5, no text",
         "p.txt": "p.txt begins with the header of a table",
         "t.txt": "t.txt begins with the header of a table",
