@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.convert.folder import read_configs, settings
 from flashjax.data.cache import MANIFEST
+from flashjax.data.config import DataConfig
 from flashjax.data.prompts import Prompts
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.flow.schedule import student_sigmas
@@ -170,11 +171,13 @@ def data(config: ConfigDict, stages: Sequence[str]) -> Problems:
 
 
 def check_prepared(config: ConfigDict, workdir: Path) -> None:
-    """InputError where the samples have changed since they were cached; a task's own are its own.
+    """InputError where the samples have changed since they were cached.
 
-    `prepare`, which is done, would be skipped, and students would learn what was there before.
+    `prepare`, which is done, would be skipped, and students would learn what was there before. What
+    a task or a teacher makes is left to their stages.
     """
-    if (workdir / "prepare" / MANIFEST).is_file() and not has_task(config):
+    made = has_task(config) or configs.section(config, "data", DataConfig).draw.steps
+    if (workdir / "prepare" / MANIFEST).is_file() and not made:
         check_unchanged(workdir, open_samples(config, workdir / "data")["train"])
 
 
