@@ -254,8 +254,16 @@ def base_folder(text: str | Path | None) -> Path | None:
 
 
 def home_of(source: Path, base: Path | None) -> Path:
-    """The folder that has tokenizers and settings: the source if it is a whole pipeline."""
+    """The folder that has tokenizers and settings: the source if it is a whole pipeline.
+
+    InputError for a pipeline without T5 beside a base that has one, which would not be used.
+    """
     if kind_of(source) == "pipeline":
+        if base and kind_of(base) == "pipeline" and folders.has_t5(base) > folders.has_t5(source):
+            raise InputError(
+                f"--base {base}: {source} is a whole pipeline, and has no T5: give --source "
+                f"{source / 'transformer'} to have all else of --base, or leave --base out"
+            )
         return source
     if base is None:
         raise InputError(

@@ -66,13 +66,16 @@ def open_loras(texts: Sequence[str]) -> list[Lora]:
     return found
 
 
-def with_loras(parts: Parts, loras: Sequence[Lora], *, place: Place) -> Parts:
+def with_loras(
+    parts: Parts, loras: Sequence[Lora], *, place: Place, beside: Sequence[str] = ()
+) -> Parts:
     """The networks with the products that are theirs, each of these kept as `place` says.
 
     A weight is rounded once, with its products, to the dtype of `place`, else to its own.
-    InputError for a product that fits no weight, and for a file without any for these networks.
+    InputError for a product that fits no weight, and for a file without any for these networks or
+    those `beside` them, which are served elsewhere.
     """
-    check_used(loras, list(parts))
+    check_used(loras, [*parts, *beside])
     made = dict(parts)
     for name, (params, config) in parts.items():
         tensors, kept = tensors_of(name, params, config), place(name)
@@ -136,7 +139,8 @@ def _matched(
     found: dict[str, list[Delta]] = {}
     rest = {}
     for module, delta in products.items():
-        key = spellings.get(module) or spellings.get(f"text_model.{module}")
+        bare = (f"text_model.{module}", f"text_model_{module}")  # as transformers 5 has CLIP
+        key = next(filter(None, map(spellings.get, (module, *bare))), None)
         if key is None:
             rest[module] = delta
         else:

@@ -19,11 +19,12 @@ from flashjax.convert.outputs import check_free, is_file_name, keep_record, plac
 from flashjax.convert.pipeline import Parts, assemble
 from flashjax.convert.sai import model_spec, write_sai
 from flashjax.convert.table import AS_STORED, FLOAT32
-from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, stored_as
+from flashjax.convert.writing import MAX_SHARD_BYTES, check_title, replacing, stored_as
 from flashjax.flow.schedule import Schedule
 from flashjax.sources import (
     base_folder,
     factor_of,
+    home_of,
     kind_of,
     open_file,
     read_parts,
@@ -93,6 +94,7 @@ def convert(
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(FORMATS)}")
     paths = places(out, [FORMATS[name] for name in formats])
     check_free(paths, force=force, ours=False, read=[source, base or source])
+    check_title(title)
     if title and "sai" not in formats:
         raise InputError("--title is for --format sai: a folder has none")
     if "diffusers" in formats and kind_of(source) == "pipeline":
@@ -107,7 +109,8 @@ def convert(
     check_range(parts, dtype)
     for name, path in zip(formats, paths, strict=True):
         if name == "sai":
-            metadata = metadata_of(source, parts, title, side=size * factor)
+            same = not loras and dtype is None
+            metadata = metadata_of(source, parts, title, side=size * factor, same=same)
             write_sai(path, parts, metadata=metadata, dtype=dtype)
         else:
             write_folder(path, parts, frame, size, dtype=dtype, max_shard_bytes=max_shard_bytes)
@@ -133,7 +136,7 @@ def opened(source: Path, base: Path | None) -> tuple[Parts, Frame | None]:
     parts = read_parts(source, known=known, place=lambda _: AS_STORED)
     if kind_of(source) != "pipeline":
         return parts, None
-    settings = folders.settings(source)
+    settings = folders.settings(home_of(source, base))
     return parts, Frame(settings["schedule"], settings["sample_size"], source)
 
 
@@ -153,10 +156,15 @@ def _largest(leaf: jax.Array) -> jax.Array:
     return jnp.abs(leaf).max().astype(jnp.float32)
 
 
-def metadata_of(source: Path, parts: Parts, title: str, *, side: int) -> Mapping[str, str]:
-    """The source's own where it is a single file, else the model's kind; and a `title`, if any."""
+def metadata_of(
+    source: Path, parts: Parts, title: str, *, side: int, same: bool
+) -> Mapping[str, str]:
+    """The source's own where it is a single file, else the model's kind; and a `title`, if any.
+
+    Hashes of tensors stay where these are the `same`.
+    """
     if kind_of(source) == "single":
-        own = open_file(source).metadata
+        own = {k: v for k, v in open_file(source).metadata.items() if same or "hash" not in k}
         names = {"modelspec.title", *({"title"} & own.keys())} if title else ()
         return {**own, **dict.fromkeys(names, title)}
     return model_spec(parts["transformer"][1], title=title or TITLE, side=side)

@@ -96,10 +96,11 @@ def test_a_lora_in_any_spelling_is_torch_s_product(name, pipeline, tmp_path):
         assert (back[key] != given[key]).any() == (key.removesuffix(".weight") in modules)
 
 
+@pytest.mark.parametrize("level", ["text_model.", ""])  # transformers 5 has none
 @pytest.mark.parametrize(
     "prefix", ["text_encoder_2.", "lora_te2_", "text_encoders.clip_g.transformer."]
 )
-def test_text_encoders_have_their_products_too(prefix, pipeline, tmp_path, caplog):
+def test_text_encoders_have_their_products_too(prefix, level, pipeline, tmp_path, caplog):
     given = {name: dict(tensors_of(name, *part)) for name, part in pipeline.parts.items()}
     halves, wanted = products(given["clip_g"], CLIP)
     more, moved = products(given["transformer"], SAI)
@@ -107,6 +108,7 @@ def test_text_encoders_have_their_products_too(prefix, pipeline, tmp_path, caplo
     def spell(module):
         if module in SAI:
             return f"lora_unet_{module.replace('.', '_')}"
+        module = module.replace("text_model.", level)
         return prefix + (module.replace(".", "_") if prefix.endswith("_") else module)
 
     text = lora_file(tmp_path / "l.safetensors", halves | more, spell)

@@ -1,6 +1,7 @@
 """`export`: what a LoRA makes of float16, titles, and the stages of a run as sources."""
 
 import json
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -118,6 +119,45 @@ def test_a_title_that_is_given_is_the_files_else_its_own_stays(shallow_teacher, 
     for size in ("0", "1e303", "nan"):
         assert export(first, tmp_path / "d", "--shard_gb", size) == 2
         assert "--shard_gb" in capsys.readouterr().err
+
+
+def test_a_hash_is_of_the_tensors_that_it_was_made_of(model, lora, tmp_path):
+    source, same, other = model("file", 1.0), tmp_path / "same.st", tmp_path / "other.safetensors"
+    same = same.with_suffix(".safetensors")
+    tensors = dict(open_safetensors(source))
+    save_file(tensors, source, metadata={"modelspec.hash_sha256": "0x1", "sshs_model_hash": "2"})
+    assert export(source, same) == 0
+    assert export(source, other, "--lora", lora[0]) == 0
+    assert open_safetensors(same).metadata.keys() >= {"modelspec.hash_sha256", "sshs_model_hash"}
+    assert not any("hash" in key for key in open_safetensors(other).metadata)
+
+
+def test_a_title_that_is_no_text_is_refused_before_anything_is_read(
+    shallow_teacher, tmp_path, capsys
+):
+    title = b"caf\xe9".decode(errors="surrogateescape")
+    assert export(shallow_teacher, tmp_path / "a.safetensors", "--title", title) == 2
+    assert r"--title 'caf\udce9' is no text in UTF-8" in capsys.readouterr().err
+    flags = ["--source", str(shallow_teacher), "--out", str(tmp_path), "--format", "comfy-fp8"]
+    assert main(["quantize", *flags, "--title", title]) == 2
+    assert r"--title 'caf\udce9' is no text in UTF-8" in capsys.readouterr().err
+
+
+def test_a_base_that_would_not_be_used_is_said(tiny_teacher, tmp_path, capsys):
+    """A whole pipeline takes nothing of it, not even the T5 that it lacks."""
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_teacher, bare)
+    for name in ("text_encoder_3", "tokenizer_3"):
+        shutil.rmtree(bare / name)
+    index = json.loads((bare / "model_index.json").read_text())
+    index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+    (bare / "model_index.json").write_text(json.dumps(index))
+    base = ["--base", str(tiny_teacher)]
+    assert export(bare, tmp_path / "out", "--format", "diffusers", *base) == 2
+    told = capsys.readouterr().err
+    assert f"give --source {bare / 'transformer'} to have all else of --base" in told
+    assert export(bare / "transformer", tmp_path / "out", "--format", "diffusers", *base) == 0
+    assert export(bare, tmp_path / "bare_out", "--format", "diffusers") == 0
 
 
 def test_the_stage_import_is_the_teacher_at_its_own_size(pipeline, shallow_teacher, tmp_path):

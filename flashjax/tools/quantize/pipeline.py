@@ -44,4 +44,4 @@ def read_companions(source: Path, home: Path, loras: Sequence[Lora] = ()) -> Par
         own = read_parts(source, known=known, place=lambda _: AS_STORED, names=COMPANIONS)
     missing = [name for name in COMPANIONS if name not in own]
     parts = folders.read_parts(home, place=lambda _: AS_STORED, names=missing) | own
-    return with_loras(parts, loras, place=lambda _: AS_STORED)
+    return with_loras(parts, loras, place=lambda _: AS_STORED, beside=("transformer",))

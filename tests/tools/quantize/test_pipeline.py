@@ -7,10 +7,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from flashjax.cli import main
 from flashjax.convert.folder import read_parts, read_pipeline
+from flashjax.convert.table import AS_STORED
 from flashjax.convert.text import t5_to
+from flashjax.convert.transformer import transformer_to
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.evaluate.sample import Sampler, draw_noise, make_sample
 from flashjax.flow.schedule import sampler_sigmas
@@ -18,6 +21,7 @@ from flashjax.models import vae
 from flashjax.models.clip import CLIPText
 from flashjax.models.layers import apply
 from flashjax.models.t5 import T5Encoder
+from flashjax.quantize.formats import open_format
 
 PROMPTS = ["a red seven left of a blue three on white", "a pink eight"]
 ONNX, OPENVINO, TORCHAO = "pipeline-onnx-int8", "pipeline-openvino-fp16", "pipeline-torchao-int8"
@@ -164,3 +168,26 @@ def test_openvino_genai_draws_our_picture(written, tiny_teacher) -> None:
     frozen = {"transformer": pipeline.transformer, "vae": pipeline.vae, "text": pipeline.text}
     ours = 127.5 * (1 + np.asarray(make_sample(pipeline, grid)(frozen, tokens, None, noise)))
     assert np.abs(drawn - ours).max() < 2
+
+
+def test_a_lora_of_the_transformer_alone_is_in_the_pipelines_transformer_alone(
+    tiny_teacher, tmp_path
+):
+    """It is nothing of the other networks, which are read apart."""
+    teacher = read_pipeline(tiny_teacher)
+    tensors = transformer_to(teacher.transformer, teacher.transformer_config, "sai")
+    module = "joint_blocks.0.x_block.mlp.fc1"
+    rows, columns = tensors.shapes[f"{module}.weight"]
+    name = f"lora_unet_{module.replace('.', '_')}"
+    halves = {f"{name}.lora_down.weight": np.ones((1, columns), np.float32)}
+    save_file(halves | {f"{name}.lora_up.weight": np.ones((rows, 1), np.float32)}, tmp_path / "l")
+    (tmp_path / "l").rename(tmp_path / "l.safetensors")
+    flags = ["--source", tiny_teacher, "--out", tmp_path / "q", "--format", "pipeline-torchao-int8"]
+    assert main(["quantize", *map(str, flags), "--lora", str(tmp_path / "l.safetensors")]) == 0
+    written = tmp_path / "q" / "pipeline-torchao-int8"
+    found = open_format(written / "transformer", teacher.transformer_config)
+    wanted = tensors[f"{module}.weight"] + np.float32(1)
+    assert snr_db(wanted, found[f"{module}.weight"]) > 30
+    clip = read_parts(written, place=lambda _: AS_STORED, names=["clip_l"])["clip_l"][0]
+    base = read_parts(tiny_teacher, place=lambda _: AS_STORED, names=["clip_l"])["clip_l"][0]
+    jax.tree.map(np.testing.assert_array_equal, clip, base)
