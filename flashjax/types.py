@@ -65,6 +65,14 @@ _NOT_OWN = (*map(os.path.dirname, (__file__, importlib.__file__)), "<frozen impo
 _CODE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
+def check_text(text: str, name: str) -> None:
+    """InputError for what is no text in UTF-8, as a shell of another encoding gives it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} {text!a:.80} is no text in UTF-8: write it anew") from error
+
+
 def parts_of(text: str) -> list[str]:
     """What a list with commas names; a pattern may have {a,b}."""
     return re.split(r",(?![^{]*\})", text)

@@ -47,14 +47,6 @@ def write_safetensors(
     _write(Path(path), tensors, _stored(path, tensors, dtype), metadata)
 
 
-def check_title(title: str) -> None:
-    """InputError for a title that no file's metadata can hold."""
-    try:
-        title.encode()
-    except UnicodeEncodeError as error:  # bytes of another encoding, from a shell
-        raise InputError(f"--title {title!a} is no text in UTF-8: write it anew") from error
-
-
 def write_weights(
     folder: Path,
     stem: str,

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from flashjax.data.files import Address
-from flashjax.types import InputError, Tokens
+from flashjax.types import InputError, Tokens, check_text
 
 LONGEST = 10_000  # characters: the 512 tokens that T5 takes at most end before
 _OTHERS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}  # and UTF-32's begin so
@@ -25,7 +25,11 @@ def read_prompts(path: Path | str) -> list[str]:
 
 
 def shortened(prompt: str) -> str:
-    """A prompt without what no tokenizer would come to: megabytes cost it minutes."""
+    """A prompt without what no tokenizer would come to: megabytes cost it minutes.
+
+    InputError for what is no text in UTF-8.
+    """
+    check_text(prompt, "the prompt")
     return prompt.strip()[:LONGEST]
 
 

@@ -37,7 +37,7 @@ from flashjax.models.parameters import as_bits
 from flashjax.parallel.mesh import make_mesh
 from flashjax.sources import base_folder, home_of, in_dtype, open_pipeline
 from flashjax.stages.model import PACKAGED, open_stage, packaged
-from flashjax.types import InputError, Params
+from flashjax.types import InputError, Params, check_text
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 GRIDS = ("sampler", "student")
@@ -88,6 +88,7 @@ class Drawing:
             raise InputError(f"--guidance_scale {self.guidance_scale}: give a number from 0 on")
         for seed in (self.seed, self.seed + count - 1):
             check_seed(seed)
+        check_text(self.negative_prompt, "--negative_prompt")
 
 
 def check_negative(drawings: Sequence[Drawing]) -> None:

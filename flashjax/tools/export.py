@@ -19,7 +19,7 @@ from flashjax.convert.outputs import check_free, is_file_name, keep_record, plac
 from flashjax.convert.pipeline import Parts, assemble
 from flashjax.convert.sai import model_spec, write_sai
 from flashjax.convert.table import AS_STORED, FLOAT32
-from flashjax.convert.writing import MAX_SHARD_BYTES, check_title, replacing, stored_as
+from flashjax.convert.writing import MAX_SHARD_BYTES, replacing, stored_as
 from flashjax.flow.schedule import Schedule
 from flashjax.sources import (
     base_folder,
@@ -31,7 +31,7 @@ from flashjax.sources import (
     sample_size_of,
 )
 from flashjax.stages.model import TOKENIZERS, open_stage
-from flashjax.types import InputError
+from flashjax.types import InputError, check_text
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 TITLE = "converted by flashjax"
@@ -94,7 +94,7 @@ def convert(
         raise InputError(f"--format {unknown[0]} is unknown: choose of {', '.join(FORMATS)}")
     paths = places(out, [FORMATS[name] for name in formats])
     check_free(paths, force=force, ours=False, read=[source, base or source])
-    check_title(title)
+    check_text(title, "--title")
     if title and "sai" not in formats:
         raise InputError("--title is for --format sai: a folder has none")
     if "diffusers" in formats and kind_of(source) == "pipeline":

@@ -134,6 +134,17 @@ def test_a_png_says_how_it_was_made(picture):
     assert line.startswith("Steps: 2, Sampler: Euler, CFG scale: 4, Seed: 3, Size: 64x64, Model: ")
 
 
+@pytest.mark.parametrize("flag", ["--prompt", "--negative_prompt"])
+def test_words_of_another_encoding_are_refused(flag, tiny_teacher, tmp_path, capsys):
+    """A shell in Latin-1 gives bytes that are no text."""
+    word = b"caf\xe9".decode(errors="surrogateescape")
+    place = ["--source", str(tiny_teacher), "--out", str(tmp_path / "new"), "--prompt", PROMPT]
+    assert main(["sample", *place, "--guidance_scale", "4", flag, word]) == 2
+    told = capsys.readouterr().err
+    assert r"'caf\udce9' is no text in UTF-8" in told and told.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_picture_depends_on_its_seed_alone(picture, tiny_teacher, tmp_path):
     """Not on what is drawn with it: picture i of a seed is the first one of the seed + i."""
     more = ("--prompt", PROMPT, "--prompt", "a pink eight", "--batch", "2", "--seed", "1")

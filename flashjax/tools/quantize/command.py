@@ -17,7 +17,7 @@ from flashjax.convert.sizes import mmdit_sizes
 from flashjax.convert.table import Placement
 from flashjax.convert.tensors import Tensors
 from flashjax.convert.transformer import cropped_position
-from flashjax.convert.writing import check_title, write_json
+from flashjax.convert.writing import write_json
 from flashjax.data.prompts import read_prompts
 from flashjax.evaluate.sample import check_seed
 from flashjax.quantize.calibrate import mean_decibels, velocity_errors
@@ -48,7 +48,7 @@ from flashjax.tools.quantize.report import Written, write_report
 from flashjax.tools.quantize.student import open_judging, open_student
 from flashjax.tools.quantize.text import open_t5
 from flashjax.tools.quantize.variants import variants
-from flashjax.types import InputError, Params, listed
+from flashjax.types import InputError, Params, check_text, listed
 
 NAMES = (*FORMATS, *T5_FORMATS, *PIPELINES)
 REPORT = "report.html"
@@ -238,7 +238,7 @@ def check_options(options: argparse.Namespace) -> list[str]:
         if value is not None and not least <= value < LARGEST:
             raise InputError(f"--{flag} {value}: give {least} or more, below {LARGEST:g}")
     check_seed(options.seed)
-    check_title(options.title)
+    check_text(options.title, "--title")
     for file in filter(None, (options.calibrate, options.measure)):
         read_prompts(file)
     return names
