@@ -75,8 +75,8 @@ def run_bars(
     """The bars of a run; those of a figure are left out where no judge gave one.
 
     `teacher` is guided in many steps, `cut` has as few steps as `student`, `fewest` is the
-    student's smallest file, and `bits` are those of these two. Of a teacher whose figure is 0
-    nothing can be kept: that share is NaN, and its bar is not met.
+    student's smallest file, and `bits` are those of these two. Of a teacher whose figure is 0,
+    or of figures below it, nothing can be kept: that share is NaN, and its bar is not met.
     """
     bars: list[Bar] = []
 
@@ -122,9 +122,15 @@ def verdict(bars: Sequence[Bar]) -> str:
 
 
 def _kept(mine: Figure, base: Figure) -> float:
-    """The share of the teacher's figure, in percent: of one that is better small, its inverse."""
+    """The share of the teacher's figure, in percent: of one that is better small, its inverse.
+
+    Of figures at or below 0 there is no share, NaN; but where less is better, and the teacher's is
+    above 0, all is kept.
+    """
     good, whole = (mine, base) if mine.better == "more" else (base, mine)
-    return 100 * good.value / whole.value if whole.value else math.nan
+    if good.value >= 0 and whole.value > 0:
+        return 100 * good.value / whole.value
+    return math.inf if mine.better == "less" and base.value > 0 else math.nan
 
 
 def _apart(mine: Figure, other: Figure) -> float:
@@ -134,7 +140,8 @@ def _apart(mine: Figure, other: Figure) -> float:
 
 def _kept_error(mine: Figure, base: Figure) -> float:
     """Half the interval of `_kept`, in percent, to first order."""
-    if not mine.value or not base.value:
+    kept = _kept(mine, base)
+    if not math.isfinite(kept) or not mine.value or not base.value:
         return 0.0
     relative = math.hypot((mine.error or 0.0) / mine.value, (base.error or 0.0) / base.value)
-    return _kept(mine, base) * relative
+    return kept * relative

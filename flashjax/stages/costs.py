@@ -15,10 +15,12 @@ from flashjax.train.match import MatchConfig
 from flashjax.types import Batch, Tokens
 
 
-def pass_flops(config: ConfigDict, setting: Setting) -> tuple[float, float, dict[str, float]]:
+def pass_flops(
+    config: ConfigDict, setting: Setting, *, batch_size: int
+) -> tuple[float, float, dict[str, float]]:
     """Operations per sample of one pass of the transformer and the heads, and of the captions.
 
-    Of several buckets it is their mean.
+    Of several buckets it is their mean. The empty caption is encoded once for a batch.
     """
     sizes, texts = setting.pipeline.transformer_config, setting.pipeline.text_config
     empty = setting.frozen.empty
@@ -26,7 +28,7 @@ def pass_flops(config: ConfigDict, setting: Setting) -> tuple[float, float, dict
     if isinstance(empty, Tokens):
         t5 = empty.t5.shape[1]
         text = empty.clip_l.shape[1] + t5
-        captions = {"text": 2 * text_flops(texts, t5_tokens=t5)}
+        captions = {"text": (1 + 1 / batch_size) * text_flops(texts, t5_tokens=t5)}
     else:
         text = empty.text.shape[1]
     image = mean_tokens(setting.samples, sizes.patch)
@@ -44,22 +46,36 @@ def mean_tokens(buckets: tuple[Batch, ...], patch: int) -> int:
 
 def guide_step_flops(config: ConfigDict, setting: Setting) -> float:
     """Operations of a step of guidance, of all its samples."""
-    forward, _, captions = pass_flops(config, setting)
+    size = config.guide.job.batch_size
+    forward, _, captions = pass_flops(config, setting, batch_size=size)
     flops = guide_flops(configs.section(config, "guide.guide", GuideConfig), forward)
-    return config.guide.job.batch_size * total(flops | captions)
+    return size * total(flops | captions)
 
 
 def match_step_flops(config: ConfigDict, section: str, setting: Setting, branches: int) -> float:
     """Operations of an outer step of matching: the critic's steps and the student's one."""
-    forward, heads, captions = pass_flops(config, setting)
+    size = config[section].job.batch_size
+    forward, heads, captions = pass_flops(config, setting, batch_size=size)
     matching = configs.section(config, "match.match", MatchConfig)
-    before = steps_before(config.student.steps, halved=matching.halved)
+    before = rolled_out(matching, config.student.steps)
     student, critic = (
         total(count(matching, forward, heads, before=before) | captions)
         for count in (student_flops, critic_flops)
     )
     updates = config.match.critic_updates
-    return config[section].job.batch_size * branches * (student + updates * critic)
+    return size * branches * (student + updates * critic)
+
+
+def rolled_out(matching: MatchConfig, steps: int) -> float:
+    """The mean number of steps before the one that is matched: all but one where it is the last."""
+    return float(steps - 1) if matching.through else steps_before(steps, halved=matching.halved)
+
+
+def encoded_samples(config: ConfigDict) -> int:
+    """How many captions a run's training encodes; every update of a critic draws its own."""
+    jobs = [(1, config.guide.job)]
+    jobs += [(1 + config.match.critic_updates, config[name].job) for name in ("match", "split")]
+    return sum(each * job.steps * job.batch_size for each, job in jobs)
 
 
 def total(flops: Mapping[str, float]) -> float:

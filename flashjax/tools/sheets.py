@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from flashjax.convert.outputs import check_free, is_file_name, keep_record, places
 from flashjax.evaluate.grids import grid, labelled, parameters, save_png
 from flashjax.tools.axes import NONE, Axis, told
+from flashjax.types import InputError
 
 COLUMNS, SHOWN = 8, 64  # of the grid of all pictures; how many of them it has at most
 SOLVER_NAMES = {"euler": "Euler", "dpmpp_2m": "DPM++ 2M"}  # as other tools call them
@@ -60,6 +62,8 @@ class Sheet:
             names = sheets if self.compares else names
         else:
             names += sheets
+        if again := [name for name, number in Counter(names).items() if number > 1]:
+            raise InputError(f"{again[0]} would be of several pictures: give each setting once")
         return dict(zip(names, places(self.out, names), strict=True))
 
     def check(self, *, force: bool) -> None:
@@ -90,10 +94,20 @@ class Sheet:
             for number in range(len(self.cells)):
                 yield from ((index, label, number) for index in range(len(self.prompts)))
 
+    @functools.cached_property
+    def _labels(self) -> dict[str, str]:
+        """What each source is called in names of files: its number, too, where others are alike."""
+        short = {label: re.sub(r"[^\w.-]+", "_", label)[-40:] for label in self.sources}
+        alike = Counter(name.casefold() for name in short.values())  # as some disks take them
+        return {
+            label: f"{number}-{name}" if alike[name.casefold()] > 1 else name
+            for number, (label, name) in enumerate(short.items())
+        }
+
     def _name(self, index: int, label: str, number: int) -> str:
         cell, parts = self.cells[number], [f"{index:04}"]
         if len(self.sources) > 1:
-            parts.append(re.sub(r"[^\w.-]+", "_", label)[-40:])
+            parts.append(self._labels[label])
         axes = [axis for axis in (self.columns, self.rows) if axis is not NONE]
         parts += [f"{axis.name}={told(getattr(cell, axis.name))}" for axis in axes]
         return "-".join(parts) + ".png"

@@ -55,6 +55,23 @@ def test_nothing_is_kept_from_a_teacher_that_meets_no_caption():
     assert math.isnan(kept.value) and not kept.met
 
 
+@pytest.mark.parametrize(
+    ("better", "teacher", "student", "kept"),
+    [
+        ("more", -0.5, -0.9, math.nan),  # as rewards are: the student is worse
+        ("more", 0.5, -0.5, math.nan),
+        ("less", -0.1, 4.0, math.nan),
+        ("less", 2.0, 0.0, math.inf),  # as unbiased distances are
+        ("less", 0.5, -0.02, math.inf),
+    ],
+)
+def test_of_figures_below_zero_there_is_no_share(better, teacher, student, kept):
+    base, mine = (measured(value, unit="", better=better) for value in (teacher, student))
+    bar = run_bars(Targets(kept=95.0), teacher=base, cut=base, student=mine, fewest=mine)[0]
+    np.testing.assert_equal(bar.value, kept)
+    assert bar.met == (kept == math.inf) and bar.error == 0.0
+
+
 def test_only_what_was_promised_and_measured_has_a_bar():
     one = measured(50.0)
     rows = {"teacher": one, "cut": one, "student": one, "fewest": one}

@@ -56,14 +56,13 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     if not all(name.isdecimal() for name in devices):
         raise InputError(f"--devices {options.devices}: give numbers, as 0,1,2,3")
     config = sections.load(options.config, overrides)
-    os.environ |= alone_on(devices[0]) if devices else {}
-    simulate_devices(config.simulate_devices)  # both before anything touches a device
+    take_devices(options.jobs, devices, config.simulate_devices)
     grid, workdir = checked(config), Path(options.workdir).absolute()
     every = {cell.name: cell for cell in cells(grid)}
     if options.dry_run:
         print("\n".join(every))
         return
-    if options.only and options.only not in every:
+    if options.only and options.only not in {*every, SHARED}:
         raise InputError(f"--only {options.only}: --dry_run lists the cells")
     if not options.table and (found := preflight.of_cells(config, kinds_of(config, grid))):
         raise InputError(*found)
@@ -73,8 +72,12 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     check_place(workdir)
     check_cells(config, grid, list(every.values()), workdir)
     asked = functools.cache(functools.partial(digest_of, config, grid))
-    if not options.table:
+    if not options.table and options.jobs == 1:
         share(config, workdir)
+    elif not options.table:
+        share_beside(options, overrides, workdir, devices)
+    if options.only == SHARED:
+        return
     others = options.others.split(",") if options.others else []
     brought = brought_by(others, list(every.values()), workdir, asked)
     if not options.table:
@@ -94,6 +97,18 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         print(workdir / PAGE)
     if failed:
         raise InputError(*failed)
+
+
+def take_devices(jobs: int, devices: Sequence[str], simulated: int) -> None:
+    """Says what this process may see, before anything looks at a device.
+
+    Of several jobs each has a process and a device of its own, and this one takes none from them.
+    """
+    if jobs > 1:
+        jax.config.update("jax_platforms", "cpu")
+    elif devices:
+        os.environ |= alone_on(devices[0])
+    simulate_devices(simulated)
 
 
 def checked(config: ConfigDict) -> AblateConfig:
@@ -186,25 +201,46 @@ def beside(
             process.terminate()
 
     signals.before_end(stop)
-    words = [sys.executable, "-m", "flashjax", "ablate", "--config", options.config]
-    words += ["--workdir", options.workdir, *(f"--config.{text}" for text in overrides)]
 
     def work(cell: Cell) -> tuple[Cell, str]:
-        path = workdir / CELLS / cell.name / LOG
-        path.parent.mkdir(parents=True, exist_ok=True)
-        device = free.get()
-        given = os.environ | (alone_on(device) if device else {})
-        with path.open("ab") as told:
-            only = [*words, "--only", cell.name]
-            process = subprocess.Popen(only, stdout=told, stderr=told, env=given)
-            running.append(process)
-            code = process.wait()
+        device, path = free.get(), workdir / CELLS / cell.name / LOG
+        process = begun(options, overrides, cell.name, path, device)
+        running.append(process)
+        code = process.wait()
         free.put(device)
         return cell, f"{cell.name} ended with code {code}: {path} says why" if code else ""
 
     with ThreadPoolExecutor(options.jobs) as pool:
         for wave in waves(grid, left):
             yield from _finished(pool, work, wave)
+
+
+def share_beside(
+    options: argparse.Namespace, overrides: Sequence[str], workdir: Path, devices: Sequence[str]
+) -> None:
+    """What cells share, in a process of its own. InputError where it ends otherwise than done."""
+    path = workdir / SHARED / LOG
+    log.info("ablate: what cells share comes first: %s says how far it is", path)
+    process = begun(options, overrides, SHARED, path, devices[0] if devices else "")
+    signals.before_end(lambda code: process.terminate())
+    if code := process.wait():
+        raise InputError(f"what cells share ended with code {code}: {path} says why")
+
+
+def begun(
+    options: argparse.Namespace, overrides: Sequence[str], only: str, path: Path, device: str
+) -> "subprocess.Popen[bytes]":
+    """A process for one cell, or what cells share, that logs to `path` and may see one device."""
+    words = [sys.executable, "-m", "flashjax", "ablate", "--config", options.config]
+    words += ["--workdir", options.workdir, *(f"--config.{text}" for text in overrides)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as told:
+        return subprocess.Popen(
+            [*words, "--only", only],
+            stdout=told,
+            stderr=told,
+            env=os.environ | (alone_on(device) if device else {}),
+        )
 
 
 def alone_on(device: str) -> dict[str, str]:

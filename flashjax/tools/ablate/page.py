@@ -65,6 +65,8 @@ def best_of(rows: Sequence[Row], told: dict[str, Any]) -> dict[tuple[int, str], 
     found: dict[tuple[int, str], float] = {}
     for row in rows:
         for name, value in row.values.items():
+            if name not in better:  # of a judge that the teacher was not shown to
+                continue
             pick = max if better[name] == "more" else min
             key = (row.steps, name)
             found[key] = pick(found.get(key, value.mean), value.mean)

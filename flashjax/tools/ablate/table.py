@@ -150,10 +150,13 @@ def rows_of_group(
 
 
 def values_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Value]:
-    """Means and intervals of the figures of rows that differ in the seed alone."""
+    """Means and intervals of the figures of rows that differ in the seed alone.
+
+    A judge may have been left out where its weights were not: each figure is of the rows with it.
+    """
     figures = [{figure["name"]: figure["value"] for figure in row["figures"]} for row in rows]
-    names = list(figures[0]) if figures else []
-    return {name: value_of([found[name] for found in figures]) for name in names}
+    names = dict.fromkeys(name for found in figures for name in found)
+    return {name: value_of([f[name] for f in figures if name in f]) for name in names}
 
 
 def references(workdir: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from flashjax.parallel.mesh import Islands, make_mesh
 from flashjax.parallel.sharding import abstract_on
 from flashjax.stages import guide, match, split
 from flashjax.stages.compute import DTYPES, compute_of
-from flashjax.stages.costs import pass_flops
+from flashjax.stages.costs import encoded_samples, pass_flops, rolled_out
 from flashjax.stages.model import packaged
 from flashjax.stages.setting import (
     Setting,
@@ -38,7 +38,7 @@ from flashjax.stages.setting import (
     masters,
     state_layout,
 )
-from flashjax.train.flops import critic_flops, guide_flops, steps_before, student_flops
+from flashjax.train.flops import critic_flops, guide_flops, student_flops
 from flashjax.train.guide import GuideConfig
 from flashjax.train.match import MatchConfig
 from flashjax.types import Batch, Cond, Count, InputError, Positive, Tokens, Whole
@@ -196,14 +196,14 @@ def _text(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
         flops={"text": forward},
         forward=forward,
         trips=1.0,
-        calls=config.match.job.steps,
+        calls=math.ceil(encoded_samples(config) / size),
     )
 
 
 def _guide(config: ConfigDict, model: ModelConfig, setting: Setting) -> Planned:
     step, init = guide.make_step(config, setting)
     state = _state(init, setting, masters(setting.frozen.teacher))
-    forward, _, text = pass_flops(config, setting)
+    forward, _, text = pass_flops(config, setting, batch_size=config.guide.job.batch_size)
     flops = guide_flops(configs.section(config, "guide.guide", GuideConfig), forward)
     job = config.guide.job
     return Planned(
@@ -266,13 +266,11 @@ def _matched(
     arguments: tuple[Any, ...],
 ) -> Planned:
     """The record of a step of distribution matching: 0 the student's, 1 the critic's."""
-    forward, heads, text = pass_flops(config, setting)
+    job = config[section].job
+    forward, heads, text = pass_flops(config, setting, batch_size=job.batch_size)
     count = (student_flops, critic_flops)[which]
     matching = configs.section(config, "match.match", MatchConfig)
-    steps = config.student.steps
-    last = float(steps - 1)  # the step that is matched where the gradient goes through
-    before = last if matching.through else steps_before(steps, halved=matching.halved)
-    job = config[section].job
+    before = rolled_out(matching, config.student.steps)
     prefix = "" if section == "match" else "split-"
     return Planned(
         name=prefix + ("student", "critic")[which],

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from flashjax.cli import main
 from flashjax.tools import preflight
 from flashjax.tools.ablate import cell as at_work
 from flashjax.tools.ablate import command
-from flashjax.tools.ablate.command import beside, kinds_of
+from flashjax.tools.ablate.command import beside, kinds_of, share_beside, take_devices
 from flashjax.tools.ablate.grid import cells, read_grid
+from flashjax.types import InputError
 
 FILE = Path(__file__).parents[3] / "configs" / "ablation_nano.py"
 
@@ -137,6 +139,30 @@ def test_cells_take_turns_on_the_devices_that_are_given(tmp_path, monkeypatch):
     assert [cell for cell, problem in done if not problem] and len(seen) == len(done) == 7
     assert {name for name, _, _ in seen} == {cell.name for cell in left}
     assert {gpu for _, gpu, _ in seen} == {"4", "6"} and all(gpu == tpu for _, gpu, tpu in seen)
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_who_hands_out_devices_takes_none(code, tmp_path, monkeypatch):
+    """A chip has one process: what cells share is made in one of its own, too."""
+    seen, taken = [], []
+
+    class Process:
+        def __init__(self, words, *, env, **_):
+            seen.append((words[-1], env["TPU_VISIBLE_CHIPS"]))
+
+        def wait(self):
+            return code
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(command.jax.config, "update", lambda *told: taken.append(told))
+    monkeypatch.setattr(command.os, "environ", dict(os.environ))
+    take_devices(2, ["4", "6"], 1)
+    assert taken == [("jax_platforms", "cpu")] and "TPU_VISIBLE_CHIPS" not in command.os.environ
+    options = argparse.Namespace(config=str(FILE), workdir=str(tmp_path), jobs=2)
+    told = pytest.raises(InputError, match=r"shared/log\.txt says why") if code else nullcontext()
+    with told:
+        share_beside(options, [], tmp_path, ["4", "6"])
+    assert seen == [("shared", "4")]
 
 
 def test_data_of_ones_own_leaves_what_cells_share(tmp_path, monkeypatch):

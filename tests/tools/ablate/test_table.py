@@ -11,7 +11,7 @@ from flashjax.tools.ablate.cell import BROKEN, CELLS, JUDGED, SHARED, state_of
 from flashjax.tools.ablate.command import left_of
 from flashjax.tools.ablate.grid import AblateConfig, Cell, SplitArm, cells
 from flashjax.tools.ablate.page import write
-from flashjax.tools.ablate.table import brought_by, rows_of, summary, value_of
+from flashjax.tools.ablate.table import brought_by, rows_of, summary, value_of, values_of
 from flashjax.types import InputError
 
 GRID = AblateConfig(
@@ -69,6 +69,16 @@ def test_an_interval_is_students_over_the_seeds():
     assert found.mean == pytest.approx(73.0) and found.seeds == 3
     assert found.half == pytest.approx((high - low) / 2)
     assert value_of([5.0]).half is None
+
+
+def test_a_figure_is_of_the_seeds_that_have_it():
+    """A judge is left out where its weights are not, as on another machine."""
+    less, full = figures(80.0), figures(84.0)
+    full["figures"].append({"name": "FD", "value": 3.0})
+    for rows in ([less, full], [full, less]):
+        found = values_of(rows)
+        assert found["whole"].mean == 82.0 and found["whole"].seeds == 2
+        assert found["FD"] == value_of([3.0])
 
 
 def test_rows_are_what_is_done_with_what_broke(workdir):
