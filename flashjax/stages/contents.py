@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,21 @@ SCRATCH = re.compile(r"\.(?P<of>.+)\.[a-z0-9_]{8}")
 CHECKED_INSIDE = ".array_record"  # shards of a cache may be terabytes; each record has a hash
 
 
-def files_below(folder: Path) -> list[Path]:
-    """The files below a folder; a checkpoint that is taken away meanwhile is not among them."""
-    walked = os.walk(folder)  # goes on where a folder is gone, which `rglob` does not
-    return sorted(Path(home, name) for home, _, names in walked for name in names)
+def files_below(folder: Path, *, links: bool = False, without: Collection[str] = ()) -> list[Path]:
+    """The files below a folder; a checkpoint that is taken away meanwhile is not among them.
+
+    With `links` those of folders that it links are, too. What is called as in `without` is not.
+    """
+    found: list[Path] = []
+    # `os.walk` goes on where a folder is gone, which `rglob` does not.
+    for home, folders, names in os.walk(folder, followlinks=links):
+        here = Path(home)
+        if links and here.resolve() in {above.resolve() for above in here.parents}:  # to itself
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if name not in without]
+        found += [here / name for name in names if name not in without]
+    return sorted(found)
 
 
 def bytes_below(folder: Path) -> int:

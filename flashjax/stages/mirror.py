@@ -120,14 +120,27 @@ class Mirror:
         self._remember({name: self._folder / name for name in manifest.files}, manifest)
 
     def _restore(self, manifest: Manifest) -> None:
-        """Brings back what finished stages have lost here: it must not be lost there, too."""
-        folders = {name.partition("/")[0] for name in self._here if self._is_done(name)}
+        """Brings back what was lost here: it must not be lost there, too.
+
+        That are results of finished stages, and checkpoints: a job may have taken away older ones
+        than it has, and writes in none.
+        """
+        done = [name.removesuffix(RECORD) for name in self._here if self._is_done(name)]
 
         def is_result(name: str) -> bool:
-            folder, _, rest = name.partition("/")
-            return folder in folders and not rest.startswith((*TRACES, CHECKPOINTS))
+            rests = [name.removeprefix(folder) for folder in done if name.startswith(folder)]
+            return any(not rest.startswith((*TRACES, CHECKPOINTS)) for rest in rests)
 
-        gone = [name for name in self._here if is_result(name) and not self._is_same(name)]
+        def is_kept(name: str) -> bool:
+            stage, inside, rest = name.rpartition(f"/{CHECKPOINTS}/")
+            step, folder = rest.partition("/")[0], self._folder / stage
+            if not inside or not step.isdecimal() or not (folder / RECORD).is_file():
+                return False  # a stage without its record was deleted to be run anew
+            here = _steps(folder)
+            return int(step) in here or int(step) > max(here, default=-1)
+
+        lost_here = [name for name in self._here if not self._is_same(name)]
+        gone = [name for name in lost_here if is_result(name) or is_kept(name)]
         lost = {name: manifest.files[name] for name in gone}
         if lost:
             log.warning("%s: %s is brought back", self._folder, listed(gone))
@@ -205,7 +218,7 @@ class Mirror:
 
     def _is_done(self, name: str) -> bool:
         """Whether a file is the record of a stage that is finished, here as at the address."""
-        if name.partition("/")[2] != RECORD or not self._is_same(name):
+        if name.rpartition("/")[2] != RECORD or not self._is_same(name):
             return False
         return bool(json.loads((self._folder / name).read_text()).get("status") == "done")
 

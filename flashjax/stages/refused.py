@@ -42,8 +42,14 @@ def withdrawn_record(folder: Path) -> Iterator[None]:
 
     began, new = time.time(), not (folder / RECORD).exists() and not others()
 
+    def is_late(path: Path) -> bool:
+        try:
+            return path.lstat().st_mtime >= began  # of a link its own: what it names may be away
+        except FileNotFoundError:  # taken away meanwhile
+            return False
+
     def worked() -> bool:
-        return any(new or path.stat().st_mtime >= began for path in others())
+        return any(new or is_late(path) for path in others())
 
     try:
         with withdrawn(folder / RECORD, unless=worked):

@@ -34,7 +34,7 @@ from flashjax.stages.contents import (
     sweep,
 )
 from flashjax.stages.identity import Change, changes, code_named, forbidden, told
-from flashjax.stages.refused import LOCK, STAGE, withdrawn_record
+from flashjax.stages.refused import LOCK, RECORD, STAGE, withdrawn_record
 from flashjax.types import InputError, one_line
 
 # Does the work in the stage's folder, from its own checkpoints if there are any, and returns the
@@ -228,11 +228,16 @@ def stage_of(folder: Path) -> tuple[dict[str, Any] | None, bool]:
 
 
 def stage_folders(workdir: Path) -> list[Path]:
-    """The folders of stages below a workdir. InputError where there is none."""
-    found = sorted(path.parent for path in files_below(workdir) if path.name == "stage.json")
+    """The folders of stages below a workdir, linked ones too. InputError where there is none.
+
+    Of several ways to one of them it is the one without links.
+    """
+    plain, linked = files_below(workdir), files_below(workdir, links=True)
+    found = {path.resolve(): path.parent for path in reversed(linked) if path.name == RECORD}
+    found |= {path.resolve(): path.parent for path in plain if path.name == RECORD}
     if not found:
         raise InputError(f"{workdir} holds no stage: give the --workdir of a run")
-    return found
+    return sorted(found.values())
 
 
 def came_to_nothing(folder: Path) -> bool:
@@ -359,15 +364,8 @@ def _listed(path: Path) -> str:
 
 def _files(folder: Path) -> list[Path]:
     """The files of a folder and of folders that it links, but for what its own tools keep there."""
-    found: list[Path] = []
-    for home, folders, names in os.walk(folder, followlinks=True):
-        here = Path(home)
-        if here.resolve() in {above.resolve() for above in here.parents}:  # a link to itself
-            folders.clear()
-            continue
-        folders[:] = [name for name in folders if name not in KEPT_BY_TOOLS]
-        found += [here / name for name in names if name not in KEPT_BY_TOOLS]
-    return sorted(path for path in found if path.is_file())
+    found = files_below(folder, links=True, without=KEPT_BY_TOOLS)
+    return [path for path in found if path.is_file()]
 
 
 def _digest(path: Path) -> str:

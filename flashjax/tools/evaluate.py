@@ -26,6 +26,7 @@ from flashjax.evaluate.sample import Drawn, Sampler
 from flashjax.evaluate.unseen import pictures_of
 from flashjax.models.mmdit import MMDiT
 from flashjax.parallel.mesh import make_mesh
+from flashjax.stages.contents import files_below
 from flashjax.stages.drawing import Studio, draw_all, forget
 from flashjax.stages.model import PACKAGED
 from flashjax.stages.registry import check_judges, open_judges
@@ -215,7 +216,7 @@ def _files(path: Path) -> list[Path]:
     """A file, or all files of a folder."""
     if path.is_file():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.is_file())
+    return [file for file in files_below(path, links=True) if file.is_file()]
 
 
 def _size_of(rows: Sequence[report.Sampler]) -> str | None:

@@ -91,7 +91,7 @@ def test_what_is_drawn_is_not_drawn_again_and_a_tar_that_is_gone_has_the_same_by
     before = {path.name: path.read_bytes() for path in sorted(place.glob("*.tar"))}
     assert list(before) == ["00000.tar", "00001.tar"]
     (place / "00001.tar").unlink()
-    with pytest.raises(InputError, match=r"00001\.tar is not drawn yet: run prepare"):
+    with pytest.raises(InputError, match=r"00001\.tar is not there: run prepare"):
         open_samples(config, folder / "data")
     asked = []
     teacher = draw.open_teacher(config, folder, configs.section(config, "data", draw.DataConfig))

@@ -1,6 +1,7 @@
 """A run in a workdir at an address goes on elsewhere, bit by bit, wherever it was killed."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,63 @@ def test_what_is_ahead_here_goes_there_also_where_something_lost_comes_back(addr
     shelf = Store.of(address)
     assert shelf.stamps()["notes/log"][0] == len("one and two")
     assert (workdir / "toy" / "weights").read_text() == "weeks of work"
+
+
+def steps_here(workdir):
+    return sorted(int(path.name) for path in (workdir / "toy/checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("status", ["running", "done"])
+@pytest.mark.parametrize("how", ["cut", "one", "all"])
+def test_a_checkpoint_that_is_damaged_here_comes_back_and_is_not_lost_there(how, status, address):
+    """Nobody writes in one: it is the disk, and weeks of work."""
+    with opened(address) as workdir:
+        for step in (2, 4):
+            checkpoint(workdir, step)
+        (workdir / "toy" / "stage.json").write_text(f'{{"status": "{status}"}}')
+    saved = workdir / "toy" / "checkpoints"
+    if how == "cut":
+        (saved / "4" / "state" / "a").write_text("")
+    else:
+        shutil.rmtree(saved / "4" if how == "one" else saved)
+    with opened(address) as again:
+        assert (again / "toy/checkpoints/4/state/a").read_text() == "a of 4"
+        assert steps_here(again) == [2, 4]
+    assert Store.of(address).stamps()["toy/checkpoints/4/state/a"][0] == len("a of 4")
+
+
+def test_what_a_job_has_taken_away_stays_away(address):
+    """Older checkpoints than it has, and a whole stage that is to be run anew."""
+    with opened(address) as workdir:
+        for step in (2, 4):
+            checkpoint(workdir, step)
+        (workdir / "toy" / "stage.json").write_text('{"status": "running"}')
+    shutil.rmtree(workdir / "toy/checkpoints/2")
+    checkpoint(workdir, 6)  # before it was killed
+    with opened(address) as again:
+        assert steps_here(again) == [4, 6]
+    assert mirror_job.saved(address) == {4, 6}
+    shutil.rmtree(workdir / "toy")
+    with opened(address) as again:
+        assert not (again / "toy").exists()
+    assert not mirror_job.saved(address)
+
+
+def test_what_a_stage_within_a_folder_has_lost_comes_back_too(address):
+    """As the pictures that a teacher drew for the data."""
+
+    def body(folder):
+        (folder / "0-train").mkdir()
+        (folder / "0-train" / "00000.tar").write_text("drawn for days")
+        return {}
+
+    with opened(address) as workdir:
+        run_stage("draw", {}, workdir / "data", body, inputs={}, seed=0)
+    drawn = workdir / "data/draw/0-train/00000.tar"
+    drawn.unlink()
+    with opened(address):
+        assert drawn.read_text() == "drawn for days"
+    assert "data/draw/0-train/00000.tar" in store_names(address)
 
 
 def settled():

@@ -75,6 +75,25 @@ def test_what_a_stage_has_written_stays_with_its_record(tmp_path):
     assert json.loads((tmp_path / "guide" / "stage.json").read_text())["ended"].endswith("here")
 
 
+@pytest.mark.parametrize("linked", ["checkpoints", "checkpoints/4"])
+def test_a_refusal_is_said_where_a_linked_disk_is_away(linked, tmp_path):
+    disk, link = tmp_path / "disk", tmp_path / "guide" / linked
+
+    def linking(folder: Path):
+        (disk / "4").mkdir(parents=True)
+        (disk / "4" / "state").write_text("weeks")
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(disk / link.relative_to(folder / "checkpoints"), target_is_directory=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, linking)
+    disk.rename(tmp_path / "away")
+    with pytest.raises(InputError, match="cannot be"):
+        stage(tmp_path, refuse)
+    assert link.is_symlink()
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_a_refused_run_leaves_the_config_of_the_last_one(tmp_path, there, monkeypatch):
     workdir = tmp_path / "run"

@@ -53,6 +53,20 @@ def test_sources_are_drawn_judged_and_reported_side_by_side(
     assert list(theirs.parent.iterdir()) == [theirs]  # what we drew is gone, and nothing else
 
 
+def test_what_is_drawn_is_of_linked_weights_too(tiny_teacher, tmp_path):
+    """Or what is kept of them when it was stopped would be another model's."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "w.safetensors").write_bytes(bytes(9))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "transformer").symlink_to(tmp_path / "weights", target_is_directory=True)
+    flags = dict.fromkeys((*SETTINGS, "seed", "batch", "base"))
+    told = argparse.Namespace(**flags | {"lora": []})
+    before = evaluate.asked(told, str(tmp_path / "model"), ["a"])
+    assert evaluate.bytes_of(tmp_path / "model") == 9
+    (tmp_path / "weights" / "w.safetensors").write_bytes(bytes(10))
+    assert evaluate.asked(told, str(tmp_path / "model"), ["a"]) != before
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

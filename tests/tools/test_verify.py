@@ -10,7 +10,7 @@ import pytest
 from flashjax.checkpoint import Checkpoints, save_params
 from flashjax.cli import main
 from flashjax.data.cache import write_shard
-from flashjax.stages.stage import run_stage
+from flashjax.stages.stage import run_stage, stage_folders
 from flashjax.tools import verify
 from flashjax.types import InputError
 
@@ -53,6 +53,19 @@ def test_one_changed_bit_is_named(workdir, name, capsys):
     path.write_bytes(bytes(data))
     code, said = _verify(workdir, capsys)
     assert code == 2 and name in said and len(said.splitlines()) == 1
+
+
+def test_a_stage_on_another_disk_is_verified_once(workdir, capsys):
+    shutil.move(workdir / "split", workdir.parent / "disk")
+    (workdir / "split").symlink_to(workdir.parent / "disk", target_is_directory=True)
+    (workdir / "cells").mkdir()
+    (workdir / "cells" / "again").symlink_to(workdir / "split", target_is_directory=True)
+    (workdir / "loop").symlink_to(workdir, target_is_directory=True)
+    code, _ = _verify(workdir, capsys)
+    assert code == 0 and len(stage_folders(workdir)) == 1
+    (workdir.parent / "disk" / "student.safetensors").write_bytes(bytes(99))
+    code, said = _verify(workdir, capsys)
+    assert code == 2 and "student.safetensors" in said
 
 
 def test_a_checkpoint_that_a_job_takes_away_meanwhile_is_no_damage(tmp_path, monkeypatch, capsys):

@@ -70,7 +70,10 @@ def _drawn(samples: Samples, folder: Path) -> Samples:
     shards = shards_of(folder, len(samples))
     missing = [path for path in shards if not path.is_file()]
     if missing:
-        raise InputError(f"{missing[0]} is not drawn yet: run prepare, which draws what is missing")
+        raise InputError(
+            f"{missing[0]} is not there: run prepare, which draws what is missing; after it has, "
+            f"delete {folder.parent} to have all drawn anew"
+        )
     name = f"{samples.name}, drawn"
     return open_tars(name, [Address.of(path) for path in shards], Wording())
 

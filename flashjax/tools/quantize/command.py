@@ -40,6 +40,7 @@ from flashjax.quantize.graphs.exchange import EXCHANGES
 from flashjax.quantize.graphs.pipelines import COMPANIONS, PIPELINES
 from flashjax.quantize.ranges import check_ranges
 from flashjax.sources import base_folder, open_transformer, sample_size_of
+from flashjax.stages.contents import files_below
 from flashjax.stages.model import drawn_size, in_run, read_model
 from flashjax.tools.quantize.memory import print_table
 from flashjax.tools.quantize.page import Format
@@ -307,5 +308,5 @@ def summary(path: Path, table: Mapping[str, float]) -> str:
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
+    files = files_below(path, links=True) if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
