@@ -12,7 +12,7 @@ import numpy as np
 
 from flashjax import trees
 from flashjax.convert.naming import network
-from flashjax.convert.sizes import mmdit_sizes
+from flashjax.convert.sizes import mmdit_shapes
 from flashjax.convert.table import (
     AS_STORED,
     Layout,
@@ -123,7 +123,7 @@ def under_sai_names(tensors: Tensors) -> Tensors:
         inner = name[found.end() :] if found else name
         if inner in first:
             sized[name] = prefix + first[inner]
-    config = mmdit_sizes(tensors.renamed(sized, where=tensors.where))
+    config = mmdit_shapes(tensors.renamed(sized, where=tensors.where))
     return translated(tensors, config, given="diffusers", wanted="sai")
 
 
