@@ -5,10 +5,13 @@ import logging
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from flashjax.cli import main
 from flashjax.convert.pipeline import in_float32
+from flashjax.quantize.calibrate import second_moments, velocity_errors
+from flashjax.tools.quantize import student
 from flashjax.tools.quantize.student import open_student
 
 PROMPTS = ("a red seven left of a blue three on white", "a pink eight at the top on brown")
@@ -45,6 +48,31 @@ def test_every_way_to_six_bits_is_written_measured_and_reported(
     page = (tmp_path / "report.html").read_text()
     for text in ("Alignment of gguf-q6_k from", "Output gained by calibrating", "real scenes"):
         assert text in page
+
+
+def test_captions_by_chunks_give_the_numbers_of_one_batch(shallow_teacher, compiled, monkeypatch):
+    """Memory is that of a chunk, however many captions there are; a smaller last one compiles."""
+    opened = open_student(shallow_teacher, base=None, steps=2)
+    other = jax.tree.map(lambda leaf: 1.01 * leaf, opened.pipeline.transformer)
+
+    def numbers(chunk):
+        monkeypatch.setattr(student, "CHUNK", chunk)
+        config, params, chunks, sigmas = opened.way(PROMPTS * 4, seed=3)
+        chunks = list(chunks)
+        errors = velocity_errors(config, params, chunks, sigmas)(other)
+        moments = second_moments(config, params, chunks, sigmas)
+        return [len(noise) for _, noise in chunks], errors, moments
+
+    sizes, whole, moments = numbers(8)
+    assert sizes == [8]
+    compiled.clear()
+    sizes, errors, parted = numbers(3)
+    assert sizes == [3, 3, 2]
+    assert [compiled.count(f"jit({name})") for name in ("velocity", "moments")] == [2, 2]
+    assert len(errors) == 2 and errors == pytest.approx(whole, abs=1e-3)
+    assert moments.keys() == parted.keys() and len(moments) > 5
+    for name, moment in moments.items():
+        np.testing.assert_allclose(parted[name], moment, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
