@@ -10,6 +10,7 @@ import pytest
 
 from flashjax.cli import main
 from flashjax.convert.pipeline import in_float32
+from flashjax.convert.reading import open_safetensors
 from flashjax.quantize.calibrate import second_moments, velocity_errors
 from flashjax.tools.quantize import student
 from flashjax.tools.quantize.student import open_student
@@ -130,6 +131,25 @@ def test_a_pipelines_table_of_positions_may_be_cropped(tiny_teacher, tmp_path):
     assert quantize(*flags) == 0
     told = json.loads((tmp_path / name / "transformer" / "config.json").read_text())
     assert told["pos_embed_max_size"] == 8
+
+
+def test_a_table_cropped_below_the_models_own_pictures_makes_them_smaller(
+    shallow_teacher, tmp_path, caplog
+):
+    """Every reader draws the size that a file says: the table has to span it."""
+    whole, file, graph = "pipeline-torchao-int8", "comfy-int8", "coreml-int8"
+    names = f"{whole},{file},torchao-int8,{graph}"
+    flags = ["--source", shallow_teacher, "--out", tmp_path, "--format", names, "--position", 2]
+    with caplog.at_level(logging.INFO):
+        assert quantize(*flags) == 0
+    for folder in (tmp_path / whole / "transformer", tmp_path / "transformer-torchao-int8"):
+        told = json.loads((folder / "config.json").read_text())
+        assert (told["pos_embed_max_size"], told["patch_size"], told["sample_size"]) == (2, 2, 4)
+    metadata = open_safetensors(tmp_path / f"transformer-{file}.safetensors").metadata
+    assert metadata["modelspec.resolution"] == "32x32"
+    line = "--position 2 spans pictures of 32 pixels, the model's own have 64"
+    assert sum(line in message for message in caplog.messages) == 1
+    assert open_student(tmp_path / whole, base=None, steps=1).pipeline.sample_size == 4
 
 
 def test_what_is_measured_is_kept_as_it_is_stored(tiny_teacher):
