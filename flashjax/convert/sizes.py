@@ -7,6 +7,7 @@ and agrees with all they do say; else as in every released model of the family.
 import dataclasses
 import math
 import re
+from collections.abc import Collection
 from typing import TypeVar
 
 from flashjax.convert.fields import say
@@ -16,14 +17,31 @@ from flashjax.models.clip import CLIPConfig
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.t5 import T5Config
 from flashjax.models.vae import VAEConfig
+from flashjax.models.variants import MMDIT
 from flashjax.types import InputError
 
 HEAD_WIDTH = 64  # of every released transformer and text encoder
+RELEASED_MMDITS = {config.width for config in MMDIT.values() if not config.qk_norm}
 Config = TypeVar("Config", MMDiTConfig, VAEConfig, CLIPConfig, T5Config)
 
 
 def mmdit_sizes(tensors: Tensors, known: MMDiTConfig | None = None) -> MMDiTConfig:
     """Of SAI's tensors (without prefix). InputError if they are not an SD3 model's."""
+    sizes = mmdit_shapes(tensors)
+    if sizes.qk_norm:
+        return sizes
+    if known is not None and known.width == sizes.width:
+        # A table may be cropped, and how a model is computed is no size of it.
+        same = {name: getattr(sizes, name) for name in ("position_size", "remat", "dtype")}
+        known = dataclasses.replace(known, **same)
+        if _agreed(sizes, known, "heads", "head_width") == known:
+            return known
+    heads = _unsaid_heads(tensors, sizes.width, RELEASED_MMDITS)
+    return dataclasses.replace(sizes, heads=heads, head_width=HEAD_WIDTH)
+
+
+def mmdit_shapes(tensors: Tensors) -> MMDiTConfig:
+    """Of SAI's tensors, what their shapes tell; without norms of heads it is one head."""
     width, channels, patch, _ = _shape(tensors, "x_embedder.proj.weight", 4)
     _, places, _ = _shape(tensors, "pos_embed", 3)
     norm = "joint_blocks.0.x_block.attn.ln_q.weight"
@@ -32,8 +50,8 @@ def mmdit_sizes(tensors: Tensors, known: MMDiTConfig | None = None) -> MMDiTConf
     if math.isqrt(places) ** 2 != places or depth < 1:
         what = f"pos_embed has {places} places, no square" if depth else "it has no blocks"
         raise InputError(f"{tensors.where} is no SD3 model: {what}")
-    head_width = _shape(tensors, norm, 1)[0] if norm in tensors else HEAD_WIDTH
-    sizes = MMDiTConfig(
+    head_width = _shape(tensors, norm, 1)[0] if norm in tensors else width
+    return MMDiTConfig(
         depth=depth,
         heads=_heads(tensors, width, head_width),
         dual=min(dual, depth - 1),
@@ -46,11 +64,6 @@ def mmdit_sizes(tensors: Tensors, known: MMDiTConfig | None = None) -> MMDiTConf
         mlp_ratio=_shape(tensors, "joint_blocks.0.x_block.mlp.fc1.weight", 2)[0] // width,
         qk_norm=norm in tensors,
     )
-    if sizes.qk_norm or known is None or known.width != width:
-        return sizes
-    # A table may be cropped, and how a model is computed is no size of it.
-    same = {name: getattr(sizes, name) for name in ("position_size", "remat", "dtype")}
-    return _agreed(sizes, dataclasses.replace(known, **same), "heads", "head_width")
 
 
 def vae_sizes(tensors: Tensors, known: VAEConfig | None = None) -> VAEConfig:
@@ -99,9 +112,8 @@ def clip_sizes(
     found = _agreed(sizes, known, "heads", "activation", "dtype")
     if found == known:
         return found
-    if width not in RELEASED_CLIPS.values():
-        say(f"{tensors.where} does not say its heads: they are taken to be {HEAD_WIDTH} wide")
-    return dataclasses.replace(sizes, heads=_heads(tensors, width, HEAD_WIDTH))
+    heads = _unsaid_heads(tensors, width, RELEASED_CLIPS.values())
+    return dataclasses.replace(sizes, heads=heads)
 
 
 def t5_sizes(tensors: Tensors, known: T5Config | None = None) -> T5Config:
@@ -127,6 +139,14 @@ def _agreed(sizes: Config, known: Config | None, *unsaid: str) -> Config:
         return sizes
     full = dataclasses.replace(sizes, **{name: getattr(known, name) for name in unsaid})
     return known if full == known else sizes
+
+
+def _unsaid_heads(tensors: Tensors, width: int, released: Collection[int]) -> int:
+    """The heads of a network that does not say them: where its width is none `released`, a line."""
+    heads = _heads(tensors, width, HEAD_WIDTH)
+    if width not in released:
+        say(f"{tensors.where} does not say its heads: they are taken to be {HEAD_WIDTH} wide")
+    return heads
 
 
 def _heads(tensors: Tensors, width: int, head_width: int) -> int:

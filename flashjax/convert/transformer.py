@@ -12,7 +12,7 @@ import numpy as np
 
 from flashjax import trees
 from flashjax.convert.naming import network
-from flashjax.convert.sizes import mmdit_sizes
+from flashjax.convert.sizes import mmdit_shapes
 from flashjax.convert.table import (
     AS_STORED,
     Layout,
@@ -123,7 +123,7 @@ def under_sai_names(tensors: Tensors) -> Tensors:
         inner = name[found.end() :] if found else name
         if inner in first:
             sized[name] = prefix + first[inner]
-    config = mmdit_sizes(tensors.renamed(sized, where=tensors.where))
+    config = mmdit_shapes(tensors.renamed(sized, where=tensors.where))
     return translated(tensors, config, given="diffusers", wanted="sai")
 
 
@@ -137,7 +137,7 @@ def cropped_position(tensors: Tensors, side: int) -> Tensors:
     info = tensors.infos[name]
     old = math.isqrt(info.shape[1])
     if not 0 < side <= old or (old - side) % 2:
-        raise InputError(f"--position {side}: give an even number of patches up to {old}")
+        raise InputError(f"--position {side}: give {parity(old)} number of patches up to {old}")
     edge, new = (old - side) // 2, Info((1, side * side, info.shape[2]), info.dtype)
 
     def piece(key: str, start: int, stop: int) -> np.ndarray:
@@ -147,6 +147,11 @@ def cropped_position(tensors: Tensors, side: int) -> Tensors:
         return table.reshape(-1)[start:stop]
 
     return Tensors(tensors.where, {**tensors.infos, name: new}, piece, tensors.metadata)
+
+
+def parity(table: int) -> str:
+    """What a side has to be so that it leaves a centre of a table: what the table's side is."""
+    return "an odd" if table % 2 else "an even"
 
 
 def transformer_rows(config: MMDiTConfig, naming: str) -> list[Row]:

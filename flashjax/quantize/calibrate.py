@@ -4,13 +4,11 @@ Letters: i the inputs of a projection.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from flashjax import trees
 from flashjax.convert.table import Row
@@ -20,20 +18,26 @@ from flashjax.quantize.codecs.tensors import decibels
 from flashjax.types import Cond, Params
 
 Moments = dict[str, np.ndarray]  # SAI's name of a weight -> mean of x x^T over its inputs, "i i"
+# Some captions at a time, encoded, with the noise of their pictures: numpy arrays on the host.
+Chunks: TypeAlias = Iterable[tuple[Cond, np.ndarray]]
 
 
 def second_moments(
-    config: MMDiTConfig, params: Params, cond: Cond, noise: Array, sigmas: Sequence[float]
+    config: MMDiTConfig, params: Params, chunks: Chunks, sigmas: Sequence[float]
 ) -> Moments:
     """The moments of every linear weight, averaged over the steps of the grid `sigmas`."""
     step = jax.jit(moments_of(MMDiT(config)))
     total: dict[str, Any] = {}
-    x = jnp.asarray(noise)
-    for sigma, following in itertools.pairwise(sigmas):
-        velocity, tree = step(params, x, jnp.full(len(x), sigma), cond)
-        for path, moment in trees.flatten(tree).items():
-            total[path] = total.get(path, 0) + np.asarray(moment) / (len(sigmas) - 1)
-        x = x + (following - sigma) * velocity
+    passes = 0
+    for cond, x in chunks:
+        for sigma, following in itertools.pairwise(sigmas):
+            velocity, tree = step(params, x, _level(sigma, x), cond)
+            for path, moment in trees.flatten(tree).items():
+                total[path] = total.get(path, 0) + len(x) * np.asarray(moment)
+            x = x + (following - sigma) * np.asarray(velocity)
+            passes += len(x)
+    for moment in total.values():
+        np.divide(moment, passes, out=moment)
     rows = [row for row in transformer_rows(config, "sai") if row.path in total]
     return {row.keys[0]: _layer(total[row.path], row) for row in rows}
 
@@ -43,28 +47,33 @@ def _layer(moment: np.ndarray, row: Row) -> np.ndarray:
 
 
 def velocity_errors(
-    config: MMDiTConfig, params: Params, cond: Cond, noise: Array, sigmas: Sequence[float]
+    config: MMDiTConfig, params: Params, chunks: Chunks, sigmas: Sequence[float]
 ) -> Callable[[Params], list[float]]:
     """Builds `errors(other) -> dB of the velocity, step by step` against that of `params`.
 
-    Both see the same latents, those on the way of `params`.
+    Both see the same latents, those on the way of `params`; they are kept on the host.
     """
     velocity = jax.jit(velocity_of(MMDiT(config)))
-    x, seen = jnp.asarray(noise), []
-    for sigma, following in itertools.pairwise(sigmas):
-        level = jnp.full(len(x), sigma)
-        clean = velocity(params, x, level, cond)
-        seen.append((x, level, np.asarray(clean)))
-        x = x + (following - sigma) * clean
+    seen = []
+    for cond, x in chunks:
+        for step, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
+            clean = np.asarray(velocity(params, x, _level(sigma, x), cond))
+            seen.append((step, x, cond, clean))
+            x = x + (following - sigma) * clean
 
     def errors(other: Params) -> list[float]:
-        ratios = []
-        for x, level, clean in seen:
-            wrong = np.asarray(velocity(other, x, level, cond)) - clean
-            ratios.append(decibels(float(np.square(clean).sum()), float(np.square(wrong).sum())))
-        return ratios
+        signal, noise = np.zeros((2, len(sigmas) - 1))
+        for step, x, cond, clean in seen:
+            wrong = np.asarray(velocity(other, x, _level(sigmas[step], x), cond)) - clean
+            signal[step] += np.square(clean).sum()
+            noise[step] += np.square(wrong).sum()
+        return list(map(decibels, signal.tolist(), noise.tolist()))
 
     return errors
+
+
+def _level(sigma: float, x: np.ndarray) -> np.ndarray:
+    return np.full(len(x), sigma, np.float32)
 
 
 def mean_decibels(ratios: Sequence[float]) -> float:

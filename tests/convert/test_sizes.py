@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from flashjax.convert.fields import say
+from flashjax.convert.sai import split_file
 from flashjax.convert.sizes import clip_sizes, mmdit_sizes, t5_sizes, vae_sizes
 from flashjax.convert.tensors import Info, shapes_only
 from flashjax.convert.text import abstract_clip, abstract_t5, clip_to, t5_to
@@ -55,6 +57,29 @@ def test_heads_that_no_norm_tells_are_the_bases_if_it_is_the_same_model():
     odd = dataclasses.replace(SD3, heads=3, head_width=40)
     with pytest.raises(InputError, match="its width 120 is not of heads of 64; give --base"):
         mmdit_sizes(transformer(odd))
+    assert mmdit_sizes(transformer(odd), odd) == odd
+
+
+@pytest.mark.parametrize("naming", ["sai", "diffusers"])
+def test_heads_narrower_than_any_released_ones_are_the_bases_under_all_names(naming):
+    tiny = dataclasses.replace(SD3, heads=4, head_width=8)
+    file = header(transformer_rows(tiny, naming))
+    assert mmdit_sizes(split_file(file)["transformer"], tiny) == tiny
+
+
+def test_a_line_says_what_heads_are_taken_to_be_where_nothing_tells_them(caplog):
+    caplog.set_level("INFO", "flashjax")
+    say.cache_clear()
+    narrow = dataclasses.replace(SD3, heads=4, head_width=32)
+    mmdit_sizes(transformer(narrow), narrow)
+    mmdit_sizes(transformer(MMDIT["sd3_medium"]))
+    mmdit_sizes(transformer(MMDIT["nano"]))
+    assert not caplog.messages
+    wide = dataclasses.replace(narrow, heads=2, head_width=64)
+    for known in (None, dataclasses.replace(narrow, depth=4)):
+        assert mmdit_sizes(transformer(narrow), known) == wide
+    (line,) = caplog.messages
+    assert line.endswith("does not say its heads: they are taken to be 64 wide")
 
 
 def test_an_autoencoders_scale_is_the_bases_if_it_has_its_sizes_or_sd3s():

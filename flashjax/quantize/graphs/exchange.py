@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from flashjax.convert.tensors import Tensors
-from flashjax.convert.transformer import cropped_position
+from flashjax.convert.transformer import cropped_position, parity
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.quantize.codecs.palettes import HALF_SCALED_INT8, LUT, PALETTE
 from flashjax.quantize.containers.packing import SCALE, Chosen, Packing, packed, unpacked
 from flashjax.quantize.containers.packings import ROW_INT8
 from flashjax.quantize.graphs import coreml, onnx_file, openvino_ir
+from flashjax.types import InputError
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,19 @@ def write_exchange(
     sample_size: int,
     chosen: Chosen,
 ) -> None:
-    """Writes SAI's `tensors` in the format `name`, the weights that are `chosen` packed."""
+    """Writes SAI's `tensors` in the format `name`, the weights that are `chosen` packed.
+
+    InputError for a format of one size that is not the centre of the position table.
+    """
     exchange = EXCHANGES[name]
     if exchange.sized:
-        tensors = cropped_position(tensors, sample_size // config.patch)
+        side, table = sample_size // config.patch, config.position_size
+        if side > table or (table - side) % 2:
+            raise InputError(
+                f"--format {name} has one size of pictures, {side} patches a side, no centre of a "
+                f"table of {table}: give --position {parity(table)} number up to {min(side, table)}"
+            )
+        tensors = cropped_position(tensors, side)
     if exchange.packing:
         tensors = packed(tensors, exchange.packing, chosen=chosen)
     exchange.write(folder, tensors, config)

@@ -11,6 +11,7 @@ from typing import Any
 
 from flashjax.convert import folder as folders
 from flashjax.convert.adapters import Lora, check_used, merged, open_loras
+from flashjax.convert.fields import say
 from flashjax.convert.outputs import check_free, is_file_name, keep_record, places, write_as
 from flashjax.convert.pipeline import as_stored, in_float32
 from flashjax.convert.sizes import mmdit_sizes
@@ -168,7 +169,13 @@ def source_model(options: argparse.Namespace) -> Model:
         log.info("a GGUF with a cropped table: ComfyUI and diffusers read it, sd.cpp does not")
     tensors = cropped_position(model.tensors, options.position)
     sizes = mmdit_sizes(tensors, model.config)
-    return dataclasses.replace(model, tensors=tensors, config=sizes)
+    size = min(model.sample_size, sizes.patch * sizes.position_size)
+    if size < model.sample_size:
+        say(
+            f"--position {options.position} spans pictures of {model.factor * size} pixels, the "
+            f"model's own have {model.factor * model.sample_size}: the smaller are its own now"
+        )
+    return dataclasses.replace(model, tensors=tensors, config=sizes, sample_size=size)
 
 
 def write_transformer(options: argparse.Namespace, paths: Mapping[str, Path]) -> Iterator[Path]:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from flashjax.convert import folder as folders
 from flashjax.convert.adapters import Lora, with_loras
-from flashjax.convert.pipeline import Parts
+from flashjax.convert.pipeline import Parts, assemble
 from flashjax.convert.table import AS_STORED
+from flashjax.data.tokenizers import check_fits, load_tokenizers
 from flashjax.quantize.formats import Model
 from flashjax.quantize.graphs.pipelines import COMPANIONS, write_whole
 from flashjax.sources import home_of, kind_of, read_parts
@@ -23,13 +24,18 @@ def write_pipeline(
 ) -> Path:
     """Writes a format of PIPELINES; what `source` lacks is that of `base`. Returns the folder.
 
-    The products of `loras` are added to text encoders; `model` has them already.
+    The products of `loras` are added to text encoders; `model` has them already. InputError for
+    networks or tokenizers that do not fit each other: nothing could draw with them.
     """
     home = home_of(source, base)
+    companions = read_companions(source, home, loras)
+    where = str(source) if home == source else f"{source} with {home}"
+    whole = assemble({"transformer": ({}, model.config), **companions}, where=where)
+    check_fits(load_tokenizers(home), whole.text_config.vocabularies, str(home))
     return write_whole(
         format_name,
         model,
-        read_companions(source, home, loras),
+        companions,
         out,
         schedule=folders.settings(home)["schedule"],
         tokenizers_from=home,

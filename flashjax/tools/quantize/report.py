@@ -19,10 +19,10 @@ from flashjax.evaluate.sample import draw, make_sample
 from flashjax.quantize.formats import read_format
 from flashjax.stages.stage import versions
 from flashjax.tools.quantize import page as pages
-from flashjax.tools.quantize.student import Judging, Student
+from flashjax.tools.quantize.student import CHUNK, Judging, Student
 from flashjax.types import Params
 
-CHUNK, SHOWN = 50, 7  # pictures drawn at a time; pictures shown of each format
+SHOWN = 7  # pictures of each format
 REFERENCE = "source"
 
 log = logging.getLogger(__name__)

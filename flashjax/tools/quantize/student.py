@@ -1,12 +1,12 @@
 """The model that is quantised, as it draws: what calibrating and measuring ask of it."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flashjax.convert.adapters import Lora, with_loras
@@ -19,12 +19,14 @@ from flashjax.evaluate.unseen import Unseen, halves
 from flashjax.flow.schedule import student_sigmas
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import encode_text
+from flashjax.quantize.calibrate import Chunks
 from flashjax.sources import home_of, open_pipeline
 from flashjax.stages.model import TOKENIZERS, open_stage, packaged
 from flashjax.stages.registry import open_judges, task_of_pipeline
 from flashjax.types import Cond, InputError, Params
 
-Way: TypeAlias = tuple[MMDiTConfig, Params, Cond, jax.Array, list[float]]
+CHUNK = 50  # captions at a time: what is encoded, measured or drawn of them takes memory
+Way: TypeAlias = tuple[MMDiTConfig, Params, Chunks, list[float]]
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,18 @@ class Student:
         return draw_noise(seed, count, (size, size, channels))
 
     def way(self, captions: Sequence[str], *, seed: int) -> Way:
-        """All that it takes to draw the captions step by step."""
+        """All that it takes to draw the captions step by step, CHUNK of them at a time."""
         pipeline = self.pipeline
         encode = jax.jit(lambda text, tokens: encode_text(pipeline.text_config, text, tokens))
-        cond = encode(pipeline.text, self.tokenizer(list(captions)))
-        noise = jnp.asarray(self.noise(seed, len(captions)))
-        sizes = pipeline.transformer_config
-        return sizes, pipeline.transformer, cond, noise, list(self.sigmas)
+
+        def chunks() -> Iterator[tuple[Cond, np.ndarray]]:
+            tokens, noise = self.tokenizer(list(captions)), self.noise(seed, len(captions))
+            for start in range(0, len(captions), CHUNK):
+                chosen = slice(start, start + CHUNK)
+                part = jax.tree.map(operator.itemgetter(chosen), tokens)
+                yield jax.device_get(encode(pipeline.text, part)), noise[chosen]
+
+        return pipeline.transformer_config, pipeline.transformer, chunks(), list(self.sigmas)
 
 
 def open_student(

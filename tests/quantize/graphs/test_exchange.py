@@ -1,5 +1,6 @@
 """The tiny transformer as ONNX, OpenVINO's IR and Core ML's package, run by whoever can run it."""
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from flashjax.convert.sizes import mmdit_sizes
+from flashjax.convert.tensors import shapes_only
 from flashjax.convert.transformer import abstract_transformer, transformer_from, transformer_to
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
-from flashjax.quantize.formats import Model, open_format, write_format
+from flashjax.quantize.formats import Model, of_block, open_format, write_format
+from flashjax.quantize.graphs.exchange import write_exchange
 from flashjax.quantize.graphs.graph import INPUTS
 from flashjax.quantize.graphs.mlx_run import mlx_velocity
 from flashjax.types import Cond, InputError
@@ -121,3 +124,32 @@ def test_mlx_computes_what_we_do_for_any_size(name: str, written) -> None:
     theirs = mlx_velocity(written(name))
     for given in (inputs(8, 8, 5), inputs(4, 8, 7, batch=1)):
         assert snr_db(ours(written(name), given), theirs(**given)) > 90
+
+
+@pytest.mark.parametrize(
+    ("table", "size", "message"),
+    [
+        (
+            8,
+            10,
+            "5 patches a side, no centre of a table of 8: give --position an even number up to 5",
+        ),
+        (
+            7,
+            16,
+            "8 patches a side, no centre of a table of 7: give --position an odd number up to 7",
+        ),
+    ],
+)
+def test_a_size_that_a_table_has_no_centre_of_is_refused_by_its_format(
+    table: int, size: int, message: str, tmp_path: Path
+) -> None:
+    """Nobody has given `--position`: it is what mends it."""
+    config = dataclasses.replace(CONFIG, position_size=table)
+    tensors = shapes_only({})
+    with pytest.raises(
+        InputError, match=f"--format coreml-int8 has one size of pictures, {message}"
+    ):
+        write_exchange(
+            "coreml-int8", tmp_path, tensors, config, sample_size=size, chosen=of_block("sai")
+        )

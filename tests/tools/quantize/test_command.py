@@ -5,10 +5,14 @@ import logging
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from flashjax.cli import main
 from flashjax.convert.pipeline import in_float32
+from flashjax.convert.reading import open_safetensors
+from flashjax.quantize.calibrate import second_moments, velocity_errors
+from flashjax.tools.quantize import student
 from flashjax.tools.quantize.student import open_student
 
 PROMPTS = ("a red seven left of a blue three on white", "a pink eight at the top on brown")
@@ -45,6 +49,31 @@ def test_every_way_to_six_bits_is_written_measured_and_reported(
     page = (tmp_path / "report.html").read_text()
     for text in ("Alignment of gguf-q6_k from", "Output gained by calibrating", "real scenes"):
         assert text in page
+
+
+def test_captions_by_chunks_give_the_numbers_of_one_batch(shallow_teacher, compiled, monkeypatch):
+    """Memory is that of a chunk, however many captions there are; a smaller last one compiles."""
+    opened = open_student(shallow_teacher, base=None, steps=2)
+    other = jax.tree.map(lambda leaf: 1.01 * leaf, opened.pipeline.transformer)
+
+    def numbers(chunk):
+        monkeypatch.setattr(student, "CHUNK", chunk)
+        config, params, chunks, sigmas = opened.way(PROMPTS * 4, seed=3)
+        chunks = list(chunks)
+        errors = velocity_errors(config, params, chunks, sigmas)(other)
+        moments = second_moments(config, params, chunks, sigmas)
+        return [len(noise) for _, noise in chunks], errors, moments
+
+    sizes, whole, moments = numbers(8)
+    assert sizes == [8]
+    compiled.clear()
+    sizes, errors, parted = numbers(3)
+    assert sizes == [3, 3, 2]
+    assert [compiled.count(f"jit({name})") for name in ("velocity", "moments")] == [2, 2]
+    assert len(errors) == 2 and errors == pytest.approx(whole, abs=1e-3)
+    assert moments.keys() == parted.keys() and len(moments) > 5
+    for name, moment in moments.items():
+        np.testing.assert_allclose(parted[name], moment, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +131,25 @@ def test_a_pipelines_table_of_positions_may_be_cropped(tiny_teacher, tmp_path):
     assert quantize(*flags) == 0
     told = json.loads((tmp_path / name / "transformer" / "config.json").read_text())
     assert told["pos_embed_max_size"] == 8
+
+
+def test_a_table_cropped_below_the_models_own_pictures_makes_them_smaller(
+    shallow_teacher, tmp_path, caplog
+):
+    """Every reader draws the size that a file says: the table has to span it."""
+    whole, file, graph = "pipeline-torchao-int8", "comfy-int8", "coreml-int8"
+    names = f"{whole},{file},torchao-int8,{graph}"
+    flags = ["--source", shallow_teacher, "--out", tmp_path, "--format", names, "--position", 2]
+    with caplog.at_level(logging.INFO):
+        assert quantize(*flags) == 0
+    for folder in (tmp_path / whole / "transformer", tmp_path / "transformer-torchao-int8"):
+        told = json.loads((folder / "config.json").read_text())
+        assert (told["pos_embed_max_size"], told["patch_size"], told["sample_size"]) == (2, 2, 4)
+    metadata = open_safetensors(tmp_path / f"transformer-{file}.safetensors").metadata
+    assert metadata["modelspec.resolution"] == "32x32"
+    line = "--position 2 spans pictures of 32 pixels, the model's own have 64"
+    assert sum(line in message for message in caplog.messages) == 1
+    assert open_student(tmp_path / whole, base=None, steps=1).pipeline.sample_size == 4
 
 
 def test_what_is_measured_is_kept_as_it_is_stored(tiny_teacher):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import jax
@@ -12,8 +13,10 @@ from safetensors.numpy import save_file
 from flashjax.cli import main
 from flashjax.convert.folder import read_parts, read_pipeline
 from flashjax.convert.table import AS_STORED
-from flashjax.convert.text import t5_to
+from flashjax.convert.tensors import in_memory
+from flashjax.convert.text import TWIN, t5_to
 from flashjax.convert.transformer import transformer_to
+from flashjax.convert.writing import write_safetensors
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.evaluate.sample import Sampler, draw_noise, make_sample
 from flashjax.flow.schedule import sampler_sigmas
@@ -143,6 +146,32 @@ def test_a_torchao_folder_is_read_back_as_torchao_and_transformers_have_it(writt
             np.testing.assert_allclose(
                 ours[name], whole.float().numpy(), rtol=2e-2, atol=1e-3, err_msg=name
             )
+
+
+def test_networks_of_different_models_are_no_pipeline(shallow_teacher, tmp_path, capsys) -> None:
+    tensors = dict(transformer_to(*read_parts(shallow_teacher)["transformer"], "sai"))
+    tensors["context_embedder.weight"] = np.tile(tensors["context_embedder.weight"], 2)
+    write_safetensors(source := tmp_path / "wide.safetensors", in_memory(tensors))
+    flags = ["--source", source, "--base", shallow_teacher, "--out", tmp_path / "out"]
+    assert main(["quantize", "--format", TORCHAO, *map(str, flags)]) == 2
+    told = "T5's tokens have 64 numbers, the transformer takes 128; they are of different models"
+    assert f"{source} with {shallow_teacher}: {told}" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_tokenizers_of_another_model_are_no_pipelines(shallow_teacher, tmp_path, capsys) -> None:
+    shutil.copytree(shallow_teacher, source := tmp_path / "other")
+    home = source / "text_encoder_3"
+    tensors = dict(t5_to(*read_parts(source)["t5"]))
+    for name in ("shared.weight", TWIN):
+        tensors[name] = tensors[name][:9]
+    write_safetensors(home / "model.safetensors", in_memory(tensors))
+    config = json.loads((home / "config.json").read_text())
+    (home / "config.json").write_text(json.dumps(config | {"vocab_size": 9}))
+    flags = ["--source", source, "--out", tmp_path / "out", "--format", TORCHAO]
+    assert main(["quantize", *map(str, flags)]) == 2
+    assert f"{source}: the tokenizer of t5 has" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_openvino_genai_draws_our_picture(written, tiny_teacher) -> None:
