@@ -9,13 +9,19 @@ TORCH_CPU := --extra-index-url https://download.pytorch.org/whl/cpu --retries 2
 # Large pages for large arrays: without them half of a CPU's time goes into page faults (BUILD_NOTES.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-full rehearse test pythons lint types docs clean
+.PHONY: demo demo-full demo-match rehearse test pythons lint types docs clean
 
 demo: .venv/run
 	$(BIN)/flashjax run --config configs/nano.py --workdir runs/nano
 
 demo-full: .venv/run
 	$(BIN)/flashjax run --config configs/nano_full.py --workdir runs/nano_full
+
+# What matching wins back where guidance alone loses much: one step, without captions.
+MATCH := ablate --config configs/ablation_nano.py:blank --workdir runs/blank
+demo-match: .venv/run
+	$(BIN)/flashjax $(MATCH) --only 1-shifted_heads-t0.1-p0.02-s0
+	$(BIN)/flashjax $(MATCH) --table
 
 rehearse: .venv/test
 	$(BIN)/python launch/rehearse.py --workdir build/rehearsal

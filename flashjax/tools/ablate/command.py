@@ -13,7 +13,7 @@ import queue
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -82,7 +82,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     brought = brought_by(others, list(every.values()), workdir, asked)
     if not options.table:
         left = left_of(grid, list(every.values()), workdir, brought)
-        left = [every[options.only]] if options.only else left[: options.most or None]
+        only = every.get(options.only)
+        left = with_needs(grid, only, every, workdir) if only else left[: options.most or None]
         if options.jobs == 1:
             done = here(config, grid, workdir, left)
         else:
@@ -156,6 +157,17 @@ def left_of(
     for cell in reversed(here):  # what a cell needs comes before it
         asked |= needs(grid, cell) if cell.name in asked else set()
     return [cell for cell in here if cell.name in asked]
+
+
+def with_needs(
+    grid: AblateConfig, cell: Cell, every: Mapping[str, Cell], workdir: Path
+) -> list[Cell]:
+    """A cell, and before it what it goes on from and is not there yet."""
+    asked = {cell.name}
+    for other in reversed([*every.values()]):  # what a cell needs comes before it
+        asked |= needs(grid, other) if other.name in asked else set()
+    found = [every[name] for name in every if name in asked - {cell.name}]
+    return [*(other for other in found if not state_of(other, workdir)), cell]
 
 
 def tell(

@@ -15,7 +15,13 @@ from flashjax.cli import main
 from flashjax.tools import preflight
 from flashjax.tools.ablate import cell as at_work
 from flashjax.tools.ablate import command
-from flashjax.tools.ablate.command import beside, kinds_of, share_beside, take_devices
+from flashjax.tools.ablate.command import (
+    beside,
+    kinds_of,
+    share_beside,
+    take_devices,
+    with_needs,
+)
 from flashjax.tools.ablate.grid import cells, read_grid
 from flashjax.types import InputError
 
@@ -112,6 +118,19 @@ def test_a_cell_is_a_workdir_that_can_be_probed(run, capsys, tmp_path):
     )  # of a grid of two the only later level: nothing is drawn
     assert main(["probe", "--workdir", str(cell), *sizes, "--step", "7"]) == 2
     assert "--step 7: kept are 0, " in capsys.readouterr().err
+
+
+def test_a_cell_alone_comes_after_what_it_goes_on_from(tmp_path):
+    """In a new workdir, where neither is done."""
+    grid = read_grid(config.load(FILE))
+    every = {cell.name: cell for cell in cells(grid)}
+    pair = next(cell for cell in every.values() if cell.split == "pair")
+    found = [cell.name for cell in with_needs(grid, pair, every, tmp_path)]
+    assert found[0] == f"{pair.steps}-guided" and found[-1] == pair.name
+    assert pair.matched in found and len(found) == len({*found})
+    (tmp_path / "cells" / found[0]).mkdir(parents=True)
+    (tmp_path / "cells" / found[0] / "broken.json").write_text('{"error": "it broke"}')
+    assert found[0] not in [c.name for c in with_needs(grid, pair, every, tmp_path)]
 
 
 def test_no_cell_of_this_name_is_said(run, capsys):
