@@ -1,6 +1,7 @@
 """The house's rules: imports go down only, libraries stay on their floor, nothing gets large."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,13 @@ def test_a_task_is_a_guest_that_enters_by_one_door():
                 doors.add(name_of(path))
             named |= {name_of(path) for task in tasks.NAMES if task in text}
     assert doors == {"stages/registry.py"} and not named
+
+
+def test_networks_are_traced_through_the_one_door_where_threads_take_turns():
+    """models/layers.py `apply` and `init`."""
+    around = re.compile(r"\.apply\(\s*\{|\.init\b[^\n]*\[\"params\"\]")
+    found = {name_of(path) for path in MODULES if around.search(path.read_text())}
+    assert found == {"models/layers.py"}
 
 
 def test_the_rules_see_what_they_forbid():

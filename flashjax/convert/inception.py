@@ -17,6 +17,7 @@ from flashjax.convert.table import FLOAT32, Layout, Row, conv, from_tensors, lin
 from flashjax.convert.tensors import Shape, Tensors
 from flashjax.convert.weights import open_weights
 from flashjax.models.inception import CLASSES, SIDE, Inception
+from flashjax.models.layers import init
 from flashjax.types import InputError, Params
 
 STEM = "inception"  # the name of the weights' file in a folder
@@ -60,7 +61,7 @@ def inception_rows() -> list[Row]:
 def abstract_inception() -> Params:
     """The shapes of the parameter tree; nothing is computed."""
     image = jnp.zeros((1, SIDE, SIDE, 3))
-    return jax.eval_shape(Inception().init, jax.random.key(0), image)["params"]
+    return jax.eval_shape(functools.partial(init, Inception()), jax.random.key(0), image)
 
 
 def _key(path: str) -> str:

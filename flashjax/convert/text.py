@@ -3,6 +3,8 @@
 Source: keys of transformers `CLIPTextModelWithProjection` and `T5EncoderModel`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ from flashjax.convert.table import (
 )
 from flashjax.convert.tensors import Info, Tensors, in_memory, joined
 from flashjax.models.clip import CLIPConfig, CLIPText
+from flashjax.models.layers import init
 from flashjax.models.t5 import T5Config, T5Encoder
 from flashjax.models.text import AbsentT5, TextConfig
 from flashjax.types import InputError, Params
@@ -158,7 +161,7 @@ def abstract_text(config: TextConfig) -> Params:
 @trees.computed_once
 def _abstract(model: CLIPText | T5Encoder) -> Params:
     ids = jnp.zeros((1, 1), jnp.int32)
-    return jax.eval_shape(model.init, jax.random.key(0), ids)["params"]
+    return jax.eval_shape(functools.partial(init, model), jax.random.key(0), ids)
 
 
 def _rows(table: dict[str, str], model: CLIPText | T5Encoder) -> list[Row]:

@@ -3,6 +3,7 @@
 Source: keys of Stability-AI/sd3.5 `mmditx.py` and diffusers `SD3Transformer2DModel`.
 """
 
+import functools
 import math
 import re
 
@@ -30,6 +31,7 @@ from flashjax.convert.table import (
     vector,
 )
 from flashjax.convert.tensors import Info, Shape, Tensors
+from flashjax.models.layers import init
 from flashjax.models.mmdit import MMDiT, MMDiTConfig
 from flashjax.types import Cond, InputError, Params
 
@@ -170,7 +172,9 @@ def abstract_transformer(config: MMDiTConfig) -> Params:
     cond = Cond(jnp.zeros((1, 1, config.text_width)), jnp.zeros((1, config.pooled_width)))
     latents = jnp.zeros((1, config.patch, config.patch, config.channels))
     model = MMDiT(config)
-    return jax.eval_shape(model.init, jax.random.key(0), latents, jnp.ones((1,)), cond)["params"]
+    return jax.eval_shape(
+        functools.partial(init, model), jax.random.key(0), latents, jnp.ones((1,)), cond
+    )
 
 
 def _leaf_rows(path: str, shape: Shape, config: MMDiTConfig, naming: str) -> list[Row]:

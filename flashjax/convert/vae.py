@@ -4,6 +4,7 @@ Source: keys of Stability-AI/sd3.5 `sd3_impls.py` (`SDVAE`) and diffusers `Autoe
 """
 
 import dataclasses
+import functools
 import itertools
 import re
 
@@ -28,6 +29,7 @@ from flashjax.convert.table import (
     vector,
 )
 from flashjax.convert.tensors import Shape, Tensors
+from flashjax.models.layers import init
 from flashjax.models.vae import VAE, VAEConfig
 from flashjax.types import Params
 
@@ -100,7 +102,7 @@ def vae_rows(config: VAEConfig, naming: str) -> list[Row]:
 def abstract_vae(config: VAEConfig) -> Params:
     """The shapes of the parameter tree; nothing is computed."""
     image = jnp.zeros((1, config.factor, config.factor, 3))
-    return jax.eval_shape(VAE(config).init, jax.random.key(0), image)["params"]
+    return jax.eval_shape(functools.partial(init, VAE(config)), jax.random.key(0), image)
 
 
 def _parts(config: VAEConfig, naming: str) -> dict[str, str]:

@@ -29,6 +29,7 @@ from flashjax.convert.text import clip_from
 from flashjax.convert.weights import open_weights
 from flashjax.data.jsons import read_json
 from flashjax.models.clip import CLIPConfig
+from flashjax.models.layers import init
 from flashjax.models.vit import ViT, ViTConfig
 from flashjax.types import InputError, Params
 
@@ -129,7 +130,7 @@ def vit_rows(config: ViTConfig, table: dict[str, str]) -> list[Row]:
 def abstract_vit(config: ViTConfig) -> Params:
     """The shapes of the parameter tree; nothing is computed."""
     image = jnp.zeros((1, config.side, config.side, 3))
-    return jax.eval_shape(ViT(config).init, jax.random.key(0), image)["params"]
+    return jax.eval_shape(functools.partial(init, ViT(config)), jax.random.key(0), image)
 
 
 def _layout(path: str, leaf: Shape, *, ones: int) -> Layout:

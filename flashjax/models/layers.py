@@ -6,6 +6,7 @@ Letters: b batch, n tokens, d width, h heads, k head width, f frequencies.
 import dataclasses
 import functools
 import math
+import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -18,10 +19,21 @@ from jax import Array
 from flashjax.models.parameters import parameter
 from flashjax.types import Constrain, InputError, Params, unconstrained
 
+# Flax takes fields of a class away for a moment while it makes another of it, as a scan does each
+# time it is traced: threads that trace take turns.
+_TRACING = threading.RLock()
+
 
 def apply(module: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
     """`module.apply` on bare parameters; Flax's own result type is a union that nobody can use."""
-    return module.apply({"params": params}, *args, **kwargs)
+    with _TRACING:
+        return module.apply({"params": params}, *args, **kwargs)
+
+
+def init(module: nn.Module, key: Array, *args: Any, **kwargs: Any) -> Params:
+    """New bare parameters of a module that is called with these arguments."""
+    with _TRACING:
+        return module.init(key, *args, **kwargs)["params"]
 
 
 def check_dtype(dtype: Any) -> None:

@@ -369,7 +369,7 @@ def moments_of(model: MMDiT) -> Callable[[Params, Array, Array, Cond], tuple[Arr
     """
 
     def moments(params: Params, x: Array, sigma: Array, cond: Cond) -> tuple[Array, Params]:
-        found = model.apply({"params": params}, x, sigma, cond, mutable=layers.MOMENTS)
+        found = layers.apply(model, params, x, sigma, cond, mutable=layers.MOMENTS)
         (velocity, _), collections = found
         return velocity, collections[layers.MOMENTS]
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from flashjax import config as configs
 from flashjax.checkpoint import save_params
 from flashjax.data.pipeline import batches
+from flashjax.models import layers
 from flashjax.models.vae import VAE, VAEConfig
 from flashjax.parallel.sharding import abstract_on
 from flashjax.stages.encoding import to_unit
@@ -41,7 +42,7 @@ def train_autoencoder(
     key = jax.random.key(config.seed)
 
     def init() -> Any:
-        params = VAE(sizes).init(key, jnp.zeros((1, *images.shape[1:])))["params"]
+        params = layers.init(VAE(sizes), key, jnp.zeros((1, *images.shape[1:])))
         return init_state(params, descent)
 
     abstract = jax.eval_shape(init)

@@ -30,7 +30,7 @@ from flashjax.flow.schedule import student_sigmas
 from flashjax.models.attention import attend_on
 from flashjax.models.halved import with_half
 from flashjax.models.heads import Heads, HeadsConfig
-from flashjax.models.layers import apply
+from flashjax.models.layers import apply, init
 from flashjax.models.mmdit import MMDiT, features_of, velocity_of
 from flashjax.models.text import AbsentT5, TextConfig, encode_text
 from flashjax.parallel.layout import ROLES, STATE
@@ -350,7 +350,7 @@ def make_networks(config: ConfigDict, pipeline: Pipeline, mesh: Mesh) -> Network
         return apply(heads, params, tokens, rows=height // sizes.patch)
 
     def init_heads(key: Array) -> Params:
-        return Heads(heads_config).init(key, tokens, rows=2)["params"]
+        return init(Heads(heads_config), key, tokens, rows=2)
 
     return Networks(
         velocity=velocity_of(model),

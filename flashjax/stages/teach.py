@@ -24,7 +24,7 @@ from flashjax.data.pipeline import batches, to_mesh
 from flashjax.data.samples import Samples, images_of
 from flashjax.data.tokenizers import Tokenizer, build_tokenizers, load_tokenizers
 from flashjax.flow.schedule import Schedule
-from flashjax.models import variants
+from flashjax.models import layers, variants
 from flashjax.models.clip import CLIPText
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
 from flashjax.models.t5 import T5Config, T5Encoder
@@ -150,7 +150,7 @@ def init_text(config: TextConfig, key: jax.Array) -> Params:
         modules["t5"] = T5Encoder(config.t5)
     keys = jax.random.split(key, len(modules))
     return {
-        name: module.init(key, ids)["params"]
+        name: layers.init(module, key, ids)
         for (name, module), key in zip(modules.items(), keys, strict=True)
     }
 
@@ -182,7 +182,7 @@ def teach_flow(config: ConfigDict, workdir: Path, tokenizers: Path, folder: Path
         text_key, model_key = jax.random.split(key)
         cond = Cond(jnp.zeros((1, 2, sizes.text_width)), jnp.zeros((1, sizes.pooled_width)))
         latents = jnp.zeros((1, *samples.latents.shape[1:]))
-        transformer = MMDiT(sizes).init(model_key, latents, jnp.ones((1,)), cond)["params"]
+        transformer = layers.init(MMDiT(sizes), model_key, latents, jnp.ones((1,)), cond)
         return init_state({"transformer": transformer, "text": init_text(text, text_key)}, descent)
 
     abstract = jax.eval_shape(init)

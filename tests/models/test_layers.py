@@ -1,8 +1,11 @@
 """Parameters that are there are taken as they are; gradients copy nothing; rounds of a scan."""
 
 import dataclasses
+import functools
 import math
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import flax.linen as nn
 import jax
@@ -10,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 
-from flashjax.models.layers import Dense, apply, parameter, scanned
+from flashjax.models.layers import Dense, apply, init, parameter, scanned
 from flashjax.models.mmdit import MMDiT, MMDiTConfig, velocity_of
 from flashjax.types import Cond, Unconstrained, unconstrained
 
@@ -28,6 +31,36 @@ class Scale(nn.Module):
     @nn.compact
     def __call__(self, x, _=None):
         return x * parameter(self, "scale", counted, (self.width,)), None
+
+
+class Alone(nn.Module):
+    """A network that looks whether another thread traces one meanwhile."""
+
+    @nn.compact
+    def __call__(self, x):
+        INSIDE.append(1)
+        time.sleep(0.02)
+        together = len(INSIDE)
+        INSIDE.pop()
+        if together > 1:
+            raise RuntimeError("two threads trace at a time")
+        return Scale(3)(x)[0]
+
+
+INSIDE: list[int] = []
+
+
+def test_threads_that_trace_networks_take_turns(key):
+    """Steps are compiled by threads, and Flax changes classes that others look at."""
+    params = init(Alone(), key, jnp.ones(3))
+
+    def work(number):
+        if number % 2:
+            return jax.eval_shape(functools.partial(init, Alone()), key, jnp.ones(3))
+        return jax.eval_shape(lambda params: apply(Alone(), params, jnp.ones(3)), params)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(work, range(8)))) == 8
 
 
 def test_an_initialiser_is_traced_by_init_alone(key):

@@ -110,7 +110,7 @@ def ablate(verb: argparse.ArgumentParser) -> None:
         help="GPUs or TPU chips that cells take turns on, one each; needed where there are several",
     )
     verb.add_argument("--most", type=int, default=0, metavar="N", help="cells; 0 is all of them")
-    verb.add_argument("--only", default="", metavar="CELL", help="one cell, after those that it needs")
+    verb.add_argument("--only", default="", metavar="CELL", help="one cell and what it needs")
     verb.add_argument("--table", action="store_true", help="of what is done; nothing is trained")
     verb.add_argument(
         "--others",
