@@ -18,6 +18,7 @@ from flashjax.train.progress import FIGURES
 PAGE = "live.html"
 REFRESH_SECONDS = 20.0
 POINTS = 400  # of a curve that are drawn
+PACE = "time/step_seconds"
 NAMES = {  # metric: how it is called
     "speed/samples_per_second": "samples a second",
     "speed/flops_per_device": "a device",
@@ -64,6 +65,7 @@ class LivePage(MetricWriter):
 
     def _render(self, ended: bool) -> str:
         last = self._records[-1]
+        timed = next((r for r in reversed(self._records) if PACE in r), last)  # not a judge's
         drawn = thinned(self._records)
         return (
             environment()
@@ -72,12 +74,12 @@ class LivePage(MetricWriter):
                 name=self._name,
                 step=last["step"],
                 stop=self._stop,
-                remaining=last.get("time/step_seconds", 0.0) * (self._stop - last["step"]),
+                remaining=timed.get(PACE, 0.0) * (self._stop - last["step"]),
                 ended=ended,
                 refresh=round(REFRESH_SECONDS),
                 written=time.strftime("%H:%M:%S"),
-                figures=told(last),
-                account=account(last),
+                figures=told(timed),
+                account=account(timed),
                 panels=panels({"": drawn}),
                 images=self._images,
             )
@@ -92,7 +94,7 @@ def thinned(records: Sequence[Record]) -> list[Record]:
 
 def told(record: Record) -> list[tuple[str, str]]:
     """The figures of the machine in words: what, how much."""
-    pace = record.get("time/step_seconds")
+    pace = record.get(PACE)
     step = [("a step", f"{pace:.3g} s")] if pace is not None else []
     return step + [
         (what, FIGURES[name](record[name])) for name, what in NAMES.items() if name in record

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from flashjax import config as configs
+from flashjax.checkpoint import Kept
 from flashjax.convert.folder import read_configs, settings
 from flashjax.data.cache import MANIFEST
 from flashjax.data.config import DataConfig
@@ -38,6 +39,7 @@ from flashjax.stages.registry import (
     open_samples,
 )
 from flashjax.stages.setting import student_steps
+from flashjax.stages.training import JobConfig
 from flashjax.tools import sections
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
 from flashjax.tools.plan.report import checkpoint_bytes
@@ -46,7 +48,7 @@ from flashjax.train.arms import MatchConfig
 from flashjax.train.merge import check_weights
 from flashjax.types import InputError
 
-KEPT = 2  # checkpoints of a job
+JOBS = {"guide": "guide", "match": "student", "split": "split-student"}  # section: its program
 MFU = 0.4  # of a chip's peak: what such steps reach
 
 Problems = Iterator[str]
@@ -274,7 +276,7 @@ def space(config: ConfigDict, workdir: Path) -> Problems:
                 f"{program.name} keeps {sized(need)} on a device of {sized(memory)}: "
                 f"split it further, with a larger mesh.fsdp"
             )
-    need, free = disk_bytes(planned), shutil.disk_usage(_existing(workdir)).free
+    need, free = disk_bytes(config, planned), shutil.disk_usage(_existing(workdir)).free
     there = sum(bytes_below(path) for path in workdir.glob("*/checkpoints"))
     if need > free + there:  # of a run that goes on
         yield (
@@ -289,7 +291,7 @@ def estimate(config: ConfigDict) -> str:
     memory = max(map(resident_bytes, planned))
     words = [
         f"weights and states {sized(memory)} on a device",
-        f"checkpoints {sized(disk_bytes(planned))}",
+        f"checkpoints {sized(disk_bytes(config, planned))}",
     ]
     chip = chip_of(jax.devices()[0].device_kind)
     if chip:
@@ -326,10 +328,23 @@ def resident_bytes(program: Planned) -> int:
     return program.resident + sum(map(device_bytes, jax.tree.leaves(program.arguments)))
 
 
-def disk_bytes(planned: list[Planned]) -> int:
+def disk_bytes(config: ConfigDict, planned: list[Planned]) -> int:
     """Bytes of the checkpoints of all jobs, as many as are kept of each."""
-    jobs = {program.name.replace("critic", "student"): program for program in planned}
-    return KEPT * sum(map(checkpoint_bytes, jobs.values()))
+    programs_of = {program.name: program for program in planned}
+    return sum(
+        kept_of(configs.section(config, f"{section}.job", JobConfig))
+        * checkpoint_bytes(programs_of[name])
+        for section, name in JOBS.items()
+        if name in programs_of
+    )
+
+
+def kept_of(job: JobConfig) -> int:
+    """How many checkpoints of a job are there at once, when it is at its end."""
+    saved = {*range(job.checkpoint_steps, job.steps, job.checkpoint_steps), job.steps}
+    stay = Kept(job.keep, job.milestone_steps).stay(saved)
+    judged = {step for step in saved - stay if job.judge_steps and step % job.judge_steps == 0}
+    return len(stay) + min(job.best, len(judged))
 
 
 def seconds_of(program: Planned, flops: float) -> float:

@@ -38,6 +38,19 @@ def test_it_has_figures_curves_and_samples_and_needs_nothing_beside_it(path):
     assert not re.search(r"<script|<link|url\(|@import|https?:", found)
 
 
+@pytest.mark.parametrize("judged_at", [10, 15])
+def test_a_judgement_leaves_speed_and_time_on_the_page(path, judged_at):
+    """A judge writes a record of its own, at the last step, too."""
+    page = LivePage(path, "guide", 20)
+    page.write_scalars(10, SCALARS)
+    page.write_scalars(judged_at, {"judge/whole": 84.0})
+    page.flush()
+    found = path.read_text("utf-8")
+    assert all(f">{text}<" in found for text in ("42 %", "2.50 GiB", "2 s", "judge/whole"))
+    left = 2 * (20 - judged_at)
+    assert f"Step {judged_at} of 20, {left}" in found and "compile" in found
+
+
 def test_every_text_is_escaped(path):
     page = LivePage(path, HOSTILE, 100)
     page.write_images(1, {HOSTILE: np.zeros((2, 2, 3), np.uint8)})

@@ -16,6 +16,7 @@ from flashjax.convert.sai import write_sai
 from flashjax.data.cache import Cache
 from flashjax.stages.model import TOKENIZERS, keep_model
 from flashjax.stages.registry import open_samples
+from flashjax.stages.training import JobConfig
 from flashjax.tools import preflight, sections
 
 NANO = Path(__file__).parents[2] / "configs" / "nano.py"
@@ -114,7 +115,7 @@ def test_what_a_run_takes_is_of_its_own_teacher_and_not_of_the_one_its_recipe_is
     weights = trees.count(folders.read_pipeline(tiny_teacher).transformer)
     (guide,) = (program for program in planned if program.name == "guide")
     bare = sum(leaf.size for leaf in jax.tree.leaves(guide.arguments[0].learner.ema))
-    assert bare == weights and preflight.disk_bytes(planned) < 100 * 4 * weights
+    assert bare == weights and preflight.disk_bytes(config, planned) < 100 * 4 * weights
 
 
 def test_an_imported_model_s_blocks_are_known_by_its_description_alone(shallow_teacher, tmp_path):
@@ -205,7 +206,8 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_begun(tmp_path, mon
 
 def test_checkpoints_that_are_there_need_no_room(tmp_path, monkeypatch):
     """A run that goes on would be refused on the disk that it began on."""
-    need = preflight.disk_bytes(preflight.steps_of(configs.load(NANO)))
+    config = configs.load(NANO)
+    need = preflight.disk_bytes(config, preflight.steps_of(config))
     usage = type("", (), {"free": need // 2})
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage)
     assert "iB free" in found(tmp_path)[0]
@@ -214,6 +216,22 @@ def test_checkpoints_that_are_there_need_no_room(tmp_path, monkeypatch):
     with state.open("wb") as file:
         file.truncate(need // 2 + 1)  # a file of holes
     assert not found(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ({}, 2),
+        ({"keep": 50}, 8),  # no more than are saved
+        ({"milestone_steps": 100}, 5),  # 100 and 200, 300 and the last two
+        ({"judge_steps": 50}, 3),
+        ({"judge_steps": 100, "best": 9}, 5),
+        ({"steps": 10}, 1),
+    ],
+)
+def test_as_many_checkpoints_are_counted_as_a_job_keeps(told, kept):
+    job = {"steps": 400, "batch_size": 1, "log_steps": 1, "checkpoint_steps": 50}
+    assert preflight.kept_of(JobConfig(**job | told)) == kept
 
 
 def test_branches_without_a_weight_are_named(tmp_path):
