@@ -238,9 +238,12 @@ def contenders(
         yield Contender(f"student {BITS[scheme]}, {few}", few, note, student(steps), read)
     if steps < 2:
         return
-    yield Contender(
-        f"teacher, {half}", half, f"not distilled, {guided}", cut(steps // 2), undistilled
-    )
+    if schedule.shift_terminal and steps // 2 < 2:
+        log.info("the teacher has no grid of %s: no row of it", half)
+    else:
+        yield Contender(
+            f"teacher, {half}", half, f"not distilled, {guided}", cut(steps // 2), undistilled
+        )
     if (workdir / "export" / HALVED).is_dir():
         exported, merged = f"{exported}, told of it", functools.partial(merged, HALVED)
     yield Contender(f"student after merge, {half}", half, exported, student(steps // 2), merged)

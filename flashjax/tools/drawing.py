@@ -89,6 +89,8 @@ class Drawing:
         for seed in (self.seed, self.seed + count - 1):
             check_seed(seed)
         check_text(self.negative_prompt, "--negative_prompt")
+        if self.skip_layers and self.guidance_scale == 1:
+            raise InputError("--skip_layers adds to guidance: give a --guidance_scale above 1")
 
 
 def check_negative(drawings: Sequence[Drawing]) -> None:
@@ -178,6 +180,13 @@ def sampler_of(drawing: Drawing, pipeline: Pipeline, size: tuple[int, int]) -> S
             ) from error
         skip = SkipLayers(blocks=blocks)
     return Sampler(tuple(sigmas.tolist()), drawing.guidance_scale, solver=drawing.solver, skip=skip)
+
+
+def check_drawable(pipeline: Pipeline, drawings: Sequence[Drawing]) -> None:
+    """InputError for what a model cannot be drawn with, before the first picture is."""
+    sizes = dataclasses.replace(pipeline, transformer=None, vae=None, text=None)
+    for drawing in drawings:
+        program(sizes, sampler_of(drawing, pipeline, latent_size(drawing.size, pipeline)))
 
 
 def latent_size(size: str | None, pipeline: Pipeline) -> tuple[int, int]:

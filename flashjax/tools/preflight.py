@@ -18,7 +18,7 @@ from flashjax.data.cache import MANIFEST
 from flashjax.data.config import DataConfig
 from flashjax.data.prompts import Prompts
 from flashjax.data.tokenizers import load_tokenizers
-from flashjax.flow.schedule import student_sigmas
+from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import AbsentT5, TextConfig
 from flashjax.parallel.chips import chip_of
@@ -83,7 +83,8 @@ def of_cells(config: ConfigDict, cells: Mapping[str, tuple[ConfigDict, str]]) ->
     if found:
         return found
     shift = model_of(config).drawn.shift
-    return [
+    found = told(check_samplers, config, {})
+    return found + [
         f"{name}: {line}"
         for name, (cell, last) in cells.items()
         for line in told(check_grid, cell, [last], shift)
@@ -126,6 +127,26 @@ def grid(config: ConfigDict, stages: Sequence[str]) -> Problems:
     """
     if "import" in stages and not told(source_of, config) and not told(home_of, config):
         yield from told(check_grid, config, stages)
+        drawn = {"student.steps": config.student.steps} if "evaluate" in stages else {}
+        yield from told(check_samplers, config, drawn)
+
+
+def check_samplers(config: ConfigDict, steps: Mapping[str, int]) -> None:
+    """InputError where the teacher's scheduler has no grid of its own, or of other `steps`, by key.
+
+    It would be found out after all of the training.
+    """
+    model, schedule = model_of(config), settings(home_of(config))["schedule"]
+    tokens = (model.drawn.sample_size // model.transformer.patch) ** 2
+    if "evaluate" in config:
+        steps = {"evaluate.teacher_steps": config.evaluate.teacher_steps, **steps}
+    if drawn := configs.section(config, "data", DataConfig).draw.steps:
+        steps = {"data.draw.steps": drawn, **steps}
+    for key, number in steps.items():
+        try:
+            sampler_sigmas(number, schedule, tokens)
+        except InputError as error:
+            raise InputError(f"{key}={number}: {error}") from error
 
 
 def check_grid(config: ConfigDict, stages: Sequence[str], shift: float | None = None) -> None:

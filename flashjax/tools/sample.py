@@ -8,7 +8,15 @@ from flashjax.evaluate.sample import SOLVERS
 from flashjax.stages.model import PACKAGED
 from flashjax.tools import sheets
 from flashjax.tools.axes import cells, parse_axes, sources_of
-from flashjax.tools.drawing import GRIDS, Drawing, check_negative, draw, negative_of, open_source
+from flashjax.tools.drawing import (
+    GRIDS,
+    Drawing,
+    check_drawable,
+    check_negative,
+    draw,
+    negative_of,
+    open_source,
+)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -48,6 +56,7 @@ def draw_source(
         dtype=options.dtype,
         absent_t5=options.absent_t5,
     )
+    check_drawable(pipeline, drawings)
     negative = negative_of(pipeline, tokenizer, drawings)
     for number, drawing in enumerate(drawings):
         pictures = draw(pipeline, tokenizer, sheet.prompts, drawing, negative)

@@ -77,6 +77,7 @@ def test_what_is_drawn_is_of_linked_weights_too(tiny_teacher, tmp_path):
         (["--guidance_scale", "much"], "--guidance_scale much: give a value of float"),
         (["--real", "/nowhere"], "/nowhere does not exist"),
         (["--guidance_scale", "1", "--negative_prompt", "dark"], "acts through guidance"),
+        (["--guidance_scale", "1", "--skip_layers", "1"], "--skip_layers adds to guidance"),
         (["--shown", "-1"], "--shown -1: give one or more"),
     ],
 )

@@ -1,5 +1,6 @@
 """Everything that is wrong with a config is said at once, and nothing is written."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -66,6 +67,30 @@ def test_levels_that_the_students_grid_has_not_are_said_before_anything_is_train
     config = sections.load(str(NANO), [f"match.match.{override}" for override in overrides])
     (line,) = preflight.problems(config, tmp_path / "run")
     assert line.startswith("match.match.renoise=(") and said in line
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (["student.steps=1", "match.match.halved=0"], "student.steps=1"),
+        (["evaluate.teacher_steps=1"], "evaluate.teacher_steps=1"),
+        (["student.steps=2"], ""),  # a row of one step is left out
+    ],
+)
+def test_steps_that_the_teachers_scheduler_has_not_are_said_before_training(
+    told, said, tiny_teacher, tmp_path
+):
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tiny_teacher, teacher)
+    path = teacher / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"shift_terminal": 0.02}))
+    branch = ["split.branches.lo=0.0,1000.0", "match.heads.taps=0"]
+    config = sections.load(str(NANO), [f"teacher.source={teacher}", *branch, *told])
+    wrong = preflight.problems(config, tmp_path / "run")
+    lines = [line for line in wrong if "shift_terminal" in line]
+    assert lines == (
+        [f"{said}: the scheduler has a shift_terminal: give two steps or more"] * bool(said)
+    )
 
 
 def test_a_line_need_not_reach_the_last_step_which_is_renoised(tmp_path):

@@ -145,6 +145,22 @@ def test_words_of_another_encoding_are_refused(flag, tiny_teacher, tmp_path, cap
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["--xy", "guidance=4,1", "--skip_layers", "1"], "--skip_layers adds to guidance"),
+        (["--xy", "skip_layers=0;99", "--guidance_scale", "4"], "99"),
+    ],
+)
+def test_what_a_cell_cannot_be_drawn_with_is_said_before_the_first_is(
+    settings, said, tiny_teacher, tmp_path, capsys
+):
+    place = ["--source", str(tiny_teacher), "--out", str(tmp_path / "new"), "--prompt", PROMPT]
+    assert main(["sample", *place, "--steps", "1", *settings]) == 2
+    assert said in capsys.readouterr().err
+    assert not list((tmp_path / "new").glob("*.png"))
+
+
 def test_a_picture_depends_on_its_seed_alone(picture, tiny_teacher, tmp_path):
     """Not on what is drawn with it: picture i of a seed is the first one of the seed + i."""
     more = ("--prompt", PROMPT, "--prompt", "a pink eight", "--batch", "2", "--seed", "1")
