@@ -33,6 +33,7 @@ from flashjax.evaluate.sample import (
 )
 from flashjax.flow.guidance import SkipLayers
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
+from flashjax.models.mmdit import MMDiT, velocity_of
 from flashjax.models.parameters import as_bits
 from flashjax.parallel.mesh import make_mesh
 from flashjax.sources import base_folder, home_of, in_dtype, open_pipeline
@@ -184,9 +185,10 @@ def sampler_of(drawing: Drawing, pipeline: Pipeline, size: tuple[int, int]) -> S
 
 def check_drawable(pipeline: Pipeline, drawings: Sequence[Drawing]) -> None:
     """InputError for what a model cannot be drawn with, before the first picture is."""
-    sizes = dataclasses.replace(pipeline, transformer=None, vae=None, text=None)
+    model = MMDiT(pipeline.transformer_config)
     for drawing in drawings:
-        program(sizes, sampler_of(drawing, pipeline, latent_size(drawing.size, pipeline)))
+        sampler = sampler_of(drawing, pipeline, latent_size(drawing.size, pipeline))
+        velocity_of(model, skip=sampler.skip.blocks if sampler.skip else ())
 
 
 def latent_size(size: str | None, pipeline: Pipeline) -> tuple[int, int]:

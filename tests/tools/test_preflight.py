@@ -88,9 +88,7 @@ def test_steps_that_the_teachers_scheduler_has_not_are_said_before_training(
     config = sections.load(str(NANO), [f"teacher.source={teacher}", *branch, *told])
     wrong = preflight.problems(config, tmp_path / "run")
     lines = [line for line in wrong if "shift_terminal" in line]
-    assert lines == (
-        [f"{said}: the scheduler has a shift_terminal: give two steps or more"] * bool(said)
-    )
+    assert [line.partition(":")[0] for line in lines] == ([said] if said else [])
 
 
 def test_a_line_need_not_reach_the_last_step_which_is_renoised(tmp_path):
