@@ -134,8 +134,8 @@ class Mirror:
         def is_kept(name: str) -> bool:
             stage, inside, rest = name.rpartition(f"/{CHECKPOINTS}/")
             step, folder = rest.partition("/")[0], self._folder / stage
-            if not inside or not step.isdecimal() or not (folder / RECORD).is_file():
-                return False  # a stage without its record was deleted to be run anew
+            if not inside or not step.isdecimal() or not self._is_same(f"{stage}/{RECORD}"):
+                return False  # a stage without the record that is there may have been begun anew
             here = _steps(folder)
             return int(step) in here or int(step) > max(here, default=-1)
 

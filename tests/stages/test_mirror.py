@@ -180,7 +180,8 @@ def test_a_checkpoint_that_is_damaged_here_comes_back_and_is_not_lost_there(how,
     assert Store.of(address).stamps()["toy/checkpoints/4/state/a"][0] == len("a of 4")
 
 
-def test_what_a_job_has_taken_away_stays_away(address):
+@pytest.mark.parametrize("begun_anew", [False, True])
+def test_what_a_job_has_taken_away_stays_away(begun_anew, address):
     """Older checkpoints than it has, and a whole stage that is to be run anew."""
     with opened(address) as workdir:
         for step in (2, 4):
@@ -192,8 +193,11 @@ def test_what_a_job_has_taken_away_stays_away(address):
         assert steps_here(again) == [4, 6]
     assert mirror_job.saved(address) == {4, 6}
     shutil.rmtree(workdir / "toy")
+    if begun_anew:  # and killed before its first save
+        (workdir / "toy").mkdir()
+        (workdir / "toy" / "stage.json").write_text('{"status": "running", "anew": 1}')
     with opened(address) as again:
-        assert not (again / "toy").exists()
+        assert not (again / "toy" / "checkpoints").exists()
     assert not mirror_job.saved(address)
 
 
