@@ -59,13 +59,18 @@ def test_what_is_saved_is_loaded_as_the_same_model(name, model, picture, tmp_pat
 
 
 def test_a_quantised_model_is_a_model_that_differs_a_little(model, tmp_path):
-    (path,) = model.quantize(tmp_path / "x.gguf", format="gguf-q8_0", title="a title")
+    (path,) = model.quantize(tmp_path / "x.gguf", format="gguf-q8_0", seed=1)
     x, sigma = jnp.ones((1, 8, 8, 16)), jnp.array([0.5])
     wanted = model.velocity(x, sigma, model.encode(PROMPT))
     again = flashjax.load(path, base=model.source)
     found = again.velocity(x, sigma, again.encode(PROMPT))
     error = float(jnp.linalg.norm(found - wanted) / jnp.linalg.norm(wanted))
     assert 0 < error < 0.05
+
+
+def test_a_setting_without_effect_is_refused_from_python_too(model, tmp_path):
+    with pytest.raises(flashjax.InputError, match="--title is for --format comfy-int8"):
+        model.quantize(tmp_path / "x.gguf", format="gguf-q8_0", title="a title")
 
 
 def test_the_velocity_is_that_of_diffusers(model):
