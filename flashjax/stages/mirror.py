@@ -122,7 +122,7 @@ class Mirror:
     def _restore(self, manifest: Manifest) -> None:
         """Brings back what was lost here: it must not be lost there, too.
 
-        That are results of finished stages, and checkpoints: a job may have taken away older ones
+        These are results of finished stages, and checkpoints: a job may have taken away older ones
         than it has, and writes in none.
         """
         done = [name.removesuffix(RECORD) for name in self._here if self._is_done(name)]
