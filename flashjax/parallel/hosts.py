@@ -31,8 +31,9 @@ MEET, MEET_SECONDS = "FLASHJAX_MEET_SECONDS", 300  # hosts of a pod may start mi
 EXPLICIT = ("FLASHJAX_COORDINATOR", "FLASHJAX_PROCESSES", "FLASHJAX_PROCESS")
 KEPT_SECONDS = 0.3  # of compilation, from which on a program is kept
 SETTLE_SECONDS = 2.0  # within which a process hears why the others have left it
+TASKS, HOSTNAMES, FOUND = "SLURM_NTASKS", "TPU_WORKER_HOSTNAMES", "FLASHJAX_DISTRIBUTED"
 _JOBSET = ("JOBSET_NAME", "REPLICATED_JOB_NAME", "JOB_COMPLETION_INDEX", "FLASHJAX_PROCESSES")
-
+_SAID_BY = {"slurm": TASKS, "tpu": HOSTNAMES, "auto": FOUND}  # that there are several processes
 
 _share_stop: list[Callable[[], None]] = []  # JAX's own handler, once there are several processes
 
@@ -58,18 +59,18 @@ def job_of(environment: Mapping[str, str]) -> Job | None:
         return _explicit(environment)
     if jobset:
         name, role = environment["JOBSET_NAME"], environment["REPLICATED_JOB_NAME"]
-        slices = int(environment.get("JOB_INDEX", "0"))
-        number = int(environment["FLASHJAX_PROCESSES"])
-        per_job = int(environment.get("FLASHJAX_PROCESSES_PER_JOB", str(number)))
-        index = slices * per_job + int(environment["JOB_COMPLETION_INDEX"])
+        number = _whole(environment, "FLASHJAX_PROCESSES")
+        per_job = _whole(environment, "FLASHJAX_PROCESSES_PER_JOB", number)
+        before = _whole(environment, "JOB_INDEX", 0) * per_job
+        index = before + _whole(environment, "JOB_COMPLETION_INDEX")
         return _checked(Job("jobset", f"{name}-{role}-0-0.{name}:{PORT}", number, index))
-    if "SLURM_JOB_ID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1:
+    if (found := environment.get(FOUND, "")) not in ("", "auto"):
+        raise InputError(f"{FOUND}={found}: write auto, or unset it")
+    if "SLURM_JOB_ID" in environment and _whole(environment, TASKS, 1) > 1:
         return Job("slurm")
-    if "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
+    if "," in environment.get(HOSTNAMES, ""):
         return Job("tpu")
-    if environment.get("FLASHJAX_DISTRIBUTED") == "auto":  # a TPU VM says nothing in its shell
-        return Job("auto")
-    return None
+    return Job("auto") if found else None  # a TPU VM says nothing in its shell
 
 
 def initialise(environment: Mapping[str, str]) -> Job | None:
@@ -85,7 +86,7 @@ def initialise(environment: Mapping[str, str]) -> Job | None:
             where = job.coordinator, job.processes, job.process
             jax.distributed.initialize(*where, initialization_timeout=later)
         else:
-            jax.distributed.initialize(initialization_timeout=later)
+            _find_others(_SAID_BY[job.launcher], environment, later)
     if signals.listening():
         _share_stop.append(signals.take_back(signal.SIGTERM))
     # What processes meet through is made at their first meeting, and gloo waits no more than half
@@ -96,6 +97,17 @@ def initialise(environment: Mapping[str, str]) -> Job | None:
     signals.before_end(others.say)
     atexit.register(others.say, 0)
     return job
+
+
+def _find_others(said_by: str, environment: Mapping[str, str], seconds: int) -> None:
+    """Has JAX find the other processes. InputError where this one is no task."""
+    try:
+        jax.distributed.initialize(initialization_timeout=seconds)
+    except ValueError as error:
+        raise InputError(
+            f"{said_by}={environment[said_by]} says that there are several processes, and JAX "
+            f"finds no others here: start each by their launcher (srun), or unset {said_by}"
+        ) from error
 
 
 def _meet_seconds(environment: Mapping[str, str]) -> int:
@@ -201,13 +213,23 @@ def _explicit(environment: Mapping[str, str]) -> Job:
     if missing:
         raise InputError(f"{', '.join(missing)} is not set: give {', '.join(EXPLICIT)} or none")
     coordinator = environment[EXPLICIT[0]]
-    if not re.fullmatch(r"[\w.\-\[\]:]+:\d+", coordinator):
-        raise InputError(f"{EXPLICIT[0]}={coordinator}: write HOST:PORT")
+    found = re.fullmatch(r"[\w.\-\[\]:]+:(\d+)", coordinator)
+    if not found or not 0 < int(found[1]) < 2**16:
+        raise InputError(f"{EXPLICIT[0]}={coordinator}: write HOST:PORT, a port below 65536")
     try:
         processes, process = (int(environment[name]) for name in EXPLICIT[1:])
     except ValueError as error:
         raise InputError(f"{' and '.join(EXPLICIT[1:])} take whole numbers") from error
     return _checked(Job("explicit", coordinator, processes, process))
+
+
+def _whole(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """A count or an index of an environment; the default where it says nothing."""
+    if default is not None and name not in environment:
+        return default
+    if not environment[name].isdecimal():
+        raise InputError(f"{name}={environment[name]}: it is to be a whole number, 0 or more")
+    return int(environment[name])
 
 
 def _checked(job: Job) -> Job:

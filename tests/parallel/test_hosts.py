@@ -46,11 +46,48 @@ def test_a_process_finds_its_job(environment, job):
         ({"FLASHJAX_PROCESS": "2"}, "process 2 of 2"),
         ({"FLASHJAX_PROCESSES": "two"}, "whole numbers"),
         ({"FLASHJAX_COORDINATOR": "h0"}, "HOST:PORT"),
+        ({"FLASHJAX_COORDINATOR": "h0:84760"}, "a port below 65536"),
     ],
 )
 def test_half_an_environment_is_an_error(change, message):
     with pytest.raises(InputError, match=message):
         job_of({**EXPLICIT, **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        JOBSET | {"JOB_INDEX": ""},
+        JOBSET | {"FLASHJAX_PROCESSES": "two"},
+        JOBSET | {"FLASHJAX_PROCESSES_PER_JOB": ""},
+        JOBSET | {"JOB_COMPLETION_INDEX": "-1"},
+        {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8(x2)"},
+    ],
+)
+def test_counts_of_launchers_are_whole_numbers(change):
+    with pytest.raises(InputError, match="is to be a whole number"):
+        job_of(change)
+
+
+@pytest.mark.parametrize("told", ["1", "Auto"])
+def test_a_word_for_finding_the_others_is_never_passed_over(told):
+    with pytest.raises(InputError, match=f"FLASHJAX_DISTRIBUTED={told}: write auto, or unset it"):
+        job_of({"FLASHJAX_DISTRIBUTED": told})
+
+
+@pytest.mark.parametrize(
+    ("environment", "said_by"),
+    [
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, "SLURM_NTASKS=8"),  # a batch script's shell
+        ({"FLASHJAX_DISTRIBUTED": "auto"}, "FLASHJAX_DISTRIBUTED=auto"),
+    ],
+)
+def test_a_process_whose_launcher_says_nothing_of_the_others_is_told_so(environment, said_by):
+    code = f"from flashjax.parallel import hosts; hosts.initialise({environment})"
+    words = [sys.executable, "-c", code]
+    ended = subprocess.run(words, env=os.environ | environment, capture_output=True, text=True)
+    last = ended.stderr.splitlines()[-1]
+    assert "InputError" in last and said_by in last and "start each by their launcher" in last
 
 
 @pytest.mark.parametrize("process", [0, 1])
