@@ -41,6 +41,13 @@ NEEDS = {
     "xpk": ("image", "cluster", "zone", "storage"),
     "tpu-vm": ("zone", "repository"),
 }
+READS = {  # of what clusters and clouds are told
+    "local": (),
+    "slurm": ("setup",),
+    "jobset": ("image", "claim", "mount"),
+    "xpk": NEEDS["xpk"],
+    "tpu-vm": (*NEEDS["tpu-vm"], "setup"),
+}
 NAME = r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?"  # of Kubernetes' and Google's objects
 LEAST = {"slices": 1, "processes": 1, "restarts": 0, "hours": 1}
 
@@ -78,6 +85,9 @@ def check_options(options: argparse.Namespace, target: Target) -> None:
             raise InputError(f"--{name} {getattr(options, name)}: give {least} or more")
     if not re.fullmatch(NAME, options.name):
         raise InputError(f"--name {options.name}: up to 40 of a-z, 0-9 and -, a letter first")
+    known = sorted({name for names in READS.values() for name in names})
+    if unread := [name for name in known if getattr(options, name) and name not in READS[how]]:
+        raise InputError(f"--{', --'.join(unread)}: {how} has no use for that, leave it out")
     if how == "local":
         return
     if told := no_folder(options.workdir):  # a copy on one machine would be none of the others'
@@ -141,10 +151,12 @@ def run(options: argparse.Namespace, overrides: Sequence[str] = ()) -> int:
     launches = checked(options)
     if options.how != "local":
         return submit(options.how, launches, dry_run=options.dry_run)
-    if options.dry_run:
-        print(f"{options.processes} processes: {shlex.join(launches[0].words())}")
-        return 0
-    return max(local(launch, options.processes) for launch in launches)
+    for launch in launches:  # in turn: what ends one ends all, a signal too
+        if options.dry_run:
+            print(f"{options.processes} processes: {shlex.join(launch.words())}")
+        elif code := local(launch, options.processes):
+            return code
+    return 0
 
 
 def submit(how: str, launches: Sequence[Launch], *, dry_run: bool) -> int:

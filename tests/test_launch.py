@@ -232,7 +232,7 @@ def test_sbatch_itself_reads_the_script_as_it_is_printed(capsys, tmp_path, monke
         asked = ["sbatch", "--test-only", str(script)]
         return subprocess.run(asked, capture_output=True, text=True, timeout=120).stderr
 
-    for more in ((), ("--separate", "--verbs", "split"), ("--image", "docker://a/b:c")):
+    for more in ((), ("--separate", "--verbs", "split"), ("--setup", "module load x")):
         text = printed(capsys, "slurm", "--target", "h100:64", *more)
         assert "connect failure" in answer(text) or "contact slurm controller" in answer(text)
     (step,) = re.findall(r"^srun (.*) \\$", text, re.M)
@@ -263,6 +263,35 @@ def test_gcloud_itself_reads_every_flag(capsys, tmp_path, monkeypatch):
     assert "unrecognized arguments" in answer([*create, "--accelerator", "x"])
 
 
+@pytest.mark.parametrize(("setup", "code"), [("export READY=yes", 0), ("false", 1)])
+def test_slurm_sets_up_before_the_processes_start(capsys, tmp_path, cluster, setup, code):
+    words = [
+        "--target",
+        "h100:64",
+        "--verbs",
+        "match",
+        "--workdir",
+        str(tmp_path),
+        "--setup",
+        setup,
+    ]
+    text = printed(capsys, "slurm", *words).replace("bash -c", "READY=$READY")
+    said = cluster(text.replace("SLURM_ARRAY_TASK_ID:-0", "NONE:-0"), code)
+    assert ("READY=yes" in said) == (code == 0) and "scontrol" not in said
+
+
+def test_a_branch_that_fails_here_ends_the_launch_with_its_code(tmp_path, monkeypatch, capfd):
+    program = tmp_path / "flashjax"
+    program.write_text('#!/bin/sh\necho "$@"\nkill -9 $$\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    words = ["local", "--verbs", "split", "--separate", "--processes", "1", *BASE]
+    assert cli.main(["launch", *words]) == 0  # --dry_run tells of both
+    assert "only=lo" in (told := capfd.readouterr().out) and "only=hi" in told
+    assert cli.main(["launch", *words[:-1]]) not in (0, None)
+    assert capfd.readouterr().out.count("split.only=") == 1
+
+
 def test_local_processes_are_told_where_to_meet(capsys):
     assert "2 processes: flashjax run --from guide --to split" in printed(capsys, "local")
     assert local.local_environment(1, 2, 8476)["FLASHJAX_PROCESS"] == "1"
@@ -288,6 +317,9 @@ def test_local_processes_are_told_where_to_meet(capsys):
         (("slurm", "--target", "h100:64", "--separate"), "--separate is for"),
         (("slurm", "--target", "h100:64", "--set", "match.typo=1"), "no key match.typo"),
         (("slurm", "--target", "cpu:4"), "wants v5e"),
+        (("slurm", *H100, "--image", "i"), "--image: slurm has no use for that"),
+        (("jobset", *H100, *GKE, "--setup", "x"), "--setup: jobset has no use for that"),
+        (("local", "--zone", "z"), "--zone: local has no use for that"),
         (("slurm", *H100, "--set", "guide.job.batch_size=63"), "does not split into 1 part(s)"),
         (("slurm", *H100, "--set", "match.prompts=p.txt"), "has no pictures for the heads"),
         (("local", "--verbs", "run", "--set", "export.dtype=int3"), "export.dtype=int3: choose"),

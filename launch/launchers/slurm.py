@@ -18,6 +18,7 @@ def slurm(launches: Sequence[Launch]) -> str:
     several = len(launches) > 1
     array = f"#SBATCH --array=0-{len(launches) - 1}\n" if several else ""
     log = "%x-%A_%a.log" if several else "%x-%j.log"
+    setup = f"{{ {first.setup}; }} || exit\n" if first.setup else ""
     commands = "\n".join(f"  {shlex.quote(shlex.join(launch.words()))}" for launch in launches)
     return f"""#!/usr/bin/env bash
 #SBATCH --job-name={first.name}
@@ -29,7 +30,7 @@ def slurm(launches: Sequence[Launch]) -> str:
 #SBATCH --signal=TERM@{GRACE_SECONDS}
 #SBATCH --open-mode=append
 #SBATCH --output={log}
-set -u
+{setup}set -u
 trap : TERM INT
 COMMANDS=(
 {commands}

@@ -50,7 +50,7 @@ def launch(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--cluster", default="", help="of xpk")
     verb.add_argument("--zone", default="", help="of xpk and tpu-vm")
     verb.add_argument("--repository", default="", help="what TPU VMs clone and install")
-    verb.add_argument("--setup", default="", help="what a VM runs before, such as a mount")
+    verb.add_argument("--setup", default="", help="what a VM, or SLURM's script, runs before")
     verb.add_argument("--restarts", type=int, default=10, help="after crashes, at most")
     verb.add_argument("--hours", type=int, default=24, help="of SLURM's time limit")
     verb.add_argument("--dry_run", action="store_true", help="check, and print what would start")
