@@ -5,6 +5,7 @@ again for `STALE` seconds of our own clock is that of a job that is dead.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from flashjax.data.remote.manifest import LOCK
 from flashjax.data.remote.store import Store
@@ -36,16 +38,18 @@ def held(store: Store) -> Iterator[Callable[[], None]]:
     """
     token = uuid.uuid4().hex
     _acquire(store, token)
-    ended = threading.Event()
+    ended, turn = threading.Event(), threading.Lock()  # a lock that is half written is not ours
 
     def renew() -> None:
         while not ended.wait(RENEW):
-            with contextlib.suppress(InputError, OSError):  # it is seen before the next write
+            with turn, contextlib.suppress(InputError, OSError):  # it is seen before the next write
                 if _token(store.read(LOCK)) == token:
                     store.put(LOCK, _content(token))
 
     def check() -> None:
-        if _token(store.read(LOCK)) != token:
+        with turn:
+            found = _token(store.read(LOCK))
+        if found != token:
             raise Taken(f"{store}: another job has taken it, nothing more is put there")
 
     beat = threading.Thread(target=renew, daemon=True)
@@ -95,9 +99,10 @@ def _is_dead_here(content: bytes) -> bool:
     """Whether a lock is of a process of this machine that is no more."""
     told = _told(content)
     process = told.get("process")
-    if told.get("host") != socket.gethostname() or not isinstance(process, int):
+    here = {"host": socket.gethostname(), "numbers": _numbers()}
+    if {key: told.get(key) for key in here} != here or not isinstance(process, int):
         return False
-    if process == os.getpid():  # in containers the next one often has the same number
+    if process == os.getpid():  # a number that is ours is no other's any more
         return True
     try:
         os.kill(process, 0)
@@ -108,9 +113,21 @@ def _is_dead_here(content: bytes) -> bool:
     return False
 
 
+@functools.cache
+def _numbers() -> str:
+    """Whose numbers processes have here: of this machine since its start, or of this container.
+
+    Machines may have one name, and containers of a machine its own. "" where no system says so.
+    """
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
 def _content(token: str) -> bytes:
     told = {"token": token, "host": socket.gethostname(), "process": os.getpid()}
-    return json.dumps(told | {"written": time.time()}).encode()
+    return json.dumps(told | {"numbers": _numbers(), "written": time.time()}).encode()
 
 
 def _token(content: bytes | None) -> str:

@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -35,6 +36,36 @@ def test_the_lock_of_a_job_that_is_dead_is_taken(bucket):
         with held(store) as check:
             check()
         assert store.read(LOCK) is None
+
+
+def test_a_job_in_another_container_of_this_host_is_not_taken_for_dead(bucket, monkeypatch):
+    store = Store.of(bucket)
+    with held(store), monkeypatch.context() as patch:  # its number is ours, or nobody's, in here
+        patch.setattr(lock, "_numbers", lambda: "this boot pid:[2]")
+        with pytest.raises(InputError, match="another job is at work there"):
+            with held(store):
+                raise AssertionError("two jobs hold it")
+
+
+def test_a_job_that_writes_its_lock_again_meanwhile_still_has_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "RENEW", 0.0)
+    monkeypatch.setattr(lock.Store, "put", _slowly(lock.Store.put))
+    store = Store.of(f"file://{tmp_path}/b")
+    with held(store) as check:
+        for _ in range(50):
+            check()
+
+
+def _slowly(put):
+    """A `put` of a folder on a slow disk: for a while its object is there, and empty."""
+
+    def putting(self, name, content, **more):
+        if not more:
+            put(self, name, b"")
+            time.sleep(0.001)
+        return put(self, name, content, **more)
+
+    return putting
 
 
 def test_who_has_lost_its_folder_is_told(bucket):
