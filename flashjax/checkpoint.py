@@ -105,6 +105,8 @@ class Checkpoints:
         read_only: bool = False,
     ) -> None:
         _quieten()
+        if not read_only:
+            check_place(folder)
         self._folder = Path(folder).absolute()
         self._judged = self._folder.with_name(JUDGED)
         self._kept = Kept(keep, milestone, best, _merits(self._judged) if best else {})
@@ -203,6 +205,19 @@ def _merits(path: Path) -> dict[int, float]:
         raise InputError(f"{path} is damaged: remove it, or bring it back ({error})") from error
 
 
+def check_place(folder: Path | str) -> None:
+    """InputError for a path below which nothing that is written would be found again.
+
+    Orbax takes "[" for the beginning of a pattern, TensorStore a backslash for another "/".
+    """
+    path = Path(folder).absolute()
+    if found := re.search(r"[\[\\]", str(path)):
+        raise InputError(
+            f"{path}: checkpoints cannot be kept below a name with {found[0]} in it: rename that, "
+            "or go there by a link of another name"
+        )
+
+
 def check_checkpoint(folder: Path) -> None:
     """InputError unless a folder of `Checkpoints` is whole; this host reads all of it."""
     _quieten()
@@ -214,6 +229,7 @@ def check_checkpoint(folder: Path) -> None:
 def save_params(folder: Path | str, params: Params) -> None:
     """Write a parameter tree; the folder appears once it is complete and replaces an older."""
     _quieten()
+    check_place(folder)
     folder, told = Path(folder).absolute(), {CHECKSUMS: checksums(params)}
     with _writing(folder, params), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder, params, force=True, custom_metadata=told)

@@ -265,6 +265,21 @@ def test_a_disk_that_comes_back_is_asked_again(tmp_path, monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("name", ["runs [1]", "a\\b"])
+def test_a_place_where_nothing_is_found_again_is_refused_and_read(name, tmp_path):
+    params, folder, said = {"w": jnp.arange(4.0)}, tmp_path / name, "cannot be kept below a name"
+    with pytest.raises(InputError, match=said):
+        save_params(folder / "params", params)
+    with pytest.raises(InputError, match=said):
+        Checkpoints(folder / "checkpoints")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "plain").mkdir()
+    (tmp_path / name).symlink_to("plain")
+    save_params(tmp_path / "plain" / "params", params)
+    if "[" in name:  # what was moved there is read
+        assert load_params(folder / "params")["w"].tolist() == [0, 1, 2, 3]
+
+
 def test_another_shape_or_a_missing_folder_is_named(tmp_path):
     save_params(tmp_path / "params", {"w": jnp.ones(3)})
     with pytest.raises(InputError, match=r"params does not fit.* w has shape \(3,\), not \(4,\)"):

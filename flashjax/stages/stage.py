@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from flashjax import config as configs
+from flashjax.checkpoint import check_place
 from flashjax.data.jsons import read_json
 from flashjax.parallel import signals
 from flashjax.parallel.hosts import is_first, meet, watched
@@ -218,8 +219,13 @@ def _misfit(record: Any) -> str:
 
 
 def stage_of(folder: Path) -> tuple[dict[str, Any] | None, bool]:
-    """A stage's record and whether it came to nothing. InputError for files of others."""
+    """A stage's record and whether it came to nothing.
+
+    InputError for files of others, and where one that is not done could keep none of its own.
+    """
     before, anew = read_stage(folder), came_to_nothing(folder)
+    if before is None or before["status"] != "done":
+        check_place(folder)
     if before is None and not anew:
         raise InputError(
             f"{folder} holds files, but no stage.json: no stage wrote them; use another --workdir"

@@ -52,6 +52,16 @@ def test_a_finished_stage_is_not_run_again(tmp_path):
     assert [path.name for path in tmp_path.rglob("*.tmp")] == []
 
 
+def test_no_stage_begins_where_its_checkpoints_would_not_be_found_again(tmp_path):
+    body, odd = Body(), tmp_path / "runs [1]"
+    with pytest.raises(InputError, match=r"below a name with \[ in it: rename that"):
+        _run(odd, body)
+    assert not body.runs and not odd.exists()
+    odd.symlink_to(tmp_path / "plain")
+    _run(tmp_path / "plain", body)
+    assert _run(odd, body)["runs"] == 1  # one that is done is there to be read
+
+
 def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):
     body = Body(interruptions=1)
     with pytest.raises(Interrupted):
