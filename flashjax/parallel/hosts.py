@@ -6,6 +6,7 @@ environment. Without any of these there is one process, and nothing to initialis
 
 import atexit
 import dataclasses
+import hashlib
 import os
 import re
 import signal
@@ -192,6 +193,14 @@ def is_first() -> bool:
 def any_process(value: bool) -> bool:
     """Whether it is true of any process; all ask together."""
     return bool(multihost_utils.process_allgather(np.bool_(value)).any())
+
+
+def all_say(text: str) -> bool:
+    """Whether all processes say the same; all ask together."""
+    if jax.process_count() == 1:
+        return True
+    own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
+    return bool((multihost_utils.process_allgather(own) == own).all())
 
 
 def watched(folder: Path, at: str) -> AbstractContextManager[None]:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flashjax.parallel.hosts import all_say
 from flashjax.stages.imports import sources
-from flashjax.types import is_code, parts_of
+from flashjax.types import InputError, is_code, parts_of
 
 OPERATION = re.compile(
     r"(.*\.)?("
@@ -51,6 +52,20 @@ def forbidden(found: Mapping[str, Change], *, done: bool) -> dict[str, Change]:
         for key, change in found.items()
         if not OPERATION.fullmatch(key) and (done or not RATES.fullmatch(key))
     }
+
+
+def check_agreed(asked: Mapping[str, Any]) -> None:
+    """InputError where processes of one job ask for several stages, or see several inputs.
+
+    Each would compile a program of its own, and what is saved would be of none of them.
+    """
+    inputs = {key: found["digest"] for key, found in asked["inputs"].items()}
+    parts = {"config": f"{asked['seed']} {asked['config_digest']}", "inputs": f"{inputs}"}
+    if other := [part for part, text in parts.items() if not all_say(text)]:
+        raise InputError(
+            f"{asked['stage']}: the processes of this job have not all the same "
+            f"{' and '.join(other)}: start them with one command, on the same files"
+        )
 
 
 def told(found: Mapping[str, Change]) -> str:

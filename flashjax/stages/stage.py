@@ -34,7 +34,7 @@ from flashjax.stages.contents import (
     files_below,
     sweep,
 )
-from flashjax.stages.identity import Change, changes, code_named, forbidden, told
+from flashjax.stages.identity import Change, changes, check_agreed, code_named, forbidden, told
 from flashjax.stages.refused import LOCK, RECORD, STAGE, withdrawn_record
 from flashjax.types import InputError, one_line
 
@@ -93,6 +93,7 @@ def run_stage(
         log.info("%s was interrupted: it goes on", name)
     record = _begun(folder, asked, None if anew else before)
     first = is_first()
+    check_agreed(asked)
     meet(f"{name} is read")  # before it is written
     if first:
         _make_room(folder, inputs)

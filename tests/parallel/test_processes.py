@@ -80,6 +80,40 @@ def test_branches_stacked_over_two_processes_are_separate_jobs(job, undivided):
     assert stacked[0]["0"] != stacked[1]["1"]  # they draw their own random numbers
 
 
+ASKED = """
+import os, sys
+from flashjax.parallel.hosts import initialise
+from flashjax.stages.stage import run_stage
+from flashjax.types import InputError
+initialise(os.environ)
+workdir, rate, told = sys.argv[1:]
+try:
+    body = lambda folder: print("at work", flush=True) or {}
+    run_stage("toy", {"rate": rate}, workdir, body, inputs={"told": told}, seed=0)
+except InputError as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("rate", "told", "said"),
+    [("1", "a", "at work"), ("2", "a", "same config:"), ("1", "b", "inputs")],
+)
+def test_a_stage_begins_where_all_processes_ask_for_the_same(undivided, tmp_path, rate, told, said):
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    words = ["-c", ASKED, tmp_path / "run"]
+    job = [*words, "1", tmp_path / "a"], [*words, rate, tmp_path / told]
+    running = begin(undivided, job)
+    try:
+        heard = [process.communicate(timeout=100)[0].splitlines()[-1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert all(said in line for line in heard)
+    assert (tmp_path / "run").exists() == (said == "at work")
+
+
 def test_one_process_that_is_refused_ends_all_with_its_own_code(undivided, tmp_path):
     """The other one waits for it; at a usual end each would wait for the other for minutes."""
     config = Path(__file__).parents[2] / "configs" / "nano.py"
