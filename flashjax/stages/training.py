@@ -38,6 +38,7 @@ from flashjax.train.metrics import (
     MetricWriter,
     MultiWriter,
     make_writer,
+    records,
 )
 from flashjax.train.optim import OptimiserConfig, make_optimiser, rate_at
 from flashjax.train.progress import progress
@@ -372,28 +373,19 @@ def show_parameters(params: Params) -> None:
 
 def forget_after(path: Path, step: int) -> None:
     """Takes records of later steps out of a file of metrics: they are made again."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
-    if len(kept) < len(lines):
+    kept = [record for record in records(path) if record.get("step", 0) <= step]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    if path.exists() and path.read_text(errors="replace") != text:
         draft = path.with_suffix(".tmp")
-        draft.write_text("".join(kept))
+        draft.write_text(text)
         draft.replace(path)
-
-
-def _step_of(line: str) -> int:
-    return json.loads(line).get("step", 0)
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:
     """The scalars that a job wrote, those of all processes in one record per interval, by step."""
     others: dict[Any, dict[str, Any]] = {}
     for place in sorted(folder.glob("metrics-*")):
-        for record in _records(place):
+        for record in records(place / CURVES):
             others[record.get("step")] = record | others.get(record.get("step"), {})
-    return [others.get(record.get("step"), {}) | record for record in _records(folder / "metrics")]
-
-
-def _records(folder: Path) -> list[dict[str, Any]]:
-    path = folder / CURVES
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]  # one is written just now
+    own = records(folder / "metrics" / CURVES)
+    return [others.get(record.get("step"), {}) | record for record in own]

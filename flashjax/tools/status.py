@@ -45,7 +45,8 @@ def of_stage(folder: Path) -> dict[str, Any]:
     job = record["section"].get("job")
     if job is None:
         return told
-    signs = [_sign(path) for path in sorted((folder / "hosts").glob("heartbeat-*.json"))]
+    notes = sorted((folder / "hosts").glob("heartbeat-*.json"))
+    signs = [sign for path in notes if (sign := _sign(path))]
     step = min((sign["step"] for sign in signs), default=0)
     records = [line for line in curves(folder) if "time/step_seconds" in line]
     pace = [line["time/step_seconds"] for line in records]
@@ -76,11 +77,15 @@ def in_words(told: dict[str, Any], width: int) -> str:
     return "  ".join(parts + ([told["ended"]] if "ended" in told else []))
 
 
-def _sign(path: Path) -> dict[str, Any]:
-    """A process' last sign of life."""
-    found = json.loads(path.read_text())
+def _sign(path: Path) -> dict[str, Any] | None:
+    """A process' last sign of life; None where its host lost it, or it is just taken away."""
     number = int(path.stem.removeprefix("heartbeat-"))
-    return {"process": number, "silent_seconds": time.time() - found["time"], "step": found["step"]}
+    try:
+        found = json.loads(path.read_text())
+        silent = time.time() - found["time"]
+        return {"process": number, "silent_seconds": silent, "step": found["step"]}
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
+        return None
 
 
 def _is_figure(name: str) -> bool:

@@ -4,6 +4,7 @@ The methods are those of `clu.metric_writers.MetricWriter`, so a clu writer can 
 clu's own package is not imported because it imports TensorFlow.
 """
 
+import contextlib
 import functools
 import importlib
 import json
@@ -137,6 +138,18 @@ class JsonlWriter(MetricWriter):
     def _write(self, **record: Any) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """What a `JsonlWriter` wrote to a file that may not be there.
+
+    A line that is written just now is none, nor are zeros that a host leaves when it goes down.
+    """
+    found = []
+    for line in path.read_text(errors="replace").splitlines(True) if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line) if line.endswith("\n") else None)
+    return [record for record in found if isinstance(record, dict)]
 
 
 class MultiWriter(MetricWriter):

@@ -16,7 +16,7 @@ from flashjax import config as configs
 from flashjax.checkpoint import Checkpoints
 from flashjax.data.pipeline import Ahead, batches
 from flashjax.evaluate.judge import Figure
-from flashjax.stages.training import JobConfig, Watched, curves, run_job
+from flashjax.stages.training import JobConfig, Watched, curves, forget_after, run_job
 from flashjax.train.average import AverageConfig
 from flashjax.train.loop import Interrupted
 from flashjax.train.speed import Work
@@ -96,6 +96,17 @@ def test_a_step_that_is_trained_again_is_recorded_once(tmp_path, tell_myself):
     run(tmp_path)
     assert [record["step"] for record in curves(tmp_path)] == [2, 4, 6, 8]
     assert 99.0 not in [record["toy/loss"] for record in curves(tmp_path)]
+
+
+def test_what_a_host_lost_of_a_file_of_metrics_stops_no_job(tmp_path):
+    path = tmp_path / "metrics" / "metrics.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(b'{"step": 1, "loss": NaN}\n\0\0\0\xff{"step": 2}\n3\n{"step": 4}\n{"st')
+    assert [record["step"] for record in curves(tmp_path)] == [1, 4]
+    forget_after(path, 3)
+    assert path.read_text() == '{"step": 1, "loss": NaN}\n'
+    forget_after(tmp_path / "none", 3)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_job_that_begins_anew_has_the_curves_of_its_own_start_alone(tmp_path):

@@ -48,6 +48,13 @@ def test_a_line_says_how_far_a_stage_is(workdir, capsys):
     assert "Interrupted: interrupted after step 4" in guide
 
 
+@pytest.mark.parametrize("lost", ["", "{}", "\0\0"])
+def test_a_sign_of_life_that_a_host_lost_is_none(workdir, capsys, lost):
+    (workdir / "guide" / "hosts" / "heartbeat-1.json").write_text(lost)
+    assert main(["status", str(workdir)]) == 0
+    assert "step 4 of 10, saved 2" in (told := capsys.readouterr().out) and "silent" not in told
+
+
 def test_programs_read_json(workdir, capsys):
     assert main(["status", str(workdir), "--json"]) == 0
     prepare, guide = json.loads(capsys.readouterr().out)
