@@ -10,7 +10,7 @@ from flashjax.checkpoint import save_params
 from flashjax.parallel.mesh import make_mesh
 from flashjax.stages.identity import OPERATION, leaves
 from flashjax.stages.model import trained_student
-from flashjax.stages.split import folder_of
+from flashjax.stages.split import RAW, folder_of
 from flashjax.stages.stage import read_stage, run_stage
 from flashjax.train.merge import merge
 from flashjax.types import InputError
@@ -68,6 +68,7 @@ def _ancestry(folder: Path) -> dict[str, Any]:
     if record is None:
         raise InputError(f"{folder} is no stage: train its branch with `flashjax split`")
     section = {key: record["section"][key] for key in ("branches", "match", "student")}
+    section["units"] = record["section"].get("units", RAW)  # of the ranges
     shared = {key: x for key, x in leaves(section).items() if not OPERATION.fullmatch(key)}
     digests = {f"input {key}": found["digest"] for key, found in record["inputs"].items()}
     return digests | shared | {"seed": record["seed"]}

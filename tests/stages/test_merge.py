@@ -15,12 +15,12 @@ from flashjax.types import InputError
 KERNEL = "pooled_1"
 
 
-def branch(workdir, name, value, *, student="a1b2", mesh=1, steps=24):
+def branch(workdir, name, value, *, student="a1b2", mesh=1, steps=24, **more):
     """The folder that the job of one branch leaves."""
     folder = workdir / f"split-{name}"
     save_params(folder / name / "params", {KERNEL: {"kernel": jnp.full((4, 2), value)}})
     section = {"branches": {"lo": [0, 500]}, "match": {"eta": 0.0}, "student": {"steps": 4}}
-    section |= {"only": name, "mesh": {"data": mesh}, "job": {"steps": steps}}
+    section |= {"only": name, "mesh": {"data": mesh}, "job": {"steps": steps}} | more
     inputs = {"match": {"path": "match", "digest": student}}
     record = {"status": "done", "seed": 0, "section": section, "inputs": inputs, "results": {}}
     record |= {"seconds": 1.0, "versions": {}, "contents": {}}
@@ -39,4 +39,14 @@ def test_branches_of_two_students_are_refused(tmp_path):
     branch(tmp_path, "lo", 1.0)
     branch(tmp_path, "hi", 2.0, student="c3d4")
     with pytest.raises(InputError, match=r"split-lo and split-hi are no .* differ in input match"):
+        merge.run(configs.load("configs/nano.py"), tmp_path)
+
+
+def test_ranges_in_other_units_are_other_ranges(tmp_path):
+    """The same numbers hold other steps of the student; raw ones may be written out."""
+    branch(tmp_path, "lo", 1.0, units="raw")
+    branch(tmp_path, "hi", 2.0)
+    merge.check_siblings({name: tmp_path / f"split-{name}" for name in ("lo", "hi")})
+    branch(tmp_path, "hi", 2.0, units="shifted")
+    with pytest.raises(InputError, match=r"split-lo and split-hi are no .* differ in units"):
         merge.run(configs.load("configs/nano.py"), tmp_path)
