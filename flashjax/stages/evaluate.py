@@ -81,7 +81,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         studio = make_studio(config, mesh, pipeline, tokenizer([""]))
         teacher = studio.place(pipeline.transformer, role="teacher")
         unseen = open_unseen(config, workdir)
-        file = config.evaluate.prompts
+        file = config.evaluate.get("prompts", "")
         prompts = read_prompts(file) if file else unseen.captions
         prompts = prompts + prompts[: config.evaluate.get("twice", 0)]
         tokens = tokenizer(prompts)
@@ -183,7 +183,7 @@ def open_unseen(config: ConfigDict, workdir: Path) -> Unseen:
     samples = config.evaluate.samples
     samples_of = open_samples(config, workdir / "data")
     held, cache = samples_of["validation"], check_unchanged(workdir, samples_of["train"])
-    if config.evaluate.prompts and not len(held):  # prompts of their own, nothing to compare with
+    if config.evaluate.get("prompts") and not len(held):  # nothing to compare with
         return Unseen([], None, None, [])
     try:
         return halves(held, samples, side=cache.made["side"])

@@ -183,7 +183,7 @@ def check_held_out(config: ConfigDict) -> None:
     among_pictures = bool(made or pictured)
     found = len(made) * data.validation + sum(map(len, pictured if among_pictures else held))
     needed, compared = (2 * count, " and to compare with") if among_pictures else (count, "")
-    if found < needed and (found or not config.evaluate.prompts):
+    if found < needed and (found or not config.evaluate.get("prompts")):
         raise InputError(
             f"evaluate.samples={count}: {found} samples are held out, and {needed} are needed, to "
             f"draw{compared}: lower it, or raise data.validation"
@@ -214,7 +214,7 @@ def check_judged(config: ConfigDict) -> None:
     asks = any(need.read or need.real for need in needs.values())
     sources = [source for source in data.sources if source not in NAMES]
     opened = [_open_source(source, data, Path()) for source in sources if asks]
-    file, count = config.evaluate.prompts, config.evaluate.samples
+    file, count = config.evaluate.get("prompts", ""), config.evaluate.samples
     held = [parts["validation"] for parts in opened]
     listed = read_prompts(file) if file else list(_captions(held, count))
     if file:  # or real pictures of the captions are judged, too, and each of them is there once

@@ -154,7 +154,8 @@ def chosen_branches(config: ConfigDict) -> tuple[tuple[str, ...], int]:
         raise InputError(f"split.only={only}: the branches are {', '.join(every)}")
     if only:
         return (only,), every.index(only)
-    size = config.split.mesh.branch * config.split.mesh.get("dcn", {}).get("branch", 1)
+    sizes = config.split.mesh
+    size = sizes.get("branch", 1) * sizes.get("dcn", {}).get("branch", 1)
     if size != len(every):
         raise InputError(
             f"split.mesh.branch={size} but the job trains {len(every)} of split.branches: give "

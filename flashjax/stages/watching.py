@@ -110,7 +110,7 @@ def teacher_grid(config: ConfigDict, studio: Studio) -> Sampler:
 
 def fixed_prompts(config: ConfigDict, workdir: Path, count: int) -> list[str]:
     """The first captions that `evaluate` draws, again from the first where they are fewer."""
-    file = config.evaluate.prompts
+    file = config.evaluate.get("prompts", "")
     held: Any = [] if file else open_samples(config, workdir / "data")["validation"]
     found = read_prompts(file)[:count] if file else [held[i][1] for i in range(len(held))[:count]]
     if not found:

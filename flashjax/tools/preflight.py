@@ -15,7 +15,7 @@ from flashjax import config as configs
 from flashjax.checkpoint import Kept
 from flashjax.convert.folder import read_configs, settings
 from flashjax.data.cache import MANIFEST
-from flashjax.data.config import DataConfig
+from flashjax.data.config import DataConfig, DrawConfig
 from flashjax.data.prompts import Prompts
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
@@ -38,7 +38,7 @@ from flashjax.stages.registry import (
     has_task,
     open_samples,
 )
-from flashjax.stages.setting import student_steps
+from flashjax.stages.setting import data_side, student_steps
 from flashjax.stages.training import JobConfig
 from flashjax.tools import sections
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
@@ -125,7 +125,9 @@ def grid(config: ConfigDict, stages: Sequence[str]) -> Problems:
 
     `match` and `split` would find it out when they begin.
     """
-    if "import" in stages and not told(source_of, config) and not told(home_of, config):
+    if "import" not in stages or "data" not in config:  # whose size a schedule may depend on
+        return
+    if not told(source_of, config) and not told(home_of, config):
         yield from told(check_grid, config, stages)
         drawn = {"student.steps": config.student.steps} if "evaluate" in stages else {}
         yield from told(check_samplers, config, drawn)
@@ -140,7 +142,7 @@ def check_samplers(config: ConfigDict, steps: Mapping[str, int]) -> None:
     tokens = (model.drawn.sample_size // model.transformer.patch) ** 2
     if "evaluate" in config:
         steps = {"evaluate.teacher_steps": config.evaluate.teacher_steps, **steps}
-    if drawn := configs.section(config, "data", DataConfig).draw.steps:
+    if drawn := draw_of(config).steps:
         steps = {"data.draw.steps": drawn, **steps}
     for key, number in steps.items():
         try:
@@ -171,10 +173,11 @@ def check_size(config: ConfigDict) -> None:
     model = model_of(config)
     sizes, side = model.transformer, model.drawn.sample_size
     most = sizes.patch * sizes.position_size
-    if config.data.size and (side > most or side % sizes.patch):
-        factor = config.data.size // side
+    size = data_side(config, 0)
+    if size and (side > most or side % sizes.patch):
+        factor = size // side
         raise InputError(
-            f"data.size={config.data.size}: the teacher has places for {most * factor} pixels a "
+            f"data.size={size}: the teacher has places for {most * factor} pixels a "
             f"side, in steps of {sizes.patch * factor}"
         )
 
@@ -189,8 +192,13 @@ def data(config: ConfigDict, stages: Sequence[str]) -> Problems:
         yield from told(check_held_out, config)
         if not told(check_judges, config.evaluate.judges):
             yield from told(check_judged, config)
-    if "draw" in config.data and config.data.draw.steps:
+    if draw_of(config).steps:
         yield from told(draw.captions_of, config, Path())
+
+
+def draw_of(config: ConfigDict) -> DrawConfig:
+    """What the teacher draws for captions."""
+    return configs.section(config, "data", DataConfig).draw
 
 
 def check_prepared(config: ConfigDict, workdir: Path) -> None:
@@ -199,7 +207,7 @@ def check_prepared(config: ConfigDict, workdir: Path) -> None:
     `prepare`, which is done, would be skipped, and students would learn what was there before. What
     a task or a teacher makes is left to their stages.
     """
-    made = has_task(config) or configs.section(config, "data", DataConfig).draw.steps
+    made = has_task(config) or draw_of(config).steps
     if (workdir / "prepare" / MANIFEST).is_file() and not made:
         check_unchanged(workdir, open_samples(config, workdir / "data")["train"])
 
@@ -233,8 +241,8 @@ def meshes(config: ConfigDict, stages: Sequence[str]) -> Problems:
         except InputError as error:
             yield f"mesh: {error}"
         else:
-            if "prepare" in stages and "draw" in config.data and config.data.draw.steps:
-                yield from told(draw.check_batch, config.data.draw.batch_size, shape)
+            if "prepare" in stages and (drawn := draw_of(config)).steps:
+                yield from told(draw.check_batch, drawn.batch_size, shape)
             yield from batches(config, jobs, shape)
     if "split" in stages:
         try:
@@ -334,7 +342,7 @@ def model_of(config: ConfigDict) -> Model:
     transformer = transformer_sizes(source, home)
     t5 = known.get("t5") or AbsentT5(transformer.text_width, config.teacher.absent_t5)
     factor, told_of = known["vae"].factor, settings(home)
-    side = config.data.size or told_of["sample_size"] * factor
+    side = data_side(config, told_of["sample_size"] * factor)
     size = side // factor
     shift = told_of["schedule"].shift_of((size // transformer.patch) ** 2)
     return Model(

@@ -35,6 +35,29 @@ def test_a_config_that_runs_has_no_problem_and_is_told_what_it_takes(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "path", ["data.draw.steps", "data.dtype", "data.size", "evaluate.prompts", "split.mesh.branch"]
+)
+def test_a_key_that_a_recipe_may_leave_out_is_missed_by_nothing(tmp_path, path):
+    config = configs.load(NANO, ["data.text=embeddings"]).unlock()
+    *parents, last = path.split(".")
+    section = config
+    for parent in parents:
+        section = section[parent]
+    del section[last]
+    said = preflight.problems(config, tmp_path / "run")
+    assert all("split.mesh.branch=1" in line for line in said)
+    assert len(said) == (path == "split.mesh.branch")
+    assert preflight.estimate(config)
+
+
+def test_import_asks_for_no_section_that_it_does_not_read(tmp_path):
+    config = configs.load(NANO).unlock()
+    for name in set(config) - {"seed", "simulate_devices", "teacher", "mesh"}:
+        del config[name]
+    assert preflight.problems(config, tmp_path / "run", ["import"]) == []
+
+
 def test_a_student_of_one_step_has_one_branch_and_no_problem(tmp_path):
     config = configs.load(NANO.with_name("nano_1step.py"))
     assert preflight.problems(config, tmp_path) == []

@@ -116,7 +116,7 @@ def checked(config: ConfigDict) -> AblateConfig:
     """The grid of a config. InputError for arms that are none, and for what no cell asks."""
     sections.check(config, "ablate")
     grid = read_grid(config)
-    if config.evaluate.prompts:
+    if config.evaluate.get("prompts"):
         raise InputError("evaluate.prompts: cells draw held-out captions, leave it empty")
     if not config.evaluate.judges:
         raise InputError("evaluate.judges is empty: cells are told apart by judges alone")

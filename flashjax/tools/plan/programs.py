@@ -15,6 +15,7 @@ from flashjax import trees
 from flashjax.convert.pipeline import Pipeline
 from flashjax.convert.text import abstract_text
 from flashjax.convert.transformer import abstract_transformer
+from flashjax.data.config import DataConfig
 from flashjax.data.pipeline import rows_on
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.flow.schedule import Schedule
@@ -294,9 +295,12 @@ def _state(init: Callable[..., Any], setting: Setting, *arguments: Any) -> Any:
 
 def _encoded(config: ConfigDict, sizes: TextConfig, tokens: Tokens) -> Cond:
     """What the encoders make of tokens, as a cache keeps it."""
-    computed = computed_text(config, sizes)
+    computed, dtype = (
+        computed_text(config, sizes),
+        configs.section(config, "data", DataConfig).dtype,
+    )
     cond = jax.eval_shape(lambda p, t: encode_text(computed, p, t), abstract_text(sizes), tokens)
-    return jax.eval_shape(lambda cond: trees.cast(cond, DTYPES[config.data.dtype]), cond)
+    return jax.eval_shape(lambda cond: trees.cast(cond, DTYPES[dtype]), cond)
 
 
 def _tokens(sizes: TextConfig, model: ModelConfig, size: int = 1) -> Any:
