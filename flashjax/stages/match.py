@@ -148,10 +148,15 @@ def prompts_of(config: ConfigDict) -> str:
 def matching_of(config: ConfigDict, section: str) -> MatchConfig:
     """The losses of `match` for a config section's steps. InputError where they do not fit."""
     match, steps = configs.section(config, "match.match", MatchConfig), config.student.steps
+    alone_of(config)
     if match.halved and steps % 2:
         raise InputError(
             f"match.match.halved={match.halved}: student.steps={steps} has no half: set it to 0, "
             f"or give an even number of steps"
+        )
+    if match.through and steps < 2:
+        raise InputError(
+            f"match.match.through=True: student.steps={steps} has no later steps: leave it out"
         )
     if match.through and section != "match":
         raise InputError(

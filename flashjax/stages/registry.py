@@ -176,12 +176,8 @@ def check_held_out(config: ConfigDict) -> None:
     A task holds out as many as it is asked for.
     """
     data, count = configs.section(config, "data", DataConfig), config.evaluate.samples
-    made = [source for source in data.sources if source in NAMES]
-    others = [source for source in data.sources if source not in NAMES]
-    held = [_open_source(source, data, Path())["validation"] for source in others]
-    pictured = [part for part in held if data.draw.steps or _has_pictures(part)]
-    among_pictures = bool(made or pictured)
-    found = len(made) * data.validation + sum(map(len, pictured if among_pictures else held))
+    others = set(data.sources).difference(NAMES)
+    found, among_pictures = held_out(config)
     needed, compared = (2 * count, " and to compare with") if among_pictures else (count, "")
     if found < needed and (found or not config.evaluate.get("prompts")):
         raise InputError(
@@ -189,6 +185,18 @@ def check_held_out(config: ConfigDict) -> None:
             f"draw{compared}: lower it, or raise data.validation"
             f"{' (never more than a fifth of the samples is held out)' if others else ''}"
         )
+
+
+def held_out(config: ConfigDict) -> tuple[int, bool]:
+    """How many samples can be drawn and judged, and whether it is those that have pictures."""
+    data = configs.section(config, "data", DataConfig)
+    made = [source for source in data.sources if source in NAMES]
+    others = [source for source in data.sources if source not in NAMES]
+    held = [_open_source(source, data, Path())["validation"] for source in others]
+    pictured = [part for part in held if data.draw.steps or _has_pictures(part)]
+    among_pictures = bool(made or pictured)
+    found = len(made) * data.validation + sum(map(len, pictured if among_pictures else held))
+    return found, among_pictures
 
 
 def _has_pictures(samples: Samples) -> bool:

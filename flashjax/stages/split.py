@@ -56,9 +56,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     from a job with its own pace and its own failures.
     """
     names, first = chosen_branches(config)
-    for key in ("sample_steps", "judge_steps"):
-        if config.split.job.get(key, 0):
-            raise InputError(f"split.job.{key}: branches draw no pictures yet; set it to 0")
+    check_job(config)
 
     def method(setting: Setting) -> Method:
         return branched(config, workdir, setting, names, first)
@@ -145,6 +143,13 @@ def mesh_of(config: ConfigDict) -> dict[str, Any]:
     """The sizes of the stage's mesh; a job of one branch has all of its devices for it."""
     sizes = config.split.mesh.to_dict()
     return without_branches(sizes) if config.split.get("only", "") else sizes
+
+
+def check_job(config: ConfigDict) -> None:
+    """InputError for pictures of branches, which nobody draws."""
+    for key in ("sample_steps", "judge_steps"):
+        if config.split.job.get(key, 0):
+            raise InputError(f"split.job.{key}: branches draw no pictures yet; set it to 0")
 
 
 def chosen_branches(config: ConfigDict) -> tuple[tuple[str, ...], int]:

@@ -15,7 +15,7 @@ from flashjax import config as configs
 from flashjax.checkpoint import Kept
 from flashjax.convert.folder import read_configs, settings
 from flashjax.data.cache import MANIFEST
-from flashjax.data.config import DataConfig, DrawConfig
+from flashjax.data.config import DrawConfig
 from flashjax.data.prompts import Prompts
 from flashjax.data.tokenizers import load_tokenizers
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
@@ -38,9 +38,10 @@ from flashjax.stages.registry import (
     has_task,
     open_samples,
 )
-from flashjax.stages.setting import data_side, student_steps
+from flashjax.stages.setting import student_steps
 from flashjax.stages.training import JobConfig
 from flashjax.tools import sections
+from flashjax.tools.jobs import asked
 from flashjax.tools.plan.programs import Model, ModelConfig, Planned, device_bytes, programs
 from flashjax.tools.plan.report import checkpoint_bytes
 from flashjax.tools.verbs import ROAD
@@ -142,7 +143,7 @@ def check_samplers(config: ConfigDict, steps: Mapping[str, int]) -> None:
     tokens = (model.drawn.sample_size // model.transformer.patch) ** 2
     if "evaluate" in config:
         steps = {"evaluate.teacher_steps": config.evaluate.teacher_steps, **steps}
-    if drawn := draw_of(config).steps:
+    if drawn := drawn_steps(config):
         steps = {"data.draw.steps": drawn, **steps}
     for key, number in steps.items():
         try:
@@ -172,8 +173,7 @@ def check_size(config: ConfigDict) -> None:
     """InputError for pictures that the teacher has no places for."""
     model = model_of(config)
     sizes, side = model.transformer, model.drawn.sample_size
-    most = sizes.patch * sizes.position_size
-    size = data_side(config, 0)
+    most, size = sizes.patch * sizes.position_size, config.data.get("size", 0)
     if size and (side > most or side % sizes.patch):
         factor = size // side
         raise InputError(
@@ -192,13 +192,13 @@ def data(config: ConfigDict, stages: Sequence[str]) -> Problems:
         yield from told(check_held_out, config)
         if not told(check_judges, config.evaluate.judges):
             yield from told(check_judged, config)
-    if draw_of(config).steps:
+    if drawn_steps(config):
         yield from told(draw.captions_of, config, Path())
 
 
-def draw_of(config: ConfigDict) -> DrawConfig:
-    """What the teacher draws for captions."""
-    return configs.section(config, "data", DataConfig).draw
+def drawn_steps(config: ConfigDict) -> int:
+    """Of the teacher, where it draws pictures; 0 where it does not."""
+    return config.data.get("draw", {}).get("steps", 0)
 
 
 def check_prepared(config: ConfigDict, workdir: Path) -> None:
@@ -207,7 +207,7 @@ def check_prepared(config: ConfigDict, workdir: Path) -> None:
     `prepare`, which is done, would be skipped, and students would learn what was there before. What
     a task or a teacher makes is left to their stages.
     """
-    made = has_task(config) or draw_of(config).steps
+    made = has_task(config) or drawn_steps(config)
     if (workdir / "prepare" / MANIFEST).is_file() and not made:
         check_unchanged(workdir, open_samples(config, workdir / "data")["train"])
 
@@ -241,8 +241,9 @@ def meshes(config: ConfigDict, stages: Sequence[str]) -> Problems:
         except InputError as error:
             yield f"mesh: {error}"
         else:
-            if "prepare" in stages and (drawn := draw_of(config)).steps:
-                yield from told(draw.check_batch, drawn.batch_size, shape)
+            if "prepare" in stages and drawn_steps(config):
+                size = config.data.draw.get("batch_size", DrawConfig.batch_size)
+                yield from told(draw.check_batch, size, shape)
             yield from batches(config, jobs, shape)
     if "split" in stages:
         try:
@@ -271,6 +272,7 @@ def results(config: ConfigDict, stages: Sequence[str]) -> Problems:
     del stages
     if "split" in config and "student" in config:
         yield from told(split.chosen_branches, config)
+        yield from told(split.check_job, config)
         if config.split.get("units", split.RAW) == split.RAW:  # a schedule's shift is not read here
             yield from told(split.branch_steps, config, config.split.branches, 1.0)
     if "merge" in config:
@@ -290,7 +292,7 @@ def results(config: ConfigDict, stages: Sequence[str]) -> Problems:
 
 
 Check: TypeAlias = Callable[[ConfigDict, Sequence[str]], Problems]
-CHECKS: tuple[Check, ...] = (teacher, grid, data, heads, prompts, meshes, results)
+CHECKS: tuple[Check, ...] = (teacher, grid, data, heads, prompts, asked, meshes, results)
 ANYWHERE: tuple[Check, ...] = (heads, results)  # what can be said on any machine
 
 
@@ -342,7 +344,7 @@ def model_of(config: ConfigDict) -> Model:
     transformer = transformer_sizes(source, home)
     t5 = known.get("t5") or AbsentT5(transformer.text_width, config.teacher.absent_t5)
     factor, told_of = known["vae"].factor, settings(home)
-    side = data_side(config, told_of["sample_size"] * factor)
+    side = config.data.get("size", 0) or told_of["sample_size"] * factor
     size = side // factor
     shift = told_of["schedule"].shift_of((size // transformer.patch) ** 2)
     return Model(
