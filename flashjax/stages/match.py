@@ -20,7 +20,7 @@ from flashjax.stages.costs import match_step_flops
 from flashjax.stages.distil import Method, distil
 from flashjax.stages.model import PARAMS, student_of, teacher_of
 from flashjax.stages.probing import make_probing, probed
-from flashjax.stages.registry import NO_PICTURES
+from flashjax.stages.registry import SEEING, check_unseen
 from flashjax.stages.setting import Setting, masters, open_setting, state_layout
 from flashjax.stages.training import descent_of, rate_of
 from flashjax.train.average import AverageConfig
@@ -135,7 +135,7 @@ def prompts_of(config: ConfigDict) -> str:
     InputError if the heads would want pictures.
     """
     prompts = config.match.get("prompts", "")
-    for name in ("adversarial_weight", "feature_weight"):
+    for name in SEEING:
         weight = config.match.match.get(name, 0)
         if prompts and weight:
             raise InputError(
@@ -203,9 +203,8 @@ def make_steps(
     student_descent = descent_of(config, f"{section}.student_optimiser", updates, average)
     fake_descent = descent_of(config, f"{section}.fake_optimiser", critic_steps)
     heads_descent = descent_of(config, f"{section}.heads_optimiser", critic_steps, pooled=True)
-    weight = match.adversarial_weight or match.feature_weight
-    if weight and not any(bucket.pictures for bucket in setting.samples):
-        raise InputError(NO_PICTURES.format(weight=weight))
+    if not any(bucket.pictures for bucket in setting.samples):
+        check_unseen(vars(match))
     nets, sigmas = setting.nets, setting.sigmas
     check_levels(match, np.asarray(sigmas))
 

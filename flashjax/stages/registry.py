@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -28,9 +29,10 @@ log = logging.getLogger(__name__)
 
 JUDGES = "evaluate.judges"  # where a config names them
 DRAWN = "draw"  # the folder of what a teacher drew, where data is kept
+SEEING = ("adversarial_weight", "feature_weight")  # of losses that see real pictures
 NO_PICTURES = (
-    "data.source has no pictures for the heads, but match.match.adversarial_weight={weight}: set "
-    "it to 0, or data.draw.steps to 32 to have the teacher draw some"
+    "data.source has no pictures for the heads, but match.match.{name}={weight}: set it "
+    "to 0, or data.draw.steps to 32 to have the teacher draw some"
 )
 _TASKS = f"the name of a task ({', '.join(NAMES)})"
 
@@ -165,9 +167,15 @@ def check_data(config: ConfigDict) -> None:
     data = configs.section(config, "data", DataConfig)
     others = [_open_kind(s, data) for s in dict.fromkeys(data.sources) if s not in NAMES]
     pictures = has_task(config) or data.draw.steps or not all(map(is_undrawn, others))
-    weight = config.match.match.adversarial_weight if "match" in config else 0
-    if weight and not pictures:
-        raise InputError(NO_PICTURES.format(weight=weight))
+    if not pictures and "match" in config:
+        check_unseen(config.match.match)
+
+
+def check_unseen(weights: Mapping[str, Any]) -> None:
+    """InputError for a weight of a loss that sees pictures, where there are none."""
+    for name in SEEING:
+        if weight := weights.get(name, 0):
+            raise InputError(NO_PICTURES.format(name=name, weight=weight))
 
 
 def check_held_out(config: ConfigDict) -> None:

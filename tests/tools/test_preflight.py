@@ -25,7 +25,7 @@ INTERVAL = ("level=interval", "adversarial_weight=0", "eta=0.0")
 
 
 def found(tmp_path: Path, *overrides: str) -> list[str]:
-    return preflight.problems(configs.load(NANO, overrides), tmp_path / "run")
+    return preflight.problems(sections.load(str(NANO), overrides), tmp_path / "run")
 
 
 def test_a_config_that_runs_has_no_problem_and_is_told_what_it_takes(tmp_path):
@@ -185,6 +185,10 @@ def test_prompts_alone_have_nothing_that_heads_could_see(tmp_path):
     prompts = [f"data.source={tmp_path / 'p.txt'}", "evaluate.judges=()"]
     (line,) = found(tmp_path, *prompts)
     assert line.startswith("data.source has no pictures for the heads, but match.match.adv")
+    (line,) = found(
+        tmp_path, *prompts, "match.match.adversarial_weight=0", "match.match.feature_weight=1"
+    )
+    assert line.startswith("data.source has no pictures for the heads, but match.match.feature_wei")
     for more in ("match.match.adversarial_weight=0", "data.draw.steps=4"):
         assert not [line for line in found(tmp_path, *prompts, more) if "heads" in line]
 
