@@ -65,10 +65,10 @@ class JobConfig:
       checkpoint_steps: between two saves.
       stall_seconds: a step that takes more is taken for a hang, and explained.
       keep: the newest checkpoints that stay while it trains; once it is done, one.
-      milestone_steps: checkpoints of every so many steps stay for good; 0 is none.
+      milestone_steps: saves of every so many steps stay for good; 0 is none.
       most_skipped: updates of a network that are skipped in a row before the job is stopped.
       sample_steps: between two grids of pictures, of guide and match; 0 is none.
-      judge_steps: between two looks of a judge at its pictures, of saved steps; 0 is none.
+      judge_steps: between two looks of a judge at its pictures, as sample_steps; 0 is none.
       judged: captions that are drawn for the judge, none of those that are reported.
       best: checkpoints that stay for what the judge says of them.
       histogram_steps: between two histograms of gradients; 0 is none.
@@ -95,11 +95,12 @@ class JobConfig:
     def __post_init__(self) -> None:
         span_of(self.profile)
         check_known(self.trackers)
-        if self.judge_steps % self.checkpoint_steps:
-            raise InputError(
-                f"judge_steps={self.judge_steps} is no multiple of checkpoint_steps="
-                f"{self.checkpoint_steps}: what is judged is to be saved"
-            )
+        for name in ("judge_steps", "milestone_steps"):
+            if getattr(self, name) % self.checkpoint_steps:
+                raise InputError(
+                    f"{name}={getattr(self, name)} is no multiple of checkpoint_steps="
+                    f"{self.checkpoint_steps}: what is judged, or stays, is to be saved"
+                )
 
 
 # Draws a state, images by name, and says of a state how good its pictures are.

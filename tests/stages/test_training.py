@@ -244,6 +244,7 @@ def test_a_job_keeps_the_checkpoint_that_its_judge_likes_best(tmp_path):
     assert told == merits
 
 
-def test_what_is_judged_is_to_be_saved():
-    with pytest.raises(InputError, match=r"judge_steps=3 is no multiple of checkpoint_steps=2"):
-        dataclasses.replace(JOB, checkpoint_steps=2, judge_steps=3)
+@pytest.mark.parametrize("key", ["judge_steps", "milestone_steps"])
+def test_what_is_judged_or_stays_is_to_be_saved(key):
+    with pytest.raises(InputError, match=rf"{key}=3 is no multiple of checkpoint_steps=2"):
+        dataclasses.replace(JOB, checkpoint_steps=2, **{key: 3})
