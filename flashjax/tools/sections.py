@@ -159,6 +159,9 @@ class Autoencoder:
     job: JobConfig
     optimiser: OptimiserConfig
 
+    def __post_init__(self) -> None:
+        _check_undrawn(self.job)
+
 
 @dataclasses.dataclass(frozen=True)
 class Slim(Autoencoder):
@@ -175,6 +178,9 @@ class Flow:
     optimiser: OptimiserConfig
     teach: TeachConfig
     average: AverageConfig
+
+    def __post_init__(self) -> None:
+        _check_undrawn(self.job)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +248,13 @@ NEEDS: dict[str, Sequence[str]] = {  # beside the seed and simulate_devices; of 
     "slim": tuple(SLIM),
 }
 EVERY: Sequence[str] = tuple(name for name in DISTIL if name not in OPTIONAL)
+
+
+def _check_undrawn(job: JobConfig) -> None:
+    """InputError for pictures of a teacher that is trained, which nobody draws."""
+    for key in ("sample_steps", "judge_steps"):
+        if getattr(job, key):
+            raise InputError(f"job.{key} is of guide and match: set it to 0")
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:

@@ -139,6 +139,17 @@ def test_no_stage_begins_with_a_value_out_of_its_range(verb, dry, tmp_path, caps
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "section"), [("teacher", "vae"), ("teacher", "flow"), ("slim",) * 2]
+)
+def test_no_pictures_of_a_teacher_that_is_trained_are_promised(recipe, section):
+    for key in ("sample_steps", "judge_steps"):
+        path = f"{section}.job.{key}"
+        config = sections.load(f"nano_{recipe}", [f"{path}=500"])
+        (line,) = lines(config, VERBS[f"nano_{recipe}"])
+        assert line == f"{section}: job.{key} is of guide and match: set it to 0"
+
+
 @pytest.mark.parametrize("verb", ["teach", "slim"])
 def test_neither_does_a_teacher(verb, tmp_path, capsys):
     section = {"teach": "flow", "slim": "slim"}[verb]
