@@ -30,14 +30,15 @@ def span_of(text: str) -> tuple[int, int] | None:
 def traced(folder: Path, span: tuple[int, int] | None, *, start: int) -> Iterator[Hook]:
     """A hook that has the steps of `span` traced into `folder`; `start` were done before.
 
-    What the steps have asked of the devices ends before the trace does.
+    What the steps have asked of the devices ends before the trace does. A job that goes on within
+    the span traces what is left of it; where nothing is, a line says so.
     """
-    running = False
+    running = begun = False
 
     def begin(step: int) -> None:
-        nonlocal running
-        if span and step + 1 == span[0]:
-            running = True
+        nonlocal running, begun
+        if span and not running and span[0] <= step + 1 <= span[1]:
+            running = begun = True
             jax.profiler.start_trace(str(folder))
 
     def end() -> None:
@@ -58,3 +59,5 @@ def traced(folder: Path, span: tuple[int, int] | None, *, start: int) -> Iterato
     finally:
         if running:
             end()
+        if span and not begun:
+            log.warning("no trace: none of the steps %d to %d was trained by this start", *span)

@@ -36,6 +36,23 @@ def test_these_steps_are_traced_and_no_others(asked, tmp_path, start):
     assert asked == steps
 
 
+def test_a_job_that_goes_on_within_the_span_traces_what_is_left_of_it(asked, tmp_path):
+    with traced(tmp_path, (3, 5), start=3) as hook:
+        for step in (4, 5, 6):
+            asked.append(step)
+            hook(step, None, {"loss": jnp.zeros(())})
+    assert asked == ["start", 4, 5, "stop", 6]
+
+
+@pytest.mark.parametrize("start", [0, 8])
+def test_a_span_that_a_start_does_not_train_is_said(asked, tmp_path, caplog, start):
+    with traced(tmp_path, (7, 8), start=start) as hook:
+        for step in range(start + 1, start + 4):
+            hook(step, None, {"loss": jnp.zeros(())})
+    assert not asked
+    assert caplog.messages == ["no trace: none of the steps 7 to 8 was trained by this start"]
+
+
 def test_a_job_that_ends_earlier_has_its_trace_all_the_same(asked, tmp_path):
     with traced(tmp_path, (1, 9), start=0) as hook:
         hook(1, None, {"loss": jnp.zeros(())})
