@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from flashjax.parallel.hosts import is_first, meet
 from flashjax.stages.contents import CHECKPOINTS, UNFINISHED
 from flashjax.stages.refused import LOCK, RECORD, withdrawn
+from flashjax.stages.split import folder_of
 from flashjax.stages.stage import (
     FORKED,
     came_to_nothing,
@@ -37,7 +38,7 @@ def forked(origin: Path, config: ConfigDict, workdir: Path, verb: str) -> Iterat
     stays.
     """
     stage, step = check_fork(origin, config, workdir, verb)
-    folder = workdir / verb
+    folder = place_of(config, workdir, verb)
     begun = {"stage": verb, "status": FORKED, "seed": config.seed, "seconds": 0.0}
     record = begun | {"section": {}, "inputs": {}, "versions": {}}
     record[FORKED] = {"from": str(stage.resolve()), "step": step}
@@ -61,8 +62,13 @@ def check_fork(origin: Path, config: ConfigDict, workdir: Path, verb: str) -> tu
             f"--fork {origin}: step {step} is no earlier than the end, "
             f"{verb}.job.steps={config[verb].job.steps}: give more steps or an earlier checkpoint"
         )
-    _check_free(workdir / verb)
+    _check_free(place_of(config, workdir, verb))
     return stage, step
+
+
+def place_of(config: ConfigDict, workdir: Path, verb: str) -> Path:
+    """The folder of a stage; a branch that is a job of its own has one of its own."""
+    return workdir / (folder_of(config.split.get("only", "")) if verb == "split" else verb)
 
 
 @contextmanager

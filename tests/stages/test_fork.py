@@ -58,6 +58,15 @@ def test_a_fork_goes_on_from_the_old_state_with_its_own_config(tmp_path):
     assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
 
 
+def test_a_branch_of_its_own_job_is_forked_to_its_own_folder(tmp_path):
+    """Elsewhere its job would not find the checkpoint, and begin anew without a word."""
+    _guide(_config(4), tmp_path / "old")
+    config = ConfigDict({"seed": 0, "split": {"only": "lo", "job": {"steps": 6}}})
+    new = tmp_path / "new"
+    with forked(tmp_path / "old/guide", config, new, "split"):
+        assert steps_saved(new / "split-lo") == [4] and not (new / "split").exists()
+
+
 def test_what_cannot_be_forked_is_said(tmp_path):
     _guide(_config(4), tmp_path)
     for origin, steps, workdir, verb, said in (
