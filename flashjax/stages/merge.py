@@ -10,7 +10,7 @@ from flashjax.checkpoint import save_params
 from flashjax.parallel.mesh import make_mesh
 from flashjax.stages.identity import OPERATION, leaves
 from flashjax.stages.model import trained_student
-from flashjax.stages.split import RAW, folder_of
+from flashjax.stages.split import RAW, folders_of
 from flashjax.stages.stage import read_stage, run_stage
 from flashjax.train.merge import merge
 from flashjax.types import InputError
@@ -24,8 +24,7 @@ def section_of(config: ConfigDict) -> dict[str, Any]:
 def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Weighs the branches' averaged weights as the config says, from one job or one job each."""
     weights = config.merge.weights.to_dict()
-    apart = not (workdir / folder_of("")).exists()
-    stages = {name: folder_of(name if apart else "") for name in weights}
+    stages = folders_of(weights, workdir)
 
     def body(folder: Path) -> dict[str, Any]:
         check_siblings({stage: workdir / stage for stage in stages.values()})

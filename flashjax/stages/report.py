@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flashjax.evaluate.judge import Figure, Measured
 from flashjax.sources import name_of
 from flashjax.stages.evaluate import BITS, counted
 from flashjax.stages.export import DTYPES, FOLDER, SINGLE
+from flashjax.stages.split import folders_of
 from flashjax.stages.stage import read_stage, run_stage, stage_results
 from flashjax.stages.training import curves
 
@@ -51,7 +53,10 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         section_of(config),
         workdir,
         body,
-        inputs={name: workdir / name for name in ("evaluate", "export", "quantize", "split")},
+        inputs={
+            name: workdir / name
+            for name in ("evaluate", "export", "quantize", *branches_of(config, workdir).values())
+        },
         seed=config.seed,
         alone=True,
     )
@@ -66,7 +71,7 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
     measured = {sampler.name: sampler.measured for sampler in samplers}
     steps, full = config.student.steps, config.evaluate.teacher_steps
     reference, student = f"teacher, {counted(full)}", f"student after merge, {counted(steps)}"
-    records = {name: read_stage(workdir / name) for name in STAGES}
+    records = {name: read_stage(workdir / name) for name in stages_of(config, workdir)}
     versions = (records["evaluate"] or {})["versions"]
     bits = 8 * np.dtype(DTYPES[config.export.dtype]).itemsize
     guided = " with guidance" if config.evaluate.guidance_scale != 1 else ""
@@ -92,7 +97,7 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
         curves=[
             report.Curves("guide", {"": curves(workdir / "guide")}),
             report.Curves("match", {"": curves(workdir / "match")}),
-            report.Curves("split", branch_curves(workdir, tuple(config.split.branches))),
+            report.Curves("split", branch_curves(workdir, branches_of(config, workdir))),
         ],
         files=file_sizes(workdir, bits=bits),
         stage_seconds={name: record["seconds"] for name, record in records.items() if record},
@@ -130,15 +135,31 @@ def fewest_bits(config: ConfigDict) -> str:
     return f"student {BITS[config.quantize.schemes[-1]]}, {counted(config.student.steps)}"
 
 
-def branch_curves(workdir: Path, branches: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
-    """The branches' metrics apart: "lo/student/loss" of one run becomes "student/loss" of `lo`."""
+def branches_of(config: ConfigDict, workdir: Path) -> dict[str, str]:
+    """The folder of every branch."""
+    return folders_of(config.split.branches, workdir)
+
+
+def stages_of(config: ConfigDict, workdir: Path) -> list[str]:
+    """All stages of a run in their order, a branch's own job as one of them."""
+    trained = list(dict.fromkeys(branches_of(config, workdir).values()))
+    return [name for stage in STAGES for name in (trained if stage == "split" else [stage])]
+
+
+def branch_curves(workdir: Path, folders: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """The branches' metrics apart: "lo/student/loss" of one run becomes "student/loss" of `lo`.
+
+    `folders` has that of every branch.
+    """
 
     def of(branch: str, record: dict[str, Any]) -> dict[str, Any]:
         own = {k.removeprefix(branch): v for k, v in record.items() if k.startswith(branch)}
         return {"step": record["step"], **own}
 
-    records = [record for record in curves(workdir / "split") if "step" in record]
-    return {branch: [of(f"{branch}/", record) for record in records] for branch in branches}
+    return {
+        branch: [of(f"{branch}/", record) for record in curves(workdir / name) if "step" in record]
+        for branch, name in folders.items()
+    }
 
 
 def file_sizes(workdir: Path, *, bits: int) -> list[report.FileSize]:

@@ -1,7 +1,7 @@
 """`split`: branches of the student, each for its own range of timesteps, on parallel sub-meshes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,12 @@ def chosen_branches(config: ConfigDict) -> tuple[tuple[str, ...], int]:
 def folder_of(only: str) -> str:
     """The stage's folder: of all branches together, or of one that is a job of its own."""
     return f"split-{only}" if only else "split"
+
+
+def folders_of(names: Iterable[str], workdir: Path) -> dict[str, str]:
+    """The folder that has each of the branches `names`, of one job or of one each."""
+    apart = not (workdir / folder_of("")).exists()
+    return {name: folder_of(name if apart else "") for name in names}
 
 
 def jit_on_branches(step: Advance, *, mesh: Mesh, shardings: Any, first: int = 0) -> Any:
