@@ -4,6 +4,7 @@ With a first moment Adam keeps a running mean of each gradient, without one that
 histograms are of the first, or of the root of the second.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from flashjax.train.state import Learner
 
@@ -25,7 +27,7 @@ def gradient_samples(state: Any) -> Mapping[str, np.ndarray]:
     for network, learner in learners.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(_memory(learner.opt)):
             part = jax.tree_util.keystr(path[:1], simple=True)
-            found.setdefault(f"{network}/gradients/{part}", []).append(_some(leaf))
+            found.setdefault(f"{network}/gradients/{part}", []).append(_whole(leaf))
     return {name: np.concatenate(jax.device_get(parts)) for name, parts in found.items()}
 
 
@@ -36,8 +38,16 @@ def _memory(opt: optax.OptState) -> Any:
     return memory.mu if hasattr(memory, "mu") else jax.tree.map(jnp.sqrt, memory.nu)
 
 
-@jax.jit
-def _some(leaf: Array) -> Array:
-    """Entries of an array, evenly over it."""
+def _whole(leaf: Array) -> Array:
+    """Entries of an array, on every device: no process can fetch what lies on others' alone."""
+    there = leaf.sharding
+    divided = isinstance(there, NamedSharding)
+    return _some(leaf, NamedSharding(there.mesh, PartitionSpec()) if divided else there)
+
+
+@functools.partial(jax.jit, static_argnames="where")
+def _some(leaf: Array, where: Sharding) -> Array:
+    """Entries of an array, evenly over it, where they are to lie."""
     flat = leaf.ravel()
-    return flat[:: max(1, flat.size // ENTRIES)][:ENTRIES].astype(jnp.float32)
+    chosen = flat[:: max(1, flat.size // ENTRIES)][:ENTRIES].astype(jnp.float32)
+    return jax.lax.with_sharding_constraint(chosen, where)

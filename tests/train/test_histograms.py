@@ -4,11 +4,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from flashjax.parallel.mesh import make_mesh
 from flashjax.train.histograms import gradient_samples
 from flashjax.train.metrics import EventWriter
 from flashjax.train.optim import OptimiserConfig, make_optimiser
 from flashjax.train.state import Descent, descend, init_state
+
+
+def test_what_lies_on_several_processes_is_fetched_from_devices_that_have_it_whole(monkeypatch):
+    """Of the devices of others a process can fetch nothing."""
+    mesh = make_mesh({"fsdp": 4}, jax.devices()[:4])
+    rows = NamedSharding(mesh, PartitionSpec("fsdp"))
+    descent = Descent(make_optimiser(OptimiserConfig(1e-3), 10))
+    state = init_state({"w": jnp.ones((64, 64))}, descent)
+    state = jax.tree.map(lambda x: jax.device_put(x, rows) if x.ndim else x, state)
+    fetched = []
+    monkeypatch.setattr(jax, "device_get", lambda parts: fetched.extend(parts) or parts)
+    assert gradient_samples(state)
+    assert fetched and all(part.is_fully_replicated for part in fetched)
 
 
 @pytest.mark.parametrize(("beta1", "share"), [(0.9, 0.1), (0.0, 1.0)])
