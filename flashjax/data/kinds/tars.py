@@ -79,6 +79,7 @@ def _by_suffix(shard: Address, members: Iterable[Member]) -> dict[str, tarfile.T
 def _members(shard: Address, file: BinaryIO) -> Iterator[Member]:
     """The files of a tar. InputError for one that is cut short, with its last whole sample.
 
+    Hidden ones are left out, as in folders: a Mac packs "._a.jpg" between "a.jpg" and "a.txt".
     A link, hard or symbolic, is the file before it that it names. InputError for a picture or a
     caption that is a link to anything else.
     """
@@ -95,6 +96,8 @@ def _members(shard: Address, file: BinaryIO) -> Iterator[Member]:
                 held = info if info.isfile() else files.get(_target(info))
                 if held is not None:
                     files[posixpath.normpath(info.name)] = held
+                    if not posixpath.basename(key):
+                        continue
                     keys = [*keys[-1:], key] if key not in keys[-1:] else keys
                     yield key, suffix, held
                 elif suffix in (*SUFFIXES, *TEXTS) and (info.islnk() or info.issym()):

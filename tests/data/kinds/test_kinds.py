@@ -153,6 +153,15 @@ def test_linked_files_of_a_tar_are_what_they_link_to_as_the_tool_itself_packs_th
         open_source(tmp_path / "part.tar")
 
 
+def test_hidden_files_of_a_tar_part_no_picture_from_its_caption(tmp_path, caplog):
+    """A Mac's own `tar` packs one before each file: attributes, in a format of its own."""
+    files = shard(range(3))
+    files = {n: c for name in files for n, c in ((f"._{name}", b"\0\5"), (name, files[name]))}
+    write_tar(tmp_path / "mac.tar", {f"./{name}": content for name, content in files.items()})
+    check(open_source(tmp_path / "mac.tar"))
+    assert "have no picture" not in caplog.text
+
+
 def test_a_tar_that_is_put_together_wrongly_is_refused(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     packed = tmp_path / "packed.tar"
