@@ -107,14 +107,14 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
         if with_t5 or name != "tokenizer_3":
             check_files(folder / name, "a folder in SD3.5's layout")
     config = folder / "tokenizer" / "tokenizer_config.json"
-    _check_length(config)
+    _length(config)
 
     from transformers import CLIPTokenizer, T5Tokenizer
 
     clip_l = _opened(CLIPTokenizer, folder / "tokenizer", _WORD_END)
     t5 = None
     if with_t5:
-        _check_length(folder / "tokenizer_3" / config.name, default=_T5_LENGTH, most=math.inf)
+        _length(folder / "tokenizer_3" / config.name, default=_T5_LENGTH, most=math.inf)
         t5 = _opened(T5Tokenizer, folder / "tokenizer_3", _T5_SPACE)
         t5_length = t5_length or min(t5.model_max_length, _T5_LENGTH)
     return Tokenizer(
@@ -126,20 +126,32 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
     )
 
 
-def _check_length(config: Path, *, default: int | None = None, most: float = MAX_LENGTH) -> None:
-    """InputError where a tokenizer's config says no length that prompts can be padded to."""
+def clip_length(folder: Path) -> int:
+    """Tokens of a prompt that both CLIPs of a pipeline's `folder` see. InputError for none."""
+    return _length(folder / "tokenizer" / "tokenizer_config.json")
+
+
+def _length(config: Path, *, default: int | None = None, most: float = MAX_LENGTH) -> int:
+    """The length that prompts are padded to. InputError where a tokenizer's config says none."""
     length = read_json(config).get("model_max_length", default)
     if type(length) is not int or not 0 < length <= most:
         raise InputError(
             f"{config}: model_max_length is {reprlib.repr(length)}; set it (77 for SD3.5)"
         )
+    return length
 
 
-def check_fits(tokenizer: Tokenizer, rows: Mapping[str, int], where: str) -> None:
+def check_fits(tokenizer: Tokenizer, rows: Mapping[str, int], where: str, *, places: int) -> None:
     """InputError where a tokenizer knows more tokens than its encoder's table of tokens has rows.
 
     `rows` is by encoder, "clip_l", "clip_g" and "t5"; of one that is left out nothing is asked.
+    `places` is how many tokens of a prompt both CLIPs have places for.
     """
+    if tokenizer.clip_length > places:
+        raise InputError(
+            f"{where}: tokenizer/ cuts prompts at {tokenizer.clip_length} tokens, a CLIP has "
+            f"{places} places: set its model_max_length to {places}"
+        )
     for name, count in rows.items():
         known = getattr(tokenizer, name)
         if known is not None and (highest := max(known.get_vocab().values()) + 1) > count:

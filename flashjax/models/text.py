@@ -29,16 +29,31 @@ class AbsentT5:
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """The sizes of CLIP-L, CLIP-bigG and T5."""
+    """The sizes of CLIP-L, CLIP-bigG and T5.
+
+    `cut` is how many tokens of a prompt both CLIPs see, 0 where they see as many as both have
+    places for: a longer CLIP has more than the tokenizer fills.
+    """
 
     clip_l: CLIPConfig
     clip_g: CLIPConfig
     t5: T5Config | AbsentT5
+    cut: Whole = 0
 
     @property
     def pooled_width(self) -> int:
         """Numbers of the pooled text."""
         return self.clip_l.width + self.clip_g.projection
+
+    @property
+    def places(self) -> int:
+        """Tokens that both CLIPs have places for."""
+        return min(self.clip_l.length, self.clip_g.length)
+
+    @property
+    def clip_tokens(self) -> int:
+        """Tokens of the CLIPs before those of T5."""
+        return self.cut or self.places
 
     @property
     def vocabularies(self) -> dict[str, int]:
@@ -80,7 +95,7 @@ def drop_encoders(config: TextConfig, cond: Cond, drop: Array) -> Cond:
     # Which encoder a channel of the CLIP tokens comes from; what pads them is zero anyway.
     of_g = jnp.arange(cond.text.shape[-1]) >= config.clip_l.width
     clip = jnp.where(of_g, kept[:, 1:2], kept[:, :1])[:, None]
-    is_clip = jnp.arange(cond.text.shape[1]) < config.clip_l.length
+    is_clip = jnp.arange(cond.text.shape[1]) < config.clip_tokens
     text = cond.text * jnp.where(is_clip[None, :, None], clip, kept[:, 2, None, None])
     of_g = jnp.arange(cond.pooled.shape[-1]) >= config.clip_l.width
     return Cond(text=text, pooled=cond.pooled * jnp.where(of_g, kept[:, 1:2], kept[:, :1]))

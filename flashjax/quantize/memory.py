@@ -134,7 +134,7 @@ def abstract_networks(sizes: Sizes) -> dict[str, Any]:
 def activations(sizes: Sizes, params: Mapping[str, Any], *, pixels: int) -> dict[str, int]:
     """The most bytes that each network holds while it works on one picture."""
     side, text = pixels // sizes.vae.factor, sizes.text
-    tokens = text.clip_l.length + sizes.t5_tokens
+    tokens = text.clip_tokens + sizes.t5_tokens
     shape: Any = partial(jax.ShapeDtypeStruct, dtype=DTYPE)
     cond = Cond(
         shape((1, tokens, sizes.transformer.text_width)),

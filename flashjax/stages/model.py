@@ -25,7 +25,7 @@ from flashjax.data.cache import MANIFEST, read_cache
 from flashjax.data.config import DataConfig
 from flashjax.data.jsons import read_json
 from flashjax.data.remote.fetch import fetched
-from flashjax.data.tokenizers import Tokenizer, check_fits, load_tokenizers
+from flashjax.data.tokenizers import Tokenizer, check_fits, clip_length, load_tokenizers
 from flashjax.flow.schedule import Schedule
 from flashjax.models.clip import CLIPConfig
 from flashjax.models.halved import told
@@ -202,7 +202,8 @@ def open_tokenizer(workdir: Path, pipeline: Pipeline) -> Tokenizer:
     """The imported teacher's tokenizer. InputError if it has words that its encoders have not."""
     folder = workdir / "import" / TOKENIZERS
     tokenizer = _tokenizer(folder)
-    check_fits(tokenizer, pipeline.text_config.vocabularies, str(folder))
+    text = pipeline.text_config
+    check_fits(tokenizer, text.vocabularies, str(folder), places=text.places)
     return tokenizer
 
 
@@ -227,7 +228,7 @@ def open_networks(
 
 def abstract_networks(workdir: Path, *, names: Sequence[str] = PARTS) -> Pipeline:
     """The same, of its networks the shapes: no weight is read."""
-    model = read_model(workdir)
+    model, cut = read_model(workdir), clip_length(workdir / "import" / TOKENIZERS)
     networks = {name: ABSTRACT[name](getattr(model, name)) for name in names}
     return Pipeline(
         **{name: {} for name in PARTS} | networks,
@@ -235,7 +236,7 @@ def abstract_networks(workdir: Path, *, names: Sequence[str] = PARTS) -> Pipelin
         schedule=model.schedule,
         transformer_config=model.transformer,
         vae_config=model.vae,
-        text_config=model.text,
+        text_config=dataclasses.replace(model.text, cut=cut),
     )
 
 

@@ -284,7 +284,8 @@ def computed_text(config: ConfigDict, text: TextConfig) -> TextConfig:
     """The text encoders in the dtype that `compute` gives them."""
     dtype = DTYPES[compute_of(config).text_dtype]
     t5 = text.t5
-    return TextConfig(
+    return dataclasses.replace(
+        text,
         clip_l=dataclasses.replace(text.clip_l, dtype=dtype),
         clip_g=dataclasses.replace(text.clip_g, dtype=dtype),
         t5=t5 if isinstance(t5, AbsentT5) else dataclasses.replace(t5, dtype=dtype),

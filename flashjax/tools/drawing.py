@@ -134,7 +134,8 @@ def open_source(
     pipeline = open_pipeline(
         path, base=folder, place=lambda _: place, absent_t5=absent_t5, loras=loras
     )
-    check_fits(tokenizer, pipeline.text_config.vocabularies, str(home))
+    text = pipeline.text_config
+    check_fits(tokenizer, text.vocabularies, str(home), places=text.places)
     return in_dtype(pipeline, computed_in(dtype)), tokenizer
 
 

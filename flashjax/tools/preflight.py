@@ -17,7 +17,7 @@ from flashjax.convert.folder import read_configs, settings
 from flashjax.data.cache import MANIFEST
 from flashjax.data.config import DrawConfig
 from flashjax.data.prompts import Prompts
-from flashjax.data.tokenizers import load_tokenizers
+from flashjax.data.tokenizers import check_fits, load_tokenizers
 from flashjax.flow.schedule import sampler_sigmas, student_sigmas
 from flashjax.models.mmdit import MMDiTConfig
 from flashjax.models.text import AbsentT5, TextConfig
@@ -340,17 +340,19 @@ def steps_of(config: ConfigDict) -> list[Planned]:
 def model_of(config: ConfigDict) -> Model:
     """The teacher as its files say it is; no weight is read."""
     source, home = source_of(config), home_of(config)
-    known, t5_tokens = read_configs(home), load_tokenizers(home).t5_length
+    known, tokenizer = read_configs(home), load_tokenizers(home)
     transformer = transformer_sizes(source, home)
     t5 = known.get("t5") or AbsentT5(transformer.text_width, config.teacher.absent_t5)
+    text = TextConfig(known["clip_l"], known["clip_g"], t5, tokenizer.clip_length)
+    check_fits(tokenizer, text.vocabularies, str(home), places=text.places)
     factor, told_of = known["vae"].factor, settings(home)
     side = config.data.get("size", 0) or told_of["sample_size"] * factor
     size = side // factor
     shift = told_of["schedule"].shift_of((size // transformer.patch) ** 2)
     return Model(
-        ModelConfig(str(source), sample_size=size, shift=shift, t5_tokens=t5_tokens),
+        ModelConfig(str(source), sample_size=size, shift=shift, t5_tokens=tokenizer.t5_length),
         transformer,
-        TextConfig(known["clip_l"], known["clip_g"], t5),
+        text,
     )
 
 

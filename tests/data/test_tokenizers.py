@@ -255,14 +255,19 @@ def test_an_editors_mark_and_line_ends_are_no_part_of_an_index(tmp_path):
     assert load_tokenizers(tmp_path).t5 is None
 
 
-def test_a_tokenizer_with_more_tokens_than_its_encoder_has_rows_is_refused(tokenizer):
+def test_a_tokenizer_with_more_tokens_than_its_encoder_has_rows_or_places_is_refused(tokenizer):
     """Beyond the table a lookup takes its last row, and nobody is told."""
     sizes = {"clip_l": len(tokenizer.clip_l), "clip_g": 2**20, "t5": len(tokenizer.t5)}
-    check_fits(tokenizer, sizes, "here")
+    places = tokenizer.clip_length
+    check_fits(tokenizer, sizes, "here", places=places)
     with pytest.raises(
         InputError, match=r"here: the tokenizer of t5 has \d+ tokens, its text enco"
     ):
-        check_fits(tokenizer, sizes | {"t5": len(tokenizer.t5) - 1}, "here")
+        check_fits(tokenizer, sizes | {"t5": len(tokenizer.t5) - 1}, "here", places=places)
+    with pytest.raises(
+        InputError, match=r"here: tokenizer/ cuts prompts at 12 tokens, a CLIP has 11"
+    ):
+        check_fits(tokenizer, sizes, "here", places=11)
 
 
 @pytest.mark.parametrize("lost", ["tokenizer/merges.txt", "tokenizer_2/tokenizer_config.json"])
@@ -309,4 +314,4 @@ def test_a_token_beyond_its_encoders_table_is_found_among_few(tmp_path):
     path.write_text(json.dumps(words | {"red</w>": 40_000}))
     tokenizer = load_tokenizers(tmp_path)
     with pytest.raises(InputError, match="of clip_l has 40001 tokens, its text encoder 30000"):
-        check_fits(tokenizer, {"clip_l": 30_000}, "here")
+        check_fits(tokenizer, {"clip_l": 30_000}, "here", places=77)

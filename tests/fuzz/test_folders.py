@@ -87,7 +87,7 @@ def test_files_of_tokenizers(data, name, mutants, pipeline, outcome):
 
     def ids():
         tokenizer = load_tokenizers(pipeline)
-        check_fits(tokenizer, rows, "here")
+        check_fits(tokenizer, rows, "here", places=tokenizer.clip_length)
         return tokenizer(["a red seven", ""])
 
     kind = mutants.json_of(json.loads(whole)) if file.endswith(".json") else mutants.bytes_of(whole)

@@ -10,10 +10,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flashjax.models.clip import CLIPConfig, CLIPText
 from flashjax.models.t5 import T5Config, T5Encoder
-from flashjax.models.text import AbsentT5, TextConfig, encode_pair, encode_text
+from flashjax.models.text import AbsentT5, TextConfig, drop_encoders, encode_pair, encode_text
 from flashjax.models.variants import SD3_TEXT
 from flashjax.parallel.hlo import collectives
-from flashjax.types import InputError, Tokens
+from flashjax.types import Cond, InputError, Tokens
 
 CONFIG = TextConfig(
     CLIPConfig(30, 7, 16, 2, 2, 32, "quick_gelu"),
@@ -108,3 +108,15 @@ def test_half_precision_encoders_condition_alike_in_fp32(params, whole):
         assert got.dtype == jnp.float32
         error = np.abs(got - want).max() / np.abs(want).max()
         assert 1e-5 < error < 0.02
+
+
+@pytest.mark.parametrize(("length", "cut"), [(7, 0), (20, 0), (20, 7), (7, 5)])
+def test_all_of_t5_is_dropped_also_beside_a_clip_with_more_places_than_its_prompts_fill(
+    length, cut
+):
+    """A CLIP for long prompts has 248 places; beside one of 77 both see 77 tokens."""
+    long = dataclasses.replace(CONFIG.clip_l, length=length)
+    config = dataclasses.replace(CONFIG, clip_l=long, cut=cut)
+    cond = Cond(jnp.ones((1, (cut or 7) + 5, 48)), jnp.ones((1, config.pooled_width)))
+    without = drop_encoders(config, cond, jnp.array([[False, False, True]]))
+    np.testing.assert_array_equal(without.text[0, :, 0], [1] * (cut or 7) + [0] * 5)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flashjax.convert.folder import read_pipeline
-from flashjax.stages.model import MODEL, keep_model, open_model, read_model
+from flashjax.stages.model import MODEL, abstract_networks, keep_model, open_model, read_model
 from flashjax.types import InputError
 
 
@@ -73,3 +73,11 @@ def test_sizes_that_are_not_the_weights_own_are_refused(changed, network, size, 
     workdir = changed(lambda model: model["sizes"][network].update({size: value}))
     with pytest.raises(InputError, match=rf"params/{network} does not fit the model"):
         open_model(workdir, names=(network,))
+
+
+def test_an_opened_model_knows_how_many_tokens_its_tokenizer_gives_both_clips(workdir):
+    path = workdir / "import" / "tokenizers" / "tokenizer" / "tokenizer_config.json"
+    whole = path.read_text()
+    path.write_text(json.dumps(json.loads(whole) | {"model_max_length": 9}))
+    assert abstract_networks(workdir).text_config.clip_tokens == 9
+    path.write_text(whole)

@@ -304,7 +304,7 @@ def _encoded(config: ConfigDict, sizes: TextConfig, tokens: Tokens) -> Cond:
 
 
 def _tokens(sizes: TextConfig, model: ModelConfig, size: int = 1) -> Any:
-    lengths = (sizes.clip_l.length, sizes.clip_g.length, model.t5_tokens)
+    lengths = (sizes.clip_tokens, sizes.clip_tokens, model.t5_tokens)
     ids: Any = [jax.ShapeDtypeStruct((size, length), jnp.int32) for length in lengths]
     return Tokens(*ids)
 

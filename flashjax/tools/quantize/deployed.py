@@ -43,7 +43,7 @@ def picture(
     absent = AbsentT5(transformer.text_width, ABSENT_T5_TOKENS)
     text_config = TextConfig(sizes["clip_l"], sizes["clip_g"], sizes.get("t5", absent))
     tokenizer = load_tokenizers(home)
-    check_fits(tokenizer, text_config.vocabularies, str(home))
+    check_fits(tokenizer, text_config.vocabularies, str(home), places=text_config.places)
     tokens = tokenizer([prompt])
     cond = jax.jit(lambda text, tokens: encode_text(text_config, text, tokens))(params, tokens)
     given = dict(zip(INPUTS[1:3], (np.asarray(cond.text), np.asarray(cond.pooled)), strict=True))

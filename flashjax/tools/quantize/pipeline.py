@@ -31,7 +31,8 @@ def write_pipeline(
     companions = read_companions(source, home, loras)
     where = str(source) if home == source else f"{source} with {home}"
     whole = assemble({"transformer": ({}, model.config), **companions}, where=where)
-    check_fits(load_tokenizers(home), whole.text_config.vocabularies, str(home))
+    text = whole.text_config
+    check_fits(load_tokenizers(home), text.vocabularies, str(home), places=text.places)
     return write_whole(
         format_name,
         model,

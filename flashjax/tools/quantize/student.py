@@ -78,7 +78,8 @@ def open_student(
         home = home_of(source, base)
         tokenizer = load_tokenizers(home)
         pipeline = open_pipeline(source, base=base, place=place, loras=loras)
-        check_fits(tokenizer, pipeline.text_config.vocabularies, str(home))
+        text = pipeline.text_config
+        check_fits(tokenizer, text.vocabularies, str(home), places=text.places)
     sigmas = tuple(student_sigmas(steps, pipeline.shift).tolist())
     return Student(pipeline, tokenizer, home, sigmas)
 
