@@ -51,6 +51,13 @@ def column_of(where: str, columns: Sequence[str], known: Sequence[str]) -> str:
     return found
 
 
+def refuse_twice(where: str, columns: Sequence[str]) -> None:
+    """InputError for two columns of a usual name: nobody can say which of them is meant."""
+    for name in (*PICTURES, *CAPTIONS):
+        if columns.count(name) > 1:
+            raise InputError(f"{where} has two columns {name}: keep one of them")
+
+
 def named_in(cell: Any, where: str, column: str) -> str:
     """The name of a file in a cell. InputError for what can be none."""
     try:
@@ -84,7 +91,9 @@ def _json_lines(address: Address) -> Iterator[Row]:
 
 def _csv(address: Address) -> Iterator[Row]:
     try:
-        for row in csv.DictReader(io.StringIO(address.read_text(), newline=""), strict=True):
+        rows = csv.DictReader(io.StringIO(address.read_text(), newline=""), strict=True)
+        refuse_twice(f"{address}", rows.fieldnames or ())
+        for row in rows:
             if None in row:
                 raise InputError(
                     f"{address}: the row of {next(iter(row.values()))!r:.60} has more cells than "

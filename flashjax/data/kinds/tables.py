@@ -25,11 +25,12 @@ from flashjax.data.kinds.listed import (
     captioned,
     texts_of,
 )
-from flashjax.data.kinds.manifest import column_of, listed_entry, named_in
+from flashjax.data.kinds.manifest import column_of, listed_entry, named_in, refuse_twice
 from flashjax.types import InputError
 
 SUFFIXES = (".parquet", ".arrow")
 SPLITS, STATE = "dataset_dict.json", "state.json"  # of `save_to_disk`
+_INDEXED = b"ARROW1"  # how arrow's format of files begins
 KEPT = 2  # groups of rows in memory at a time
 
 Names = Callable[[Any, str], Any]
@@ -53,6 +54,7 @@ def open_tables(name: str, files: Sequence[Address], wording: Wording) -> Listed
     if not any(group.rows for group in groups):
         raise InputError(f"{name} holds no row")
     schema = opened[0][0]
+    refuse_twice(str(files[0]), schema.names)
     for file, (other, _) in zip(files, opened, strict=True):
         if other.names != schema.names:
             raise InputError(f"{file} has other columns than {files[0]}: give each as a source")
@@ -141,7 +143,8 @@ def _picture_column(name: str, schema: pyarrow.Schema) -> str:
     column = found or column_of(name, schema.names, PICTURES)
     kind = schema.field(column).type
     inside = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    if not (inside or _is_text(kind) or types.is_binary(kind) or types.is_large_binary(kind)):
+    bare = (types.is_binary, types.is_large_binary, types.is_binary_view)
+    if not (inside or _is_text(kind) or any(is_kind(kind) for is_kind in bare)):
         raise InputError(f"{name}: column {column} is {kind}: give bytes of files, or their names")
     return column
 
@@ -201,9 +204,15 @@ def _read(group: Group, columns: Sequence[str]) -> pyarrow.Table:
 
 
 def _stream(file: Address) -> pyarrow.Table:
-    """All of an arrow file, which stays where it is if that is this machine."""
+    """All of an arrow file, which stays where it is if that is this machine.
+
+    It is a stream, as datasets writes it, or the format of files, which is Feather's too.
+    """
     source = pyarrow.memory_map(file.local) if file.local else file.open()
-    return pyarrow.ipc.open_stream(source).read_all()
+    indexed = source.read(len(_INDEXED)) == _INDEXED
+    source.seek(0)
+    opened = pyarrow.ipc.open_file(source) if indexed else pyarrow.ipc.open_stream(source)
+    return opened.read_all()
 
 
 @contextlib.contextmanager
@@ -229,4 +238,7 @@ def _json(file: Address, key: str) -> list[Any]:
 
 
 def _is_text(kind: pyarrow.DataType) -> bool:
-    return types.is_string(kind) or types.is_large_string(kind)
+    """Whether cells are texts, however they are kept: categories are a dictionary of them."""
+    if types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)

@@ -100,6 +100,36 @@ def test_a_row_without_a_picture_or_with_the_name_of_one(tmp_path):
             samples[number]
 
 
+VIEW, CATEGORY = pyarrow.string_view(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+
+
+@pytest.mark.parametrize("kind", [VIEW, CATEGORY], ids=str)
+def test_names_and_captions_are_texts_however_a_table_keeps_them(kind, tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+    columns = {"file_name": ["0.png", "1.png"], "text": ["red", "blue"]}
+    write(tmp_path / "a.parquet", {name: pyarrow.array(v, kind) for name, v in columns.items()})
+    check(open_source(tmp_path / "a.parquet"), ["red", "blue"])
+
+
+def test_an_arrow_file_may_be_a_stream_or_indexed(tmp_path):
+    table = pyarrow.table({"image": [picture(0), picture(1)], "text": ["red", "blue"]})
+    for name, writer in (("s", pyarrow.ipc.new_stream), ("f", pyarrow.ipc.new_file)):
+        with writer(str(tmp_path / f"{name}.arrow"), table.schema) as sink:
+            sink.write_table(table, max_chunksize=1)
+        check(open_source(tmp_path / f"{name}.arrow"), ["red", "blue"])
+
+
+def test_two_columns_of_one_usual_name_are_refused(tmp_path):
+    arrays = [pyarrow.array(cells) for cells in ([picture(0)], ["red"], ["blue"])]
+    table = pyarrow.Table.from_arrays(arrays, names=["image", "text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("file_name,text,,text,\n0.png,red,,blue,\n")
+    for name in ("a.parquet", "a.csv"):
+        with pytest.raises(InputError, match=rf"{name} has two columns text: keep one of them"):
+            open_source(tmp_path / name)
+
+
 def test_what_cannot_be_learnt_from_is_said_in_one_line(tmp_path):
     pictures = [picture(0)]
     cases = {
