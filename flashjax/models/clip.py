@@ -42,6 +42,11 @@ class CLIPConfig:
             known = ", ".join(ACTIVATIONS)
             raise InputError(f"activation={self.activation!r}: choose of {known}")
 
+    @property
+    def pooled(self) -> int:
+        """Numbers of the pooled text."""
+        return self.projection or self.width
+
 
 class CLIPBlock(nn.Module):
     """Pre-norm causal attention and MLP."""

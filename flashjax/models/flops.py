@@ -45,7 +45,7 @@ def text_flops(config: TextConfig, *, t5_tokens: int) -> float:
         return depth * (2.0 * tokens * width * (4 * inner + hidden) + 4.0 * tokens**2 * inner)
 
     total = sum(
-        blocks(clip.length, clip.width, clip.width, 2 * clip.hidden, clip.depth)
+        blocks(config.clip_tokens, clip.width, clip.width, 2 * clip.hidden, clip.depth)
         for clip in (config.clip_l, config.clip_g)
     )
     t5 = config.t5

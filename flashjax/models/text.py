@@ -43,7 +43,7 @@ class TextConfig:
     @property
     def pooled_width(self) -> int:
         """Numbers of the pooled text."""
-        return self.clip_l.width + self.clip_g.projection
+        return self.clip_l.pooled + self.clip_g.pooled
 
     @property
     def places(self) -> int:
@@ -97,7 +97,7 @@ def drop_encoders(config: TextConfig, cond: Cond, drop: Array) -> Cond:
     clip = jnp.where(of_g, kept[:, 1:2], kept[:, :1])[:, None]
     is_clip = jnp.arange(cond.text.shape[1]) < config.clip_tokens
     text = cond.text * jnp.where(is_clip[None, :, None], clip, kept[:, 2, None, None])
-    of_g = jnp.arange(cond.pooled.shape[-1]) >= config.clip_l.width
+    of_g = jnp.arange(cond.pooled.shape[-1]) >= config.clip_l.pooled
     return Cond(text=text, pooled=cond.pooled * jnp.where(of_g, kept[:, 1:2], kept[:, :1]))
 
 

@@ -120,3 +120,22 @@ def test_all_of_t5_is_dropped_also_beside_a_clip_with_more_places_than_its_promp
     cond = Cond(jnp.ones((1, (cut or 7) + 5, 48)), jnp.ones((1, config.pooled_width)))
     without = drop_encoders(config, cond, jnp.array([[False, False, True]]))
     np.testing.assert_array_equal(without.text[0, :, 0], [1] * (cut or 7) + [0] * 5)
+
+
+@pytest.mark.parametrize(("of_l", "of_g"), [(0, 20), (12, 0), (12, 20), (0, 0)])
+def test_either_clip_may_pool_with_a_projection_or_without(of_l, of_g):
+    clip_l = dataclasses.replace(CONFIG.clip_l, projection=of_l)
+    clip_g = dataclasses.replace(CONFIG.clip_g, projection=of_g)
+    config = dataclasses.replace(CONFIG, clip_l=clip_l, clip_g=clip_g)
+    modules = {"clip_l": CLIPText(clip_l), "clip_g": CLIPText(clip_g), "t5": T5Encoder(CONFIG.t5)}
+
+    def encoded(key):
+        made = {name: module.init(key, IDS)["params"] for name, module in modules.items()}
+        return encode_text(config, made, TOKENS)
+
+    cond = jax.eval_shape(encoded, jax.random.key(0))
+    assert cond.pooled.shape[1] == config.pooled_width
+    without = drop_encoders(
+        config, jax.tree.map(jnp.ones_like, cond), jnp.array([[True, False, False]])
+    )
+    assert without.pooled[0].tolist() == [0] * (of_l or 16) + [1] * (of_g or 24)
