@@ -41,6 +41,7 @@ _PLACES = (
     ),
 )  # fmt: skip
 _WEIGHT = ".weight"
+_Given = tuple[str, Mapping[str, Delta]]  # a file, and its products of a network
 
 log = logging.getLogger(__name__)
 
@@ -102,32 +103,39 @@ def check_used(loras: Sequence[Lora], networks: Sequence[str]) -> None:
 def merged(name: str, tensors: Tensors, loras: Sequence[Lora], *, config: Any) -> Tensors:
     """A network's tensors under SAI's or transformers' names, with the products that are theirs.
 
-    Each is read when it is asked for. InputError for a product that fits no weight.
+    Each is read when it is asked for. Products of modules that SAI fuses, or that diffusers keeps
+    in another order, are added under diffusers' own names: the translation brings them to their
+    place. InputError for a product that fits no weight.
     """
-    for lora in loras:
-        if products := lora.products.get(name):
-            tensors = _with_products(name, tensors, products, lora.where, config)
-    return tensors
-
-
-def _with_products(
-    name: str, tensors: Tensors, products: Mapping[str, Delta], where: str, config: Any
-) -> Tensors:
-    """Products of modules that SAI fuses, or that diffusers keeps in another order, are added under
-    diffusers' own names: the translation brings them to their place."""
-    deltas, rest = _matched(tensors, products)
-    tensors = added(tensors, deltas)
-    if rest and name == "transformer":
+    given = [(lora.where, lora.products[name]) for lora in loras if lora.products.get(name)]
+    tensors, left = _with_products(tensors, given)
+    if any(rest for _, rest in left) and name == "transformer":
         parts = translated(tensors, config, given="sai", wanted="diffusers")
-        deltas, rest = _matched(parts, rest)
-        if deltas:
-            tensors = translated(added(parts, deltas), config, given="diffusers", wanted="sai")
-    if rest:
-        raise InputError(
-            f"{where}: {len(rest)} of {len(products)} products are of no weight of the {name} "
-            f"({listed(list(rest))}): it is a LoRA of another model"
-        )
+        changed, left = _with_products(parts, left)
+        if changed is not parts:
+            tensors = translated(changed, config, given="diffusers", wanted="sai")
+    for (where, products), (_, rest) in zip(given, left, strict=True):
+        if rest:
+            raise InputError(
+                f"{where}: {len(rest)} of {len(products)} products are of no weight of the {name} "
+                f"({listed(list(rest))}): it is a LoRA of another model"
+            )
     return tensors
+
+
+def _with_products(tensors: Tensors, given: Sequence[_Given]) -> tuple[Tensors, list[_Given]]:
+    """The tensors with the products of all files together, and what is of no weight, by file.
+
+    One file after the other would round each time: products below half a unit would all be lost.
+    """
+    found: dict[str, list[Delta]] = {}
+    left: list[_Given] = []
+    for where, products in given:
+        deltas, rest = _matched(tensors, products)
+        for key, several in deltas.items():
+            found.setdefault(key, []).extend(several)
+        left.append((where, rest))
+    return added(tensors, found) if found else tensors, left
 
 
 def _matched(

@@ -3,6 +3,7 @@
 import json
 import logging
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -289,6 +290,30 @@ def test_a_folder_without_a_lora_says_what_it_has(tmp_path):
 def test_a_wrong_flag_says_what_to_give(text, message, tmp_path):
     with pytest.raises(InputError, match=message):
         open_loras([text.format(tmp_path / "l.safetensors")])
+
+
+@pytest.mark.parametrize("modules", [DIFFUSERS[:1], SAI[:1], CLIP[:1]])
+def test_products_of_several_files_are_added_before_a_weight_is_rounded(
+    modules, pipeline, tmp_path
+):
+    """Each is less than half of what bfloat16 tells apart at 1; two of them are more."""
+    (module,) = modules
+    name = "clip_l" if modules == CLIP[:1] else "transformer"
+    config = pipeline.parts[name][1]
+    ones = tensors_of(name, *pipeline.parts[name])
+    ones = in_memory(
+        {key: np.ones(shape, ml_dtypes.bfloat16) for key, shape in ones.shapes.items()}
+    )
+    spelled = module if modules != CLIP[:1] else f"text_encoder.{module}"
+    size = config.width
+    for number in range(2):
+        rows = 3 * size if module.endswith("qkv") else size
+        halves = {"A": torch.ones(1, size), "B": torch.full((rows, 1), 0.003)}
+        tensors = {f"{spelled}.lora_{half}.weight": part for half, part in halves.items()}
+        save_file(tensors, tmp_path / f"{number}.safetensors")
+    loras = open_loras([str(tmp_path / f"{number}.safetensors") for number in range(2)])
+    found = merged(name, ones, loras, config=config)
+    assert max(np.max(array.astype(np.float32)) for array in found.values()) == 1 + 2**-7
 
 
 def test_an_adapter_inside_a_checkpoint_is_merged(pipeline, caplog):
