@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flashjax.data.files import Address
+from flashjax.data.files import Address, decoded
 from flashjax.data.kinds.listed import CAPTIONS, PICTURES, Wording, texts_of
 from flashjax.data.kinds.manifest import column_of
 from flashjax.data.pictures import read_picture, read_size
@@ -66,8 +66,8 @@ class Built:
             return (self._names[value].replace("_", " "),) if value >= 0 else ()
         if isinstance(value, dict):  # several captions, each with fields of its own
             value = value[column_of(where, list(value), CAPTIONS)]
-        several = value if isinstance(value, list | np.ndarray) else [value]
-        return texts_of([text.decode() for text in several], where)
+        cells = np.asarray(value, object).ravel()  # a text, or several of any shape
+        return texts_of([decoded(c, where) if isinstance(c, bytes) else c for c in cells], where)
 
 
 def is_built(folder: Address) -> bool:

@@ -20,6 +20,7 @@ TEXTS = {
     "several": FEATURES.Sequence(FEATURES.Text()),
     "nested": FEATURES.Sequence({"text": FEATURES.Text(), "id": np.int64}),
 }
+NO_TEXTS = {"numbers": FEATURES.Scalar(np.int64), "latin": FEATURES.Text()}
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder):
@@ -29,7 +30,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
     name = "tiny"
     code_path = None
     BUILDER_CONFIGS = tuple(
-        tfds.core.BuilderConfig(name=name) for name in (*TEXTS, "labels", "arrays")
+        tfds.core.BuilderConfig(name=name) for name in (*TEXTS, *NO_TEXTS, "labels", "arrays")
     )
 
     def _info(self):
@@ -39,7 +40,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
         found = {
             "id": np.int64,
             "image": image if kind == "arrays" else FEATURES.Image(),
-            "caption": TEXTS.get(kind, FEATURES.Text()),
+            "caption": (TEXTS | NO_TEXTS).get(kind, FEATURES.Text()),
             "label": label,
         }
         if kind == "labels":
@@ -57,6 +58,8 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
             text = f"caption\n {n}"
             caption = {
                 "several": [text, "other"],
+                "numbers": n,
+                "latin": b"caf\xe9",
                 "nested": [{"text": text, "id": 1}, {"text": "other", "id": 2}],
             }
             example = {"id": n, "image": self._picture(n), "label": n % 2}
@@ -107,6 +110,19 @@ def test_pictures_and_captions_are_found_whatever_they_are(kind, home):
 def test_nothing_is_learnt_of_captions_that_nobody_reads(kind, home):
     samples = open_kind(str(home / "tiny" / kind / "1.0.0"), Wording(several="none"))
     assert captions_of(samples) == [""] * 3 and samples[2].image[0, 0, 0] == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("numbers", r"\[0\]: its caption is .*0.*, no text"),
+        ("latin", r"\[0\] is no UTF-8: save it"),
+    ],
+)
+def test_captions_that_are_no_texts_are_refused_with_their_place(kind, message, home):
+    samples = open_kind(str(home / "tiny" / kind / "1.0.0"), Wording())
+    with pytest.raises(InputError, match=rf"tfds:tiny/{kind}/1\.0\.0:train{message}"):
+        captions_of(samples)
 
 
 def test_pictures_may_be_arrays(home):
