@@ -264,6 +264,11 @@ def _index(folder: Path) -> dict[str, bool]:
         found[name] = entry[1] is not None
         if found[name] and entry[1] != wanted and not name.startswith("tokenizer"):
             raise InputError(f"{path}: {name} is {entry[1]!r}; only {wanted} is supported")
+    if found["text_encoder_3"] and not found["tokenizer_3"]:  # T5 would be told nothing
+        raise InputError(
+            f"{path} names text_encoder_3 and no tokenizer_3: name it, or leave both out "
+            "([null, null])"
+        )
     return found
 
 

@@ -170,6 +170,14 @@ def test_a_t5_that_the_index_leaves_out_is_said(entry, folder, caplog):
     ]
 
 
+@pytest.mark.parametrize("entry", [..., None, [None, None]])
+def test_a_t5_whose_tokenizer_the_index_leaves_out_is_refused(entry, folder):
+    """It would be told nothing, and the transformer would see no token of it."""
+    edit(folder / "model_index.json", tokenizer_3=entry)
+    with pytest.raises(InputError, match=r"names text_encoder_3 and no tokenizer_3: name it, or"):
+        read_pipeline(folder)
+
+
 @pytest.mark.parametrize(
     ("name", "entry", "message"),
     [
