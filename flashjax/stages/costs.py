@@ -1,7 +1,7 @@
 """What a training step costs by the method, from a setting's sizes: nothing is compiled."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -9,7 +9,7 @@ from flashjax import config as configs
 from flashjax.models.flops import heads_flops, mmdit_flops, text_flops
 from flashjax.models.heads import HeadsConfig
 from flashjax.stages.setting import Setting
-from flashjax.train.flops import critic_flops, guide_flops, steps_before, student_flops
+from flashjax.train.flops import Span, critic_flops, guide_flops, steps_before, student_flops
 from flashjax.train.guide import GuideConfig
 from flashjax.train.match import MatchConfig
 from flashjax.types import Batch, Tokens
@@ -52,23 +52,33 @@ def guide_step_flops(config: ConfigDict, setting: Setting) -> float:
     return size * total(flops | captions)
 
 
-def match_step_flops(config: ConfigDict, section: str, setting: Setting, branches: int) -> float:
-    """Operations of an outer step of matching: the critic's steps and the student's one."""
+def match_step_flops(
+    config: ConfigDict, section: str, setting: Setting, spans: Sequence[Span]
+) -> float:
+    """Operations of an outer step of matching: the critic's steps and the student's one.
+
+    `spans` are those of the branches that are trained together: the later ones roll out further.
+    """
     size = config[section].job.batch_size
     forward, heads, captions = pass_flops(config, setting, batch_size=size)
     matching = configs.section(config, "match.match", MatchConfig)
-    before = rolled_out(matching, config.student.steps)
+    before = rolled_out(matching, spans)
     student, critic = (
         total(count(matching, forward, heads, before=before) | captions)
         for count in (student_flops, critic_flops)
     )
     updates = config.match.critic_updates
-    return size * branches * (student + updates * critic)
+    return size * len(spans) * (student + updates * critic)
 
 
-def rolled_out(matching: MatchConfig, steps: int) -> float:
-    """The mean number of steps before the one that is matched: all but one where it is the last."""
-    return float(steps - 1) if matching.through else steps_before(steps, halved=matching.halved)
+def rolled_out(matching: MatchConfig, spans: Sequence[Span]) -> float:
+    """The mean number of steps before the one that is matched, over branches that own `spans`.
+
+    All but one where the last sample is matched.
+    """
+    if matching.through:
+        return float(sum(spans[-1]) - 1)
+    return sum(steps_before(span, halved=matching.halved) for span in spans) / len(spans)
 
 
 def encoded_samples(config: ConfigDict) -> int:

@@ -95,7 +95,7 @@ def matched(config: ConfigDict, workdir: Path, setting: Setting) -> Method:
         steps=(critic_step, student_step),
         average=lambda state: told(state.student.ema, halved=False),
         draws=config.match.critic_updates + 1,
-        flops=match_step_flops(config, "match", setting, branches=1),
+        flops=match_step_flops(config, "match", setting, [(0, config.student.steps)]),
         rates=rates_of(config, "match"),
     )
 

@@ -122,7 +122,7 @@ def branched(
         steps=(critic_step, student_step),
         average=lambda state: state.student.ema,
         draws=config.match.critic_updates + 1,
-        flops=match_step_flops(config, "split", setting, branches=len(names)),
+        flops=match_step_flops(config, "split", setting, spans.tolist()),
         rates=rates_of(config, "split"),
     )
 

@@ -6,14 +6,26 @@ gradient goes through.
 """
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from flashjax.train.guide import GuideConfig
 from flashjax.train.match import MatchConfig
 
+Span: TypeAlias = tuple[int, int]  # the first step that is learnt, and how many there are
 
-def steps_before(steps: int, *, halved: float) -> float:
-    """The mean number of steps before the drawn one, a share `halved` being on half of the grid."""
-    return sum((1 - halved) * index + halved * (index // 2) for index in range(steps)) / steps
+
+def steps_before(span: Span, *, halved: float) -> float:
+    """The mean number of steps before one that `draw_step` draws of a span.
+
+    A share `halved` is on half of the grid, where a step of two fits the span.
+    """
+    first, number = span
+    total = 0.0
+    for index in range(first, first + number):
+        double = max(index // 2, (first + 1) // 2)
+        on_half = halved if 2 * double < first + number else 0.0
+        total += (1 - on_half) * index + on_half * double
+    return total / number
 
 
 def guide_flops(config: GuideConfig, forward: float) -> dict[str, float]:

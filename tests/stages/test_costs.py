@@ -29,8 +29,21 @@ def test_training_and_a_plan_count_the_same(through):
     student, critic = programs.programs(config, devices, ("student", "critic"))
     cost = {p.name: sum(p.flops.values()) * p.samples for p in (student, critic)}
     step = cost["student"] + config.match.critic_updates * cost["critic"]
-    assert match_step_flops(config, "match", setting_of(config), 1) == pytest.approx(step)
+    assert match_step_flops(config, "match", setting_of(config), [(0, 4)]) == pytest.approx(step)
     assert student.trips == (3.0 if through else 1.5)
+
+
+def test_a_branch_rolls_out_to_its_own_steps():
+    told = ["match.match.halved=0", "split.branches.lo=(0,250)", "split.branches.hi=(250,1000)"]
+    config = sections.load(NANO, told)
+    devices = open_devices(parse_target(DEVICES))
+    (planned,) = programs.programs(config, devices, ("split-student",))
+    assert planned.trips == 2.0  # the mean of 0, 1, 2 and that of 3 alone
+    cost = [
+        match_step_flops(config, "split", setting_of(config), spans)
+        for spans in ([(0, 3)], [(3, 1)], [(0, 3), (3, 1)])
+    ]
+    assert cost[0] < cost[1] and sum(cost[:2]) == pytest.approx(cost[2])
 
 
 def test_the_empty_caption_is_encoded_once_a_batch():

@@ -271,7 +271,10 @@ def _matched(
     forward, heads, text = pass_flops(config, setting, batch_size=job.batch_size)
     count = (student_flops, critic_flops)[which]
     matching = configs.section(config, "match.match", MatchConfig)
-    before = rolled_out(matching, config.student.steps)
+    spans = [(0, config.student.steps)]
+    if section == "split":
+        spans = split.branch_spans(config, setting.pipeline.shift).tolist()
+    before = rolled_out(matching, spans)
     prefix = "" if section == "match" else "split-"
     return Planned(
         name=prefix + ("student", "critic")[which],
