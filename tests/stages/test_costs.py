@@ -54,6 +54,15 @@ def test_the_empty_caption_is_encoded_once_a_batch():
     assert captions["text"] == pytest.approx(1.25 * one)
 
 
+def test_a_plan_counts_the_steps_that_the_critic_has_for_itself():
+    config = sections.load(NANO, ["match.warmup_steps=30"])
+    steps, updates = config.match.job.steps, config.match.critic_updates
+    devices = open_devices(parse_target(DEVICES))
+    student, critic = programs.programs(config, devices, ("student", "critic"))
+    assert student.calls == steps - 30
+    assert critic.calls == steps * updates + 30
+
+
 def test_every_update_of_a_critic_encodes_captions_of_its_own():
     config = configs.load(NANO, ["match.critic_updates=3", "split.job.batch_size=16"])
     guide, match, split = (config[name].job for name in ("guide", "match", "split"))

@@ -285,7 +285,7 @@ def _matched(
         flops=count(matching, forward, heads, before=before) | text,
         forward=forward,
         trips=before,
-        calls=job.steps * (config.match.critic_updates if which else 1),
+        calls=match.updates_of(config, section)[which],
         branches=setting.mesh.shape["branch"],
         resident=_resident(setting),
     )
