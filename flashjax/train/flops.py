@@ -36,15 +36,20 @@ def guide_flops(config: GuideConfig, forward: float) -> dict[str, float]:
 def student_flops(
     config: MatchConfig, forward: float, heads: float, *, before: float
 ) -> dict[str, float]:
-    """The student's step; `before` is the mean number of its steps before the drawn one."""
+    """The student's step; `before` is the mean number of its steps before the drawn one.
+
+    What a loss of weight 0 alone would need is not computed.
+    """
     adversarial, features = bool(config.adversarial_weight), bool(config.feature_weight)
     anchored = bool(config.trajectory_weight)
     judged = 2 * (adversarial or features) + features  # real samples, too
+    matched = bool(config.matching_weight)
+    back = config.through * 2 * (before - (not anchored))  # the first step learns its trajectory
     return {
-        "roll-out": (3 if config.through else 1) * before * forward,
+        "roll-out": (before + back) * forward,
         "student": 3 * forward,
-        "teacher": 2 * forward + anchored * 2 * config.trajectory_substeps * forward,
-        "fake": (bool(config.matching_weight) + judged) * forward,
+        "teacher": 2 * (matched + anchored * config.trajectory_substeps) * forward,
+        "fake": (matched + judged) * forward,
         "heads": adversarial * 2 * heads,
     }
 
