@@ -6,6 +6,7 @@ Letters: n seeds.
 import dataclasses
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -87,7 +88,7 @@ def ended(
     for cell in every:
         place, state = workdir / CELLS / cell.name, state_of(cell, workdir)
         if state == "done":
-            done[cell] = stage_results(place / JUDGED)
+            done[cell] = judged(place)
         elif state == "broken":
             broken[cell] = read_json(place / BROKEN)["error"]
         elif ERROR in brought.get(cell.name, {}):
@@ -159,9 +160,28 @@ def values_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Value]:
     return {name: value_of([f[name] for f in figures if name in f]) for name in names}
 
 
+def judged(place: Path) -> dict[str, Any]:
+    """What a stage's judges said, by names that need no heading above them."""
+    found = stage_results(place / JUDGED)
+    return {
+        key: apart(x) if isinstance(x, dict) and "figures" in x else x for key, x in found.items()
+    }
+
+
+def apart(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose figures have names of their own: of like ones the heading goes before each."""
+    often = Counter(figure["name"] for figure in row["figures"])
+
+    def called(figure: Mapping[str, Any]) -> str:
+        name, heading = figure["name"], figure["heading"]
+        return f"{heading}, {name}" if heading and often[name] > 1 else name
+
+    return {**row, "figures": [{**figure, "name": called(figure)} for figure in row["figures"]]}
+
+
 def references(workdir: Path) -> dict[str, Any]:
     """Figures of the teacher in full and of real pictures, and what the judges say of theirs."""
-    return stage_results(workdir / SHARED / JUDGED)
+    return judged(workdir / SHARED)
 
 
 def brought_by(

@@ -81,6 +81,35 @@ def test_a_figure_is_of_the_seeds_that_have_it():
         assert found["FD"] == value_of([3.0])
 
 
+def test_figures_of_one_name_under_two_headings_are_two(workdir):
+    """A judge is free to have them; neither stands for the other."""
+
+    def twice(red, round_):
+        row = figures(red)
+        whole = row["figures"][0] | {"name": "mean"}
+        row["figures"] = [
+            whole | {"heading": "Colour"},
+            whole | {"heading": "Shape", "value": round_},
+        ]
+        return row
+
+    shared = {"teacher": twice(90.0, 50.0), "real": None, "notes": []}
+    run_stage(JUDGED, {}, workdir / "two" / SHARED, lambda _: shared, inputs={}, seed=0)
+    place = workdir / "two" / CELLS / "4-guided"
+    run_stage(JUDGED, {}, place, lambda _: {"student": twice(80.0, 40.0)}, inputs={}, seed=0)
+    told = summary(GRID, workdir / "two", "", {}, asked)
+    assert [(f["name"], f["value"]) for f in told["teacher"]["figures"]] == [
+        ("Colour, mean", 90.0),
+        ("Shape, mean", 50.0),
+    ]
+    (row,) = rows_of(GRID, workdir / "two", {})
+    assert {name: value.mean for name, value in row.values.items()} == {
+        "Colour, mean": 80.0,
+        "Shape, mean": 40.0,
+    }
+    assert told["results"]["4-guided"]["student"]["figures"][1]["value"] == 40.0
+
+
 def test_rows_are_what_is_done_with_what_broke(workdir):
     guided, renoise, share, split = rows_of(GRID, workdir, {})
     assert [guided.arm, renoise.arm, share.arm, split.split] == ["", "renoise", "share", "pair"]
