@@ -62,7 +62,7 @@ class Report:
 
     Every sampler has one picture for each caption, and the figures of the same judges, which
     `notes` explain. Speeds are compared with the sampler named `reference`, sizes with the first of
-    `files`. `config` is text, shown as it is.
+    `files`. `config` is text, shown as it is; `seed` is that of the pictures' noise.
     """
 
     title: str

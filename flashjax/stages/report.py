@@ -103,7 +103,7 @@ def collect(config: ConfigDict, workdir: Path) -> report.Report:
         stage_seconds={name: record["seconds"] for name, record in records.items() if record},
         config=configs.to_json(config),
         versions=versions,
-        seed=config.seed,
+        seed=config.evaluate.seed,
         hardware=f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}",
     )
 

@@ -1,6 +1,9 @@
 """The whole road at its smallest: stages run, are skipped when done, and refuse what differs."""
 
+import base64
+import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,6 +100,16 @@ def test_the_report_is_one_file_with_every_sampler(road):
     assert len(rows) == 10
     assert all(row["name"] in page for row in rows)
     assert 'src="http' not in page and 'href="http' not in page
+
+
+def test_pictures_of_the_report_say_the_seed_that_they_were_drawn_with(road):
+    workdir, _ = road
+    section = read_stage(workdir / "evaluate")["section"]
+    page = (workdir / "report" / "report.html").read_text()
+    files = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    seeds = {Image.open(io.BytesIO(base64.b64decode(file))).text["seed"] for file in files}
+    assert seeds == {str(section["seed"])} == {"7"}
+    assert "Drawn with seed 7." in page
 
 
 def test_a_job_leaves_curves_of_its_speed_and_a_page_with_its_last_pictures(road):
