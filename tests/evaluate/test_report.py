@@ -121,6 +121,19 @@ def test_pictures_come_back_with_prompt_and_seed(page):
     assert {(image["width"], image["height"]) for image in page.all("img")} == {("12", "8")}
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (200, 120), (1024, 768), (768, 1024)])
+def test_a_column_is_as_wide_as_its_pictures(shape, tmp_path):
+    """Large pictures are made smaller for the table, and not blown up again by its style."""
+    report = make_report()
+    pictures = np.zeros((2, *shape, 3), np.uint8)
+    samplers = [dataclasses.replace(one, images=pictures) for one in report.samplers]
+    write_report(tmp_path / "report.html", dataclasses.replace(report, samplers=samplers))
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    (style,) = [t["style"] for t in page.all("table") if t.get("class") == "pictures"]
+    (width,) = {image["width"] for image in page.all("img")}
+    assert style.endswith(f"--side: {width}")
+
+
 def test_figures_are_in_the_table(page):
     figures = ("50.0", "±2.5", "90.0", "75.0", "4.50", "400", "100", "500.0", f"1.0{TIMES}")
     sizes_and_times = (f"4.00{NBSP}MB", "25.0 %", f"1{NBSP}min 05{NBSP}s", f"0.5{NBSP}s")
