@@ -48,8 +48,16 @@ def guide_step_flops(config: ConfigDict, setting: Setting) -> float:
     """Operations of a step of guidance, of all its samples."""
     size = config.guide.job.batch_size
     forward, _, captions = pass_flops(config, setting, batch_size=size)
-    flops = guide_flops(configs.section(config, "guide.guide", GuideConfig), forward)
-    return size * total(flops | captions)
+    before = blank_share(setting.samples) * steps_before((0, config.student.steps), halved=0.0)
+    guiding = configs.section(config, "guide.guide", GuideConfig)
+    return size * total(guide_flops(guiding, forward, before=before) | captions)
+
+
+def blank_share(buckets: tuple[Batch, ...]) -> float:
+    """The share of samples that are captions without pictures."""
+    counts = [len(bucket.latents) for bucket in buckets]
+    blank = (n for n, bucket in zip(counts, buckets, strict=True) if not bucket.pictures)
+    return sum(blank) / sum(counts)
 
 
 def match_step_flops(

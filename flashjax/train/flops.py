@@ -28,9 +28,17 @@ def steps_before(span: Span, *, halved: float) -> float:
     return total / number
 
 
-def guide_flops(config: GuideConfig, forward: float) -> dict[str, float]:
-    """Trajectory guidance: the guided teacher's sub-steps, the student forward and backward."""
-    return {"teacher": 2 * config.substeps * forward, "student": 3 * forward}
+def guide_flops(config: GuideConfig, forward: float, *, before: float = 0.0) -> dict[str, float]:
+    """Trajectory guidance: the guided teacher's sub-steps, the student forward and backward.
+
+    `before` is the mean number of the student's steps to the state that it begins from: without
+    pictures to noise that is its own.
+    """
+    return {
+        "roll-out": before * forward,
+        "teacher": 2 * config.substeps * forward,
+        "student": 3 * forward,
+    }
 
 
 def student_flops(

@@ -1,12 +1,19 @@
 """What a step costs, as training's log and a plan have it."""
 
+import dataclasses
+
 import pytest
 
 from flashjax import config as configs
 from flashjax.models.flops import text_flops
 from flashjax.parallel.mesh import make_mesh
 from flashjax.parallel.target import open_devices, parse_target
-from flashjax.stages.costs import encoded_samples, match_step_flops, pass_flops
+from flashjax.stages.costs import (
+    encoded_samples,
+    guide_step_flops,
+    match_step_flops,
+    pass_flops,
+)
 from flashjax.tools import sections
 from flashjax.tools.plan import programs
 
@@ -31,6 +38,21 @@ def test_training_and_a_plan_count_the_same(through):
     step = cost["student"] + config.match.critic_updates * cost["critic"]
     assert match_step_flops(config, "match", setting_of(config), [(0, 4)]) == pytest.approx(step)
     assert student.trips == (3.0 if through else 1.5)
+
+
+def test_guidance_without_pictures_rolls_out_to_states_of_its_own():
+    config = configs.load(NANO)
+    setting = setting_of(config)
+    (seen,) = setting.samples
+    blank = dataclasses.replace(seen, pictures=False)
+    cost = [
+        guide_step_flops(config, dataclasses.replace(setting, samples=samples))
+        for samples in ((seen,), (blank,), (seen, blank))
+    ]
+    forward, _, _ = pass_flops(config, setting, batch_size=1)
+    more = config.guide.job.batch_size * forward * 1.5  # of 0, 1, 2 and 3 steps
+    assert cost[1] - cost[0] == pytest.approx(more)
+    assert cost[2] - cost[0] == pytest.approx(more / 2)
 
 
 def test_a_branch_rolls_out_to_its_own_steps():
