@@ -212,7 +212,7 @@ class MetricsHook:
     What steps say stays on the device. It is fetched and checked while the next step is under way,
     so that no device waits for the host; after the step `stop`, and before a save, at once. Of a
     network whose update was skipped, that step's figures do not count; `most_skipped` of them in a
-    row are too many. `more` figures and the step time, "time/step_seconds", are added.
+    row are too many. `more` figures are added, and "time/step_seconds" where it is none of them.
     """
 
     def __init__(
@@ -266,7 +266,7 @@ class MetricsHook:
         means = self._means(self._due, step)
         now = time.monotonic()
         seconds = {"time/step_seconds": (now - self._since) / count}
-        self._writer.write_scalars(step, {**means, **self._more(step, count, means), **seconds})
+        self._writer.write_scalars(step, {**means, **seconds, **self._more(step, count, means)})
         self._due, self._since = [], now
 
 

@@ -62,7 +62,7 @@ class Speedometer:
     "speed/samples_per_second", "speed/flops_per_device" (a second), "speed/mfu" (a share),
     "memory/host_bytes" and "memory/device_bytes" (the most so far),
     "goodput/<category>_seconds" (so far), "time/goodput" (the share of steps),
-    "<network>/learning_rate".
+    "time/step_seconds", "<network>/learning_rate".
     """
 
     def __init__(self, work: Work, goodput: Goodput) -> None:
@@ -79,11 +79,13 @@ class Speedometer:
         total = sum(now.values())
         share = {"time/goodput": now["step"] / total} if total else {}
         rate = steps / seconds if seconds > 0 else 0.0
+        pace = {"time/step_seconds": seconds / steps} if seconds > 0 else {}
         return (
             speed(self._work, rate, self._peak)
             | memory()
             | account
             | share
+            | pace
             | learning_rates(self._work.rates, step, means)
         )
 

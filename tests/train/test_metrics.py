@@ -76,6 +76,16 @@ def test_hook_writes_means_of_the_steps_that_had_the_metric(tmp_path):
     assert first["time/step_seconds"] > 0
 
 
+def test_a_step_takes_what_whoever_keeps_the_account_says(tmp_path):
+    """A record's own interval has in it what was compiled, drawn and saved meanwhile."""
+    writer = metrics.JsonlWriter(tmp_path / "m.jsonl")
+    account = lambda step, steps, means: {"time/step_seconds": 2.5}
+    hook = metrics.MetricsHook(writer, steps=1, stop=1, more=account)
+    hook(1, None, {"student/loss": jnp.float32(1)})
+    writer.close()
+    assert json.loads((tmp_path / "m.jsonl").read_text())["time/step_seconds"] == 2.5
+
+
 def test_one_nan_in_the_window_stops_the_run(tmp_path):
     hook = metrics.MetricsHook(metrics.JsonlWriter(tmp_path / "m.jsonl"), steps=3, stop=3)
     hook(1, None, {"student/loss": jnp.float32(1), "fake/loss": jnp.float32("nan")})

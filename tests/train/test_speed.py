@@ -61,6 +61,7 @@ def test_utilisation_is_of_steps_and_their_input(clock, monkeypatch):
             clock.now += 100
         found = meter(5, 5, {})
     assert found["speed/samples_per_second"] == 4.0  # 5 steps of 8 in 10 s
+    assert found["time/step_seconds"] == 2.0  # of a step nothing is compiled, drawn or saved
     assert found["speed/flops_per_device"] == 1e12 and found["speed/mfu"] == 1.0
     assert found["goodput/checkpoint_seconds"] == 100 and found["memory/host_bytes"] > 2**20
     assert found["time/goodput"] == pytest.approx(9 / 120)
