@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from flashjax.train.state import Learner
 
-ENTRIES = 4096  # of every array, evenly
+ENTRIES = 4096  # of every array at most, evenly
 
 
 def gradient_samples(state: Any) -> Mapping[str, np.ndarray]:
@@ -49,5 +49,5 @@ def _whole(leaf: Array) -> Array:
 def _some(leaf: Array, where: Sharding) -> Array:
     """Entries of an array, evenly over it, where they are to lie."""
     flat = leaf.ravel()
-    chosen = flat[:: max(1, flat.size // ENTRIES)][:ENTRIES].astype(jnp.float32)
+    chosen = flat[:: max(1, -(-flat.size // ENTRIES))].astype(jnp.float32)
     return jax.lax.with_sharding_constraint(chosen, where)

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flashjax.parallel.mesh import make_mesh
-from flashjax.train.histograms import gradient_samples
+from flashjax.train.histograms import ENTRIES, _whole, gradient_samples
 from flashjax.train.metrics import EventWriter
 from flashjax.train.optim import OptimiserConfig, make_optimiser
 from flashjax.train.state import Descent, descend, init_state
@@ -44,3 +44,10 @@ def test_after_one_update_they_are_the_gradient(beta1, share, tmp_path):
     writer.close()
     (path,) = tmp_path.iterdir()
     assert b"learner/gradients/joint" in path.read_bytes()
+
+
+@pytest.mark.parametrize("size", [1, ENTRIES, ENTRIES + 1, 2 * ENTRIES - 1, 3 * ENTRIES + 7])
+def test_entries_are_of_the_whole_array(size):
+    found = np.asarray(_whole(jnp.arange(size)))
+    assert ENTRIES // 2 < len(found) <= ENTRIES or len(found) == size
+    assert found[0] == 0 and size - found[-1] <= -(-size // ENTRIES)
