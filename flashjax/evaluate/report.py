@@ -209,19 +209,27 @@ def panels(runs: Mapping[str, Sequence[Record]]) -> tuple[Panel, ...]:
         name
         for record in records
         for name, value in record.items()
-        if name != "step" and not name.startswith(ASIDE) and isinstance(value, int | float)
+        if name != "step" and not name.startswith(ASIDE) and _is_number(value)
     )
     return tuple(_panel(name, runs) for name in names)
 
 
+def _is_number(value: Any) -> bool:
+    """What a judge of somebody's own says may be none."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _panel(name: str, runs: Mapping[str, Sequence[Record]]) -> Panel:
-    series = [[(r["step"], r[name]) for r in run if name in r] for run in runs.values()]
+    series = [
+        [(r["step"], r[name]) for r in run if _is_number(r.get(name))] for run in runs.values()
+    ]
     steps, values = zip(*itertools.chain(*series), strict=True)
     logarithmic = min(values) > 0 and max(values) > LOG_SPREAD * min(values)
     scale = math.log10 if logarithmic else float
     low, high = scale(min(values)), scale(max(values))
     if low == high:
-        low, high = low - 0.5, high + 0.5
+        around = max(0.5, 1e-9 * abs(low))
+        low, high = low - around, high + around
     first, final = min(steps), max(steps)
 
     def place(step: int, value: float) -> str:

@@ -121,6 +121,16 @@ def test_pictures_come_back_with_prompt_and_seed(page):
     assert {(image["width"], image["height"]) for image in page.all("img")} == {("12", "8")}
 
 
+def test_a_curve_is_of_numbers_however_large():
+    """A judge's NaN, or a loss without bounds, ends no job through its page."""
+    records = [{"step": n, "judge/x": x} for n, x in enumerate((math.nan, 2.0, math.inf, 3.0))]
+    (panel,) = panels({"": records})
+    assert panel.steps == (1, 3) and panel.lines[0].last == 3.0
+    assert panels({"": records[:1]}) == ()
+    (panel,) = panels({"": [{"step": 1, "n/loss": 1e20}]})
+    assert panel.ticks and panel.lines[0].last == 1e20
+
+
 @pytest.mark.parametrize("shape", [(4, 6), (200, 120), (1024, 768), (768, 1024)])
 def test_a_column_is_as_wide_as_its_pictures(shape, tmp_path):
     """Large pictures are made smaller for the table, and not blown up again by its style."""
