@@ -47,7 +47,10 @@ class Extractor:
         self.name, self._settings = name, settings
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """The features, a chunk at a time; each device has its share of a chunk."""
+        """The features, a chunk at a time; each device has its share of a chunk.
+
+        InputError where one is no number.
+        """
         count, size = len(rows), self._mesh.size
         chunk = min(CHUNK, -(-count // size)) * size
         spread = NamedSharding(self._mesh, PartitionSpec("data"))
@@ -60,7 +63,10 @@ class Extractor:
                 parts.append(self._forward(self._params, jax.device_put(batch, spread)))
                 # The devices work on this chunk while the host makes the next: no more than one.
                 parts[-2:-1] = map(np.asarray, parts[-2:-1])
-        return np.concatenate([np.asarray(part) for part in parts])[:count].astype(np.float32)
+        found = np.concatenate([np.asarray(part) for part in parts])[:count].astype(np.float32)
+        if not np.isfinite(found).all():
+            raise InputError(f"features of {self.name} hold NaN: its weights are broken")
+        return found
 
     @functools.cached_property
     def digest(self) -> str:

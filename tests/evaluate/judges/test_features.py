@@ -117,3 +117,10 @@ def test_what_is_no_picture_is_a_defect_of_the_caller(images):
         check_pictures(images, ["a", "b"])
     with pytest.raises(ValueError, match="2 pictures of 1 prompts"):
         check_pictures(pictures(2), ["a"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_no_figures(value):
+    broken = {"kernel": WEIGHTS["kernel"] * np.float32([1, 1, value, 1, 1])}
+    with pytest.raises(InputError, match="features of sum hold NaN: its weights are broken"):
+        extractor(weights=broken)(pictures(3))
