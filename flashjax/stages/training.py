@@ -40,7 +40,7 @@ from flashjax.train.metrics import (
     make_writer,
     records,
 )
-from flashjax.train.optim import OptimiserConfig, make_optimiser, rate_at
+from flashjax.train.optim import OptimiserConfig, make_optimiser, rate_at, warn_of_overlap
 from flashjax.train.progress import progress
 from flashjax.train.speed import EACH_STEP, Pace, Rate, Speedometer, Work
 from flashjax.train.state import Descent
@@ -139,6 +139,7 @@ def descent_of(
 ) -> Descent:
     """How a network of a job of `steps` updates is trained, from its section of the config."""
     found = configs.section(config, optimiser, OptimiserConfig)
+    warn_of_overlap(found, steps, optimiser)
     return Descent(make_optimiser(found, steps, pooled=pooled), average, found.spike)
 
 

@@ -1,6 +1,7 @@
 """Optimisers: AdamW with warm-up, clipping, and parameters that stay frozen by path."""
 
 import dataclasses
+import logging
 import math
 import re
 from typing import Any
@@ -12,6 +13,8 @@ from jax import Array
 
 from flashjax.types import Decay, Params, Positive, Weight, Whole
 
+log = logging.getLogger(__name__)
+
 FROZEN = r"(.*/)?position"  # the position table is data of the checkpoint, not a weight
 
 
@@ -19,7 +22,8 @@ FROZEN = r"(.*/)?position"  # the position table is data of the checkpoint, not 
 class OptimiserConfig:
     """AdamW: warm-up, a constant rate, and a cosine over the last `decay_steps` of `steps`.
 
-    Gradients of more than `spike` times their mean norm are skipped; 0: none is.
+    Where both do not fit the cosine wins. Gradients of more than `spike` times their mean norm are
+    skipped; 0: none is.
     """
 
     learning_rate: Positive  # after the warm-up
@@ -42,6 +46,20 @@ def schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:
         return warm
     decay = optax.cosine_decay_schedule(rate, config.decay_steps, alpha=0.01)
     return optax.join_schedules([warm, decay], [steps - config.decay_steps])
+
+
+def warn_of_overlap(config: OptimiserConfig, steps: int, name: str) -> None:
+    """A line where a job of `steps` is too short for the warm-up and the decay of `name`."""
+    if config.decay_steps and config.warmup_steps + config.decay_steps > steps:
+        log.warning(
+            "%s: warmup_steps=%d and decay_steps=%d are more than %d steps: the decay begins at "
+            "step %d, whatever is left of the warm-up",
+            name,
+            config.warmup_steps,
+            config.decay_steps,
+            steps,
+            max(0, steps - config.decay_steps),
+        )
 
 
 def rate_at(config: OptimiserConfig, steps: int, count: int) -> float:

@@ -13,6 +13,7 @@ from flashjax.train.optim import (
     make_optimiser,
     restarted,
     schedule,
+    warn_of_overlap,
 )
 
 
@@ -101,3 +102,14 @@ def test_the_next_job_warms_up_anew_with_the_memory_of_the_last():
     assert np.all(went_on["w"] < -0.5) and np.all(
         second["w"] < 0
     )  # momentum outweighs the gradient
+
+
+@pytest.mark.parametrize(("warmup", "decay", "said"), [(10, 90, 0), (10, 91, 9), (10, 200, 0)])
+def test_a_job_too_short_for_its_warm_up_and_decay_is_told_so(warmup, decay, said, caplog):
+    config = OptimiserConfig(2.0, warmup_steps=warmup, decay_steps=decay)
+    warn_of_overlap(config, 100, "guide.optimiser")
+    assert bool(caplog.messages) == (warmup + decay > 100)
+    assert all(f"begins at step {said}, " in message for message in caplog.messages)
+    if caplog.messages and said:
+        rate = schedule(config, 100)
+        assert float(rate(said - 1)) < 2.0 and float(rate(said)) == 2.0
