@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -18,7 +19,7 @@ from flashjax import config as configs
 from flashjax.convert.outputs import check_free, keep_record
 from flashjax.convert.writing import replacing
 from flashjax.data.jsons import read_json
-from flashjax.parallel.chips import AS_OF
+from flashjax.parallel.chips import AS_OF, Chip
 from flashjax.parallel.mesh import simulate_devices
 from flashjax.parallel.program import Program, compile_program
 from flashjax.parallel.target import SMALL_TILES, Target, open_devices, parse_target
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     config = sections.load(options.config, overrides)
     sections.check(config, "plan")
     target = parse_target(options.target, slices=options.slices)
+    chip = priced(target.chip, options.price)
     if target.is_tpu:
         # The TPU's compiler is asked for by name; nothing here may look for a TPU of its own.
         jax.config.update("jax_platforms", "cpu")
@@ -54,9 +56,6 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         key = cache_key(config, target, program.name, small)
         path = cache / f"{key}.json"
         compiled.append(compile_or_recall(program, path, options.hlo, small, target.island))
-    chip = target.chip
-    if options.price is not None:
-        chip = dataclasses.replace(chip, price=options.price)
     record = {
         "config": options.config,
         "target": str(target),
@@ -69,6 +68,18 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         ],
     }
     print(json.dumps(record, indent=2) if options.json else render(record))
+
+
+def priced(chip: Chip, price: float | None) -> Chip:
+    """The chip at a price in dollars an hour, that of all devices it has; None leaves the table's.
+
+    InputError for what is no price.
+    """
+    if price is None:
+        return chip
+    if not (math.isfinite(price) and price >= 0):
+        raise InputError(f"--price {price:g}: give dollars per chip and hour, 0 or more")
+    return dataclasses.replace(chip, price=price / chip.per_chip)
 
 
 def check_whole(planned: Sequence[Planned], target: Target) -> None:

@@ -103,6 +103,20 @@ def test_the_teacher_costs_two_passes_the_fake_one_and_the_roll_out_its_mean(pla
     assert critic.flops["fake"] == 4 * forward  # three, and real samples for the heads
 
 
+@pytest.mark.parametrize(("target", "devices"), [("v6e:2x2", 4), ("tpu7x:2x2x1", 8)])
+def test_a_price_is_that_of_a_chip_whatever_devices_it_has(target, devices):
+    found = parse_target(target)
+    assert found.devices == devices
+    assert devices * command.priced(found.chip, 3.0).price == 4 * 3.0
+    assert command.priced(found.chip, None) == found.chip
+
+
+@pytest.mark.parametrize("price", [-1.0, math.nan, math.inf])
+def test_what_is_no_price_is_refused(price):
+    with pytest.raises(InputError, match="give dollars per chip and hour, 0 or more"):
+        command.priced(parse_target("v6e:2x2").chip, price)
+
+
 def test_a_plan_weighs_places_and_prices_a_program_and_remembers_it(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command, "simulate_devices", lambda number: None)
     command.run(options(tmp_path), OVERRIDES)
