@@ -1,17 +1,19 @@
 """A student while it trains: pictures of fixed prompts, the teacher beside it; and its judge."""
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from flashjax.data.prompts import read_prompts
+from flashjax.data.samples import Samples, Unreadable
 from flashjax.data.tokenizers import Tokenizer
 from flashjax.evaluate.grids import grid
 from flashjax.evaluate.judge import Compared, Figure
@@ -110,9 +112,18 @@ def teacher_grid(config: ConfigDict, studio: Studio) -> Sampler:
 
 def fixed_prompts(config: ConfigDict, workdir: Path, count: int) -> list[str]:
     """The first captions that `evaluate` draws, again from the first where they are fewer."""
-    file = config.evaluate.get("prompts", "")
-    held: Any = [] if file else open_samples(config, workdir / "data")["validation"]
-    found = read_prompts(file)[:count] if file else [held[i][1] for i in range(len(held))[:count]]
+    if file := config.evaluate.get("prompts", ""):
+        found = read_prompts(file)[:count]
+    else:
+        held = open_samples(config, workdir / "data")["validation"]
+        found = list(itertools.islice(_readable(held), count))
     if not found:
         raise InputError("job.sample_steps: no caption is held back; give evaluate.prompts=FILE")
     return [found[number % len(found)] for number in range(count)]
+
+
+def _readable(samples: Samples) -> Iterator[str]:
+    """Captions; those of broken pictures are left out, as `evaluate` does."""
+    for index in range(len(samples)):
+        with contextlib.suppress(Unreadable):
+            yield samples[index].caption
