@@ -83,17 +83,21 @@ def transformer_bytes(config: MMDiTConfig, format_name: str) -> int:
 
 
 def wider(config: MMDiTConfig, format_name: str) -> dict[str, float]:
-    """Shares of the transformer's weights whose rows a GGUF's type cannot hold, by their type."""
-    scheme = GGUF.get(format_name, "")
+    """Shares of the transformer's weights whose rows a format's type cannot hold, by their type."""
+    scheme, packing = GGUF.get(format_name, ""), (SINGLE | FOLDER).get(format_name)
     found: Counter[str] = Counter()
     total = 0
     for row in transformer_rows(config, "sai"):
         for key in row.keys:
             size = math.prod(row.shape)
             total += size
-            if scheme and key.startswith(BLOCKS) and len(row.shape) > 1:
+            if not key.startswith(BLOCKS) or len(row.shape) < 2:
+                continue
+            if scheme:
                 codec = choose(key, row.shape, scheme=scheme, rms=TYPICAL_RMS).codec
                 found[codec.name] += size * (codec is not SCHEMES[scheme])
+            if packing:
+                found["16 bits"] += size * (row.shape[1] % packing.columns > 0)
     return {name: size / total for name, size in found.items() if size}
 
 

@@ -1,5 +1,7 @@
 """Memory from shapes: sums that files and configs of the public checkpoints confirm."""
 
+import dataclasses
+
 import pytest
 
 from flashjax.models.variants import MMDIT
@@ -27,6 +29,14 @@ def test_rows_of_sd35_large_have_eight_bits_in_gguf_where_six_do_not_fit() -> No
     assert transformer_bytes(MMDIT["sd35_large"], "mlx-6") < 0.45 * whole
     assert wider(MMDIT["sd35_large"], "gguf-q6_k") == {"Q8_0": pytest.approx(0.8, abs=0.08)}
     assert wider(MMDIT["sd35_medium"], "gguf-q6_k") == wider(MMDIT["sd35_large"], "mlx-6") == {}
+
+
+def test_rows_that_are_no_whole_groups_stay_at_16_bits() -> None:
+    narrow = dataclasses.replace(MMDIT["nano"], heads=5, head_width=8)  # rows of 40 and 160
+    (share,) = wider(narrow, "mlx-6").values()
+    assert share > 0.5 and wider(narrow, "gguf-q6_k").keys() == {"F16", "Q8_0"}
+    assert transformer_bytes(narrow, "mlx-6") > 0.9 * transformer_bytes(narrow, "gguf-f16")
+    assert wider(narrow, "comfy-int8-convrot") == wider(narrow, "torchao-int8") == {}
 
 
 def test_the_table_says_what_has_more_bits(capsys, monkeypatch) -> None:

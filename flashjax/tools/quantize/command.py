@@ -39,6 +39,7 @@ from flashjax.quantize.formats import (
 )
 from flashjax.quantize.graphs.exchange import EXCHANGES
 from flashjax.quantize.graphs.pipelines import COMPANIONS, PIPELINES
+from flashjax.quantize.memory import wider
 from flashjax.quantize.ranges import check_ranges
 from flashjax.sources import base_folder, open_transformer, sample_size_of
 from flashjax.stages.contents import files_below
@@ -258,6 +259,9 @@ def describe(
     """What a format costs; the fidelity of every tensor is written beside it."""
     table = check(path, model.tensors, open_format(path, model.config))
     log.info("%s: %s", name, summary(path, table))
+    for kind, share in wider(model.config, name).items():
+        said = "%s: %.0f %% of its weights are in %s, for their rows are no whole blocks of its own"
+        log.warning(said, name, 100 * share, kind)
     ratios = errors(read_format(path, model.config)) if errors else []
     if ratios:
         steps = " ".join(f"{ratio:.1f}" for ratio in ratios)

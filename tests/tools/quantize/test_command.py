@@ -12,7 +12,7 @@ from flashjax.cli import main
 from flashjax.convert.pipeline import in_float32
 from flashjax.convert.reading import open_safetensors
 from flashjax.quantize.calibrate import second_moments, velocity_errors
-from flashjax.tools.quantize import student
+from flashjax.tools.quantize import command, student
 from flashjax.tools.quantize.student import open_student
 
 PROMPTS = ("a red seven left of a blue three on white", "a pink eight at the top on brown")
@@ -49,6 +49,17 @@ def test_every_way_to_six_bits_is_written_measured_and_reported(
     page = (tmp_path / "report.html").read_text()
     for text in ("Alignment of gguf-q6_k from", "Output gained by calibrating", "real scenes"):
         assert text in page
+
+
+def test_a_file_says_what_of_it_has_more_bits_than_its_name(
+    tiny_teacher, tmp_path, caplog, monkeypatch
+):
+    flags = ["--source", tiny_teacher, "--format", "gguf-q6_k"]
+    assert quantize(*flags, "--out", tmp_path / "whole.gguf") == 0
+    assert "weights are in" not in caplog.text
+    monkeypatch.setattr(command, "wider", lambda config, name: {"Q8_0": 0.8})
+    assert quantize(*flags, "--out", tmp_path / "odd.gguf") == 0
+    assert "gguf-q6_k: 80 % of its weights are in Q8_0" in caplog.text
 
 
 def test_captions_by_chunks_give_the_numbers_of_one_batch(shallow_teacher, compiled, monkeypatch):
