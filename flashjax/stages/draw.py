@@ -59,6 +59,11 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return run_stage(DRAWN, asked, workdir / "data", body, inputs=inputs, seed=data.seed)
 
 
+def steps_of(config: ConfigDict) -> int:
+    """Of the teacher, where it draws pictures; 0 where it does not."""
+    return config.data.get("draw", {}).get("steps", 0)
+
+
 def captions_of(config: ConfigDict, folder: Path) -> dict[Path, Samples]:
     """What is to be drawn, by where it goes. InputError where all have pictures already."""
     wanted = undrawn(config, folder)

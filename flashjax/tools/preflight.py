@@ -143,7 +143,7 @@ def check_samplers(config: ConfigDict, steps: Mapping[str, int]) -> None:
     tokens = (model.drawn.sample_size // model.transformer.patch) ** 2
     if "evaluate" in config:
         steps = {"evaluate.teacher_steps": config.evaluate.teacher_steps, **steps}
-    if drawn := drawn_steps(config):
+    if drawn := draw.steps_of(config):
         steps = {"data.draw.steps": drawn, **steps}
     for key, number in steps.items():
         try:
@@ -192,13 +192,8 @@ def data(config: ConfigDict, stages: Sequence[str]) -> Problems:
         yield from told(check_held_out, config)
         if not told(check_judges, config.evaluate.judges):
             yield from told(check_judged, config)
-    if drawn_steps(config):
+    if draw.steps_of(config):
         yield from told(draw.captions_of, config, Path())
-
-
-def drawn_steps(config: ConfigDict) -> int:
-    """Of the teacher, where it draws pictures; 0 where it does not."""
-    return config.data.get("draw", {}).get("steps", 0)
 
 
 def check_prepared(config: ConfigDict, workdir: Path) -> None:
@@ -207,7 +202,7 @@ def check_prepared(config: ConfigDict, workdir: Path) -> None:
     `prepare`, which is done, would be skipped, and students would learn what was there before. What
     a task or a teacher makes is left to their stages.
     """
-    made = has_task(config) or drawn_steps(config)
+    made = has_task(config) or draw.steps_of(config)
     if (workdir / "prepare" / MANIFEST).is_file() and not made:
         check_unchanged(workdir, open_samples(config, workdir / "data")["train"])
 
@@ -241,7 +236,7 @@ def meshes(config: ConfigDict, stages: Sequence[str]) -> Problems:
         except InputError as error:
             yield f"mesh: {error}"
         else:
-            if "prepare" in stages and drawn_steps(config):
+            if "prepare" in stages and draw.steps_of(config):
                 size = config.data.draw.get("batch_size", DrawConfig.batch_size)
                 yield from told(draw.check_batch, size, shape)
             yield from batches(config, jobs, shape)

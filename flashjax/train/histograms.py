@@ -41,8 +41,8 @@ def _memory(opt: optax.OptState) -> Any:
 def _whole(leaf: Array) -> Array:
     """Entries of an array, on every device: no process can fetch what lies on others' alone."""
     there = leaf.sharding
-    divided = isinstance(there, NamedSharding)
-    return _some(leaf, NamedSharding(there.mesh, PartitionSpec()) if divided else there)
+    everywhere = isinstance(there, NamedSharding) and NamedSharding(there.mesh, PartitionSpec())
+    return _some(leaf, everywhere or there)
 
 
 @functools.partial(jax.jit, static_argnames="where")
