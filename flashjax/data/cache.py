@@ -6,6 +6,7 @@ Letters: n samples, h w c latents, m text tokens, d text width, p pooled width.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import math
@@ -93,11 +94,24 @@ def pack(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Field]) -> list[
 def write_shard(path: Path, records: Iterable[bytes]) -> None:
     """Records to a file, whole or not at all."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    writer = ArrayRecordWriter(str(draft), "group_size:1")
-    for record in records:
-        writer.write(record)
-    writer.close()
+    with writing_records(path):
+        writer = ArrayRecordWriter(str(draft), "group_size:1")
+        for record in records:
+            writer.write(record)
+        writer.close()
     draft.replace(path)
+
+
+@contextlib.contextmanager
+def writing_records(path: Path) -> Iterator[None]:
+    """What a disk refuses the library of records, as the OSError that everything else raises."""
+    try:
+        yield
+    except RuntimeError as error:
+        codes = [code for code in errno.errorcode if f": {os.strerror(code)};" in str(error)]
+        if not codes:
+            raise
+        raise OSError(codes[0], os.strerror(codes[0]), str(path)) from error
 
 
 def check_shard(path: Path) -> None:

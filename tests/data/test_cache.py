@@ -1,6 +1,7 @@
 """The cache: rows come back as packed; another model is refused; captions stand alone."""
 
 import dataclasses
+import errno
 import json
 
 import jax
@@ -8,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from flashjax.data import cache as data_cache
 from flashjax.data.cache import (
     CONDS,
     LATENTS,
@@ -218,3 +220,17 @@ def test_fields_of_another_models_width_are_refused(tmp_path):
     for name in (LATENTS, "text", "pooled"):
         with pytest.raises(InputError, match=f"no cache for this model: {name} "):
             cache.check_dims({LATENTS: 3, "text": 4, "pooled": 3, name: 16}, tmp_path)
+
+
+@pytest.mark.parametrize("told", ["No space left on device", "Disk quota exceeded"])
+def test_what_a_disk_refuses_a_shard_is_an_error_of_the_disk(tmp_path, monkeypatch, told):
+    class Full:
+        def __init__(self, *_):
+            raise RuntimeError(f"write() failed: {told}; writing {tmp_path}; at byte 4096")
+
+    monkeypatch.setattr(data_cache, "ArrayRecordWriter", Full)
+    with pytest.raises(OSError, match=told) as raised:
+        data_cache.write_shard(tmp_path / "x.array_record", [b"x"])
+    assert raised.value.errno in (errno.ENOSPC, errno.EDQUOT)
+    with pytest.raises(RuntimeError, match="else"), data_cache.writing_records(tmp_path):
+        raise RuntimeError("something else")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from flashjax.data.cache import writing_records
 from flashjax.data.samples import Sample, Samples
 from flashjax.tasks.digit_scenes.captions import BACKGROUNDS, COLOURS
 from flashjax.tasks.digit_scenes.digits import SPLITS
@@ -78,7 +79,8 @@ def open_scenes(
         name=f"seed{seed}_{train}_{validation}", seed=seed, train=train, validation=validation
     )
     builder = DigitScenes(data_dir=str(data_dir), config=config, file_format="array_record")
-    builder.download_and_prepare()
+    with writing_records(data_dir):
+        builder.download_and_prepare()
     return {split: builder.as_data_source(split) for split in SPLITS}
 
 
