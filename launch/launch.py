@@ -96,6 +96,9 @@ def check_options(options: argparse.Namespace, target: Target) -> None:
         raise InputError(f"--workdir {options.workdir}: give a path from the root, on every host")
     if target.chip.name not in ACCELERATORS:
         raise InputError(f"--target {target}: {how} wants {', '.join(ACCELERATORS)}")
+    host, chips = ACCELERATORS[target.chip.name].per_host, target.devices // target.slices
+    if chips > host and chips % host:  # whole hosts would be asked for, and have another mesh
+        raise InputError(f"--target {target}: hosts have {host} chips: give a multiple of that")
     missing = [name for name in NEEDS.get(how, ()) if not getattr(options, name)]
     if missing:
         raise InputError(f"{how} needs --{', --'.join(missing)}")

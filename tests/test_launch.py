@@ -317,6 +317,7 @@ def test_local_processes_are_told_where_to_meet(capsys):
         (("slurm", "--target", "h100:64", "--separate"), "--separate is for"),
         (("slurm", "--target", "h100:64", "--set", "match.typo=1"), "no key match.typo"),
         (("slurm", "--target", "cpu:4"), "wants v5e"),
+        (("slurm", "--target", "h100:12"), "hosts have 8 chips: give a multiple of that"),
         (("slurm", *H100, "--image", "i"), "--image: slurm has no use for that"),
         (("jobset", *H100, *GKE, "--setup", "x"), "--setup: jobset has no use for that"),
         (("local", "--zone", "z"), "--zone: local has no use for that"),
