@@ -147,6 +147,11 @@ def check_fits(tokenizer: Tokenizer, rows: Mapping[str, int], where: str, *, pla
     `rows` is by encoder, "clip_l", "clip_g" and "t5"; of one that is left out nothing is asked.
     `places` is how many tokens of a prompt both CLIPs have places for.
     """
+    if tokenizer.t5 is None and "t5" in rows:  # whose encoder would be told nothing
+        raise InputError(
+            f"{where} has no tokenizer of T5, and the model has its encoder: give a pipeline's "
+            "folder that has it"
+        )
     if tokenizer.clip_length > places:
         raise InputError(
             f"{where}: tokenizer/ cuts prompts at {tokenizer.clip_length} tokens, a CLIP has "

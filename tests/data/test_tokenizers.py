@@ -1,5 +1,6 @@
 """Tokenizers: oracles are transformers, diffusers' calls and the sentencepiece library."""
 
+import dataclasses
 import filecmp
 import json
 import logging
@@ -305,6 +306,14 @@ def test_a_broken_file_of_a_tokenizer_is_one_line(name, content, tmp_path):
     with pytest.raises(InputError) as caught:
         load_tokenizers(tmp_path)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_encoder_of_t5_without_its_tokenizer_is_refused(tokenizer):
+    """As of a file with T5 whose base has none: not a token of it would be seen."""
+    bare = dataclasses.replace(tokenizer, t5=None, t5_length=0)
+    check_fits(bare, {"clip_l": len(tokenizer.clip_l)}, "here", places=12)
+    with pytest.raises(InputError, match="here has no tokenizer of T5, and the model has its enc"):
+        check_fits(bare, {"t5": len(tokenizer.t5)}, "here", places=12)
 
 
 def test_a_token_beyond_its_encoders_table_is_found_among_few(tmp_path):
