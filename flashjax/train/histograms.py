@@ -40,9 +40,10 @@ def _memory(opt: optax.OptState) -> Any:
 
 def _whole(leaf: Array) -> Array:
     """Entries of an array, on every device: no process can fetch what lies on others' alone."""
-    there = leaf.sharding
-    everywhere = isinstance(there, NamedSharding) and NamedSharding(there.mesh, PartitionSpec())
-    return _some(leaf, everywhere or there)
+    where = leaf.sharding
+    if isinstance(where, NamedSharding):
+        where = NamedSharding(where.mesh, PartitionSpec())
+    return _some(leaf, where)
 
 
 @functools.partial(jax.jit, static_argnames="where")
