@@ -114,7 +114,9 @@ def load_tokenizers(folder: str | Path, *, t5_length: int | None = None) -> Toke
     clip_l = _opened(CLIPTokenizer, folder / "tokenizer", _WORD_END)
     t5 = None
     if with_t5:
-        _length(folder / "tokenizer_3" / config.name, default=_T5_LENGTH, most=math.inf)
+        t5_config = folder / "tokenizer_3" / config.name
+        _length(t5_config, default=_T5_LENGTH, most=math.inf)
+        _check_gaps(t5_config)
         t5 = _opened(T5Tokenizer, folder / "tokenizer_3", _T5_SPACE)
         t5_length = t5_length or min(t5.model_max_length, _T5_LENGTH)
     return Tokenizer(
@@ -139,6 +141,13 @@ def _length(config: Path, *, default: int | None = None, most: float = MAX_LENGT
             f"{config}: model_max_length is {reprlib.repr(length)}; set it (77 for SD3.5)"
         )
     return length
+
+
+def _check_gaps(config: Path) -> None:
+    """InputError for more tokens that stand for gaps than T5 could have: a list is made of them."""
+    found = read_json(config).get("extra_ids", 0)
+    if isinstance(found, int) and found > MAX_LENGTH:
+        raise InputError(f"{config}: extra_ids is {found}; set it (100 for T5)")
 
 
 def check_fits(tokenizer: Tokenizer, rows: Mapping[str, int], where: str, *, places: int) -> None:

@@ -308,6 +308,14 @@ def test_a_broken_file_of_a_tokenizer_is_one_line(name, content, tmp_path):
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_more_gaps_than_memory_holds_are_refused_before_a_list_is_made_of_them(tmp_path):
+    build_tokenizers(tmp_path, ["red"])
+    path = tmp_path / "tokenizer_3" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"extra_ids": 2**31}))
+    with pytest.raises(InputError, match=r"tokenizer_config.json: extra_ids is 2147483648"):
+        load_tokenizers(tmp_path)
+
+
 def test_an_encoder_of_t5_without_its_tokenizer_is_refused(tokenizer):
     """As of a file with T5 whose base has none: not a token of it would be seen."""
     bare = dataclasses.replace(tokenizer, t5=None, t5_length=0)
