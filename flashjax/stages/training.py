@@ -96,10 +96,12 @@ class JobConfig:
         span_of(self.profile)
         check_known(self.trackers)
         for name in ("judge_steps", "milestone_steps"):
-            if getattr(self, name) % self.checkpoint_steps:
+            every, saved = getattr(self, name), self.checkpoint_steps
+            all_stay = name == "milestone_steps" and every and saved % every == 0
+            if every % saved and not all_stay:
                 raise InputError(
-                    f"{name}={getattr(self, name)} is no multiple of checkpoint_steps="
-                    f"{self.checkpoint_steps}: what is judged, or stays, is to be saved"
+                    f"{name}={every} is no multiple of checkpoint_steps={saved}: what is judged, "
+                    "or stays, is to be saved"
                 )
 
 

@@ -248,3 +248,8 @@ def test_a_job_keeps_the_checkpoint_that_its_judge_likes_best(tmp_path):
 def test_what_is_judged_or_stays_is_to_be_saved(key):
     with pytest.raises(InputError, match=rf"{key}=3 is no multiple of checkpoint_steps=2"):
         dataclasses.replace(JOB, checkpoint_steps=2, **{key: 3})
+
+
+def test_milestones_may_be_denser_than_what_is_saved():
+    """All that is saved stays then: a recipe's milestones are no hindrance to rarer saves."""
+    assert dataclasses.replace(JOB, checkpoint_steps=4, milestone_steps=2).milestone_steps == 2
