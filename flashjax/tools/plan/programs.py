@@ -298,10 +298,8 @@ def _state(init: Callable[..., Any], setting: Setting, *arguments: Any) -> Any:
 
 def _encoded(config: ConfigDict, sizes: TextConfig, tokens: Tokens) -> Cond:
     """What the encoders make of tokens, as a cache keeps it."""
-    computed, dtype = (
-        computed_text(config, sizes),
-        configs.section(config, "data", DataConfig).dtype,
-    )
+    computed = computed_text(config, sizes)
+    dtype = configs.section(config, "data", DataConfig).dtype
     cond = jax.eval_shape(lambda p, t: encode_text(computed, p, t), abstract_text(sizes), tokens)
     return jax.eval_shape(lambda cond: trees.cast(cond, DTYPES[dtype]), cond)
 
